@@ -1,0 +1,396 @@
+"""
+The worlds as the policy sees them, and the one `rollout` that plays every episode: training, probes and evaluation.
+
+An episode is ONE growing chat. A real one, made-up products, one skill in the bank:
+
+    system     You shop in a text web store. Each turn answer <think>one short thought</think><action>one action
+               </action>. Actions: ... Your skills: [dyn_001] Choose the size first: Click every option the ...
+    user       Task: Find me slip resistant men's loafers with color: brown, and price lower than 70.00 dollars
+    assistant  <think>search the kind</think><action>search[slip resistant men's loafers]</action>
+    user       [back to search]
+               Page 1 (Total results: 50) [next >]
+               [b07s7hdc88] Vancil Mens Casual Leather Loafers $33.99 ...
+    assistant  <think>cheap enough</think><action>click[b07s7hdc88]</action>
+               ...
+    user       Bought b07s7hdc88 with {"color": "brown"}.
+               The episode is over: SUCCESS, score 1.00, 4 of 15 steps. Family: footwear. Now review it ...
+    assistant  <think>...</think><tool_call>{"name": "propose_skill", ...}</tool_call>
+
+So the review reads the trajectory from the cache, and acting and reviewing are one policy on one token sequence. Ids
+are kept as sampled and never re-tokenised; each carries what it is (forced, acting, reviewing) and the sampler's
+log-probability, which is all that dualadv_grpo.py needs.
+
+How we differ from the released code: it re-prompts every turn from scratch with a window of history; it shows skills
+only from the second step on, which hides them from the first search; it lists every clickable text a second time as
+an action, where here what stands in [brackets] can be clicked (about half the tokens).
+"""
+
+import os
+import random
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
+
+from dualadv_grpo import ACT, FORCED, REVIEW
+from policy import Session
+from skillbank import Skill, review, review_prompt, skills_prompt, tool_call
+from worlds import catalogue, webshop
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a world is
+
+
+class Game(Protocol):
+    """One episode of a world, being played."""
+
+    page: str  # what the agent sees now, in full
+    done: bool
+    won: bool
+    score: float  # in [0, 1]
+
+    def step(self, action: str) -> str: ...  # do it; returns the next user message, short where nothing changed
+
+
+class Env(Protocol):
+    """A world as tasks (integers) with families. The training split is always at hand, for the probes."""
+
+    name: str
+    limit: int  # steps of an episode
+    kl: float  # the paper's beta for this world
+    rules: str  # head of the system message
+    tasks: list  # of the split asked for
+    train_tasks: list
+
+    def family(self, task: int) -> str: ...
+    def goal(self, task: int) -> str: ...  # the task's text
+    def start(self, task: int) -> Game: ...
+    def project(self, text: str) -> tuple: ...  # assistant text -> (action, valid)
+    def demonstrations(self, count: int, seed: int) -> list: ...  # chats of scripted players, for the cold start
+    def corpus(self) -> list: ...  # the world's own text, for the tokenizer of `tiny`
+    def describe(self) -> str: ...  # one line for the log: whose games these are
+
+
+def make(name, split="train", data=None, seed=0, human_goals=False, winnable_only=False):
+    """Open a world. split: train, dev or test. ValueError or OSError, one line, if it cannot be had."""
+    if name == "webshop":
+        return WebShopEnv(split, data, seed, human_goals, winnable_only)
+    raise ValueError(f"--env {name}: there is no such world; choose webshop")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# WebShop
+
+class WebShopEnv:
+    """Real WebShop data where `data` or $WEBSHOP_DATA names a directory, else a made-up catalogue from the seed.
+
+    Splits of the shuffled goals, disjoint whatever the seed of a run: 0-499 test, 500-1499 dev, the rest train; with
+    fewer than 3,000 goals the same three shares of 6,910.
+    """
+
+    name, limit, kl = "webshop", 15, 0.05
+    rules = (
+        "You shop in a text web store. Each turn answer <think>one short thought</think><action>one action</action>. "
+        "Actions: search[words], or click[text] for a text shown in [brackets]. Find the product that fits the task, "
+        "choose the options it names, then click[buy now]. You have 15 actions. Follow your skills."
+    )
+
+    def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False):
+        data = data or os.environ.get("WEBSHOP_DATA")
+        self.source = data or "made-up catalogue"
+        with tempfile.TemporaryDirectory() as folder:
+            # The seed is the world's, not the run's: only so are test goals never trained on.
+            where = data or catalogue.make(folder, seed=seed)
+            self.shop = webshop.WebShop(where, human_goals=human_goals, seed=seed)
+        n = len(self.shop.goals)
+        test, dev = (500, 1000) if n >= 3000 else (round(n * 500 / 6910), round(n * 1000 / 6910))
+        splits = {"test": range(test), "dev": range(test, test + dev), "train": range(test + dev, n)}
+        if split not in splits:
+            raise ValueError(f"--split {split}: WebShop has train, dev and test")
+        if not all(splits.values()):
+            raise ValueError(f"{self.source}: {n} goals are too few to split into train, dev and test")
+        if winnable_only:
+            splits = {name: [t for t in tasks if self.shop.winnable(t)] for name, tasks in splits.items()}
+        self.tasks, self.train_tasks = list(splits[split]), list(splits["train"])
+        self.families = [webshop.family(goal["instruction_text"]) for goal in self.shop.goals]
+
+    def describe(self):
+        return (f"webshop, {self.source}: {len(self.shop.products)} products, {len(self.shop.goals)} goals, "
+                f"{len(self.train_tasks)} to train on")
+
+    def family(self, task):
+        return self.families[task]
+
+    def goal(self, task):
+        return self.shop.goals[task]["instruction_text"]
+
+    def start(self, task):
+        return ShopGame(self.shop.clone(), task)
+
+    def project(self, text):
+        return project(text, tail=20)
+
+    def corpus(self):
+        texts = [self.rules, skills_prompt([]), review_prompt("other", False, 0.0, 1, self.limit)]
+        return texts * 20 + [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
+
+    def demonstrations(self, count, seed):
+        """`count` chats of scripted shoppers on training goals, with up to three random skills in the prompt."""
+        rng, chats = random.Random(f"demonstrations/{seed}"), []
+        for _ in range(count):
+            task = rng.choice(self.train_tasks)
+            family = self.family(task)
+            texts = rng.sample(catalogue.skill_texts(family, wording=rng.randrange(2)), rng.randrange(4))
+            shown = [Skill(f"dyn_{i + 1:03d}", text["title"], text["principle"], text["when_to_apply"])
+                     for i, text in enumerate(texts)]
+            game = self.start(task)
+            player = catalogue.Shopper(game.shop, task, family, shown, rng)
+            chats.append(scripted(self, task, shown, game, player))
+        return chats
+
+
+class ShopGame:
+    """One shopping trip. The page is the original's text with its clickable parts in brackets."""
+
+    def __init__(self, shop, task):
+        self.shop, self.done, self.won, self.score = shop, False, False, 0.0
+        self.observation = shop.reset(task)
+        self.page = webshop.brackets(self.shop, self.observation)
+
+    def step(self, action):
+        self.observation, reward, self.done = self.shop.step(action)
+        if self.done:
+            self.score, self.won = reward, reward == 1.0
+        before, self.page = self.page, webshop.brackets(self.shop, self.observation)
+        # An option click leaves the page as it was; the growing chat need not hold it twice.
+        return "Same page." if self.page == before else self.page
+
+
+def project(text, tail):
+    """What the released wrapper does to an answer: (action, valid).
+
+    The text between the action tags, lower-cased; without them the last `tail` characters, which are invalid but
+    still sent to the world. Valid also needs a thought, and no CJK character anywhere.
+    """
+    match = re.search(r"<action>(.*?)</action>", text, re.S)
+    action = (match[1] if match else text[-tail:]).strip().lower()
+    thought = re.search(r"<think>.*?</think>", text, re.S)
+    return action, bool(match and thought and not re.search(r"[\u4e00-\u9fff]", text))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Episodes
+
+
+MARGIN = 64  # tokens that a chat template and the notes about dropped turns may take
+
+
+@dataclass
+class Sampling:
+    """How episodes are sampled."""
+
+    temperature: float = 1.0
+    act_tokens: int = 256  # at most per action turn
+    review_tokens: int = 512  # at most per review
+    context: int = 8192  # tokens of one transcript before old turns are dropped
+    rows: int = 64  # episodes played at once
+    top_k: int = 3  # skills shown, of the general ones and of the family's each
+
+
+@dataclass
+class Segment:
+    """A stretch of transcript on which the policy was sampled: one entry per token in each list."""
+
+    ids: list = field(default_factory=list)
+    kind: list = field(default_factory=list)  # FORCED, ACT or REVIEW
+    logp: list = field(default_factory=list)  # the sampler's log-probability; 0 where forced
+    turns: list = field(default_factory=list)  # where each assistant turn begins
+
+    def hear(self, ids):
+        self.ids += ids
+        self.kind += [FORCED] * len(ids)
+        self.logp += [0.0] * len(ids)
+
+    def say(self, ids, logp, kind):
+        self.turns.append(len(self.ids))
+        self.ids += ids
+        self.kind += [kind] * len(ids)
+        self.logp += logp
+
+
+@dataclass
+class Turn:
+    text: str  # what the policy said
+    action: str
+    valid: bool
+    reply: str  # what the world answered
+
+
+@dataclass
+class Episode:
+    task: int
+    family: str
+    key: int  # names its random stream
+    shown: list  # the retrieved skills
+    opening: tuple  # system and first user message, for people to read
+    segments: list = field(default_factory=list)
+    turns: list = field(default_factory=list)
+    won: bool = False
+    score: float = 0.0
+    review: str = ""
+    edit: dict = None  # skillbank.review's result, on a copy of the bank
+
+    @property
+    def steps(self):
+        return len(self.turns)
+
+    @property
+    def reward(self):
+        """R of METHOD.md 3: 10 for the win, -0.5 for each invalid action."""
+        return 10.0 * self.won - 0.5 * sum(not turn.valid for turn in self.turns)
+
+    def transcript(self):
+        """The episode as a person reads it."""
+        lines = [f"=== task {self.task} ({self.family})", *self.opening]
+        for turn in self.turns:
+            lines += [f"--- policy{'' if turn.valid else ' (invalid)'}", turn.text, "--- world", turn.reply]
+        lines += [f"--- {'won' if self.won else 'lost'}, score {self.score:.2f}, {self.steps} steps"]
+        return "\n".join(lines + (["--- review", self.review] if self.review else []))
+
+
+def opening(env, task, game, shown):
+    """The two messages before the policy speaks: (system, user)."""
+    return f"{env.rules}\n{skills_prompt(shown)}", f"Task: {env.goal(task)}\n{game.page}"
+
+
+def scripted(env, task, shown, game, player):
+    """A whole episode of a scripted player as a chat: exactly the messages that `rollout` would exchange.
+
+    player: .act(observation) -> (thought, action), .review(won, score, steps) -> (thought, tool, arguments).
+    """
+    system, user = opening(env, task, game, shown)
+    chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    steps = 0
+    while not game.done and steps < env.limit:
+        thought, action = player.act(game.observation)
+        chat.append({"role": "assistant", "content": f"<think>{thought}</think><action>{action}</action>"})
+        chat.append({"role": "user", "content": game.step(action)})
+        steps += 1
+    chat[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
+    thought, name, arguments = player.review(game.won, game.score, steps)
+    return chat + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
+
+
+def rollout(policy, env, tasks, bank, group=1, seed=0, how=None, with_review=True, keys=None, desc="rollout"):
+    """Play each task `group` times; with_review asks for the skill review at the end of each episode.
+
+    bank: a SkillBank, or a list with one per task. keys: the random stream of each episode (task-major); default: its
+    number. Returns len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and its own
+    transcript, not on what is played beside it.
+    """
+    how = how or Sampling()
+    banks = bank if isinstance(bank, list) else [bank] * len(tasks)
+    played = []  # (Episode, Game, its bank, opening ids)
+    for i in range(len(tasks) * group):
+        task, mine = tasks[i // group], banks[i // group]
+        shown = mine.retrieve(env.goal(task), env.family(task), how.top_k)
+        game = env.start(task)
+        episode = Episode(task, env.family(task), keys[i] if keys else i, shown, opening(env, task, game, shown))
+        played.append((episode, game, mine, policy.chat.opening(*episode.opening)))
+    # Episodes with the same opening lie side by side, so that they share one prefill; memory bounds how many at once.
+    order = sorted(range(len(played)), key=lambda i: (played[i][3], i))
+    with tqdm(total=len(played), desc=desc, leave=False, disable=None) as bar:
+        for start in range(0, len(order), how.rows):
+            play([played[i] for i in order[start:start + how.rows]], policy, env, seed, how, with_review, bar)
+    return [episode for episode, *_ in played]
+
+
+def play(wave, policy, env, seed, how, with_review, bar):
+    """Play a wave of episodes together in one Session."""
+    context = min(how.context, policy.model.cfg.max_len)
+    session = Session(policy, len(wave), context, seed)
+    openings = {}
+    for i, (*_, ids) in enumerate(wave):
+        openings.setdefault(tuple(ids), []).append(i)
+    answer = max(how.act_tokens, how.review_tokens)
+    ask = len(policy.chat.encode(review_prompt("a_family_name", False, 0.0, env.limit, env.limit)))
+    needed = max(map(len, openings)) + ask + answer + MARGIN
+    if needed > context:
+        raise ValueError(f"a context of {context} tokens is too short: the task and the skills take "
+                         f"{needed - ask - answer}, the review's question {ask}, an answer up to {answer}; "
+                         "raise --context (or lower --top_k, --act_tokens, --review_tokens)")
+    session.feed(range(len(openings)), [list(ids) for ids in openings])
+    live = {}  # conversation -> what it plays
+    for first, members in enumerate(openings.values()):
+        for row, i in zip(session.fork([first], len(members))[0], members):
+            live[row] = wave[i]
+            session.keys[row] = wave[i][0].key
+            wave[i][0].segments.append(Segment())
+            wave[i][0].segments[0].hear(wave[i][3])
+    reviewing = set()
+    while live:
+        rows = sorted(live)
+        limits = [how.review_tokens if row in reviewing else how.act_tokens for row in rows]
+        heard = {}  # conversation -> ids of the next user message
+        for row, (ids, logp) in zip(rows, session.sample(rows, limits, how.temperature)):
+            episode, game, bank, _ = live[row]
+            episode.segments[-1].say(ids, logp, REVIEW if row in reviewing else ACT)
+            text = policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids)
+            if row in reviewing:
+                episode.review = text
+                episode.edit = review(text, bank, episode.family)
+                del live[row]
+                bar.update()
+                continue
+            action, valid = env.project(text)
+            reply = game.step(action)
+            episode.turns.append(Turn(text, action, valid, reply))
+            if not game.done and episode.steps < env.limit:
+                heard[row] = hear(session, row, policy.chat, episode, reply, game.page, "", how.act_tokens)
+                continue
+            episode.won, episode.score = game.won, game.score
+            if with_review:
+                reviewing.add(row)
+                ask = "\n" + review_prompt(episode.family, game.won, game.score, episode.steps, env.limit)
+                heard[row] = hear(session, row, policy.chat, episode, reply, game.page, ask, how.review_tokens)
+            else:
+                del live[row]
+                bar.update()
+        session.feed(list(heard), list(heard.values()))
+
+
+def hear(session, row, chat, episode, reply, page, ask, answer):
+    """Append a user message, reply + ask, to the transcript and return the ids to feed.
+
+    Where it and an answer would not fit, the oldest turns after the task are dropped (the message says how many), the
+    rest is read anew, and the episode goes on in a second segment, in which all that was said before counts as forced:
+    it is trained in the first. There `page` stands for the reply, since "Same page." may refer to what was dropped.
+    """
+    old = episode.segments[-1]
+    ids = chat.turn(reply + ask, old.ids[-1])
+    if len(old.ids) + len(ids) + answer <= session.max_len:
+        old.hear(ids)
+        return ids
+    opening = old.ids[:old.turns[0]]
+    for dropped in range(1, len(old.turns) + 1):
+        start = old.turns[dropped] if dropped < len(old.turns) else len(old.ids)
+        note = f"[{dropped} earlier turns dropped]\n"
+        head = opening + old.ids[start:]
+        ids = chat.turn(note + page + ask, head[-1])
+        # A quarter stays free, or every turn from here on would read everything anew.
+        if len(head) + len(ids) + answer <= session.max_len * 3 // 4:
+            break
+    words = chat.encode(page)
+    keep = len(words)
+    while len(head) + len(ids) + answer > session.max_len:  # one page alone is too long: cut its middle, visibly
+        keep = max(keep - max(len(head) + len(ids) + answer - session.max_len, 8), 0)
+        left, right = chat.decode(words[:keep // 2]), chat.decode(words[len(words) - (keep - keep // 2):])
+        ids = chat.turn(f"{note}{left} [... {len(words) - keep} tokens cut ...] {right}{ask}", head[-1])
+    new = Segment(turns=[turn - start + len(opening) for turn in old.turns[dropped:]] or [len(opening)])
+    new.hear(head + ids)
+    episode.segments.append(new)
+    session.reset(row)
+    return new.ids

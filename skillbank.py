@@ -1,0 +1,279 @@
+"""
+The skill bank: what the policy has written down, what it is shown, and the three tools with which it edits.
+
+A skill is a title, a principle and when to apply it. General skills and the skills of the task's family stand in the
+prompt from the first step on. After the episode the policy is asked for a review, which is exactly one tool call:
+
+    <think>The shoe had the wrong size.</think>
+    <tool_call>{"name": "propose_skill", "arguments": {"category": "footwear", "title": "Choose the size first",
+    "principle": "Click every option the task names before buy now.", "when_to_apply": "On a product page.",
+    "evidence": "Score 0.67: the size was not chosen."}}</tool_call>
+
+This file turns that text into an edit of a bank, and into the shaping part of the review's reward (METHOD.md 2, 3).
+Whether an edit is any good is not decided here but by probes.py.
+
+How we differ from the released code: it cuts the retrieved skills by their order in the file, so that a skill added
+behind the k-th is never shown and its measured utility is noise. Here the newest skill always keeps a seat.
+"""
+
+import copy
+import json
+import re
+from dataclasses import asdict, dataclass, field
+
+from worlds import skillfiles
+
+# Tool -> its required string arguments, in the order the prompt names them.
+TOOLS = {
+    "propose_skill": ("category", "title", "principle", "when_to_apply", "evidence"),
+    "update_skill": ("skill_id", "title", "principle", "when_to_apply", "reason"),
+    "keep_skill": ("reason",),
+}
+SHAPING = {  # the launchers' values; not_found is not among them
+    "added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.0, "duplicate": -0.5, "invalid_arguments": -1.0,
+    "unknown_tool": -1.5, "parse_error": -2.0,
+}
+# First words of what one does in a text world: who calls these as a tool has confused acting with reviewing.
+WORLD_ACTIONS = {"search", "click", "buy", "go", "open", "close", "take", "put", "move", "clean", "heat", "cool", "use",
+                 "slice", "examine", "inventory", "look"}
+STOP_WORDS = set("a an and are as at be before but by do for from i if in into is it its me my not of on or so than that"
+                 " the then this to was when where which with you your find looking need want price lower".split())
+
+
+@dataclass
+class Skill:
+    skill_id: str
+    title: str
+    principle: str
+    when_to_apply: str
+    extra: dict = field(default_factory=dict)  # fields of other tools' files, kept as they were
+
+    def line(self):
+        """The skill as it stands in a prompt."""
+        return f"[{self.skill_id}] {self.title}: {self.principle} ({self.when_to_apply})"
+
+
+@dataclass
+class SkillBank:
+    """General skills, skills per family, common mistakes. Within a list the last skill is the newest."""
+
+    general_skills: list = field(default_factory=list)
+    task_specific_skills: dict = field(default_factory=dict)
+    common_mistakes: list = field(default_factory=list)
+    metadata: dict = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path):
+        """Read a JSON file in SkillRL's and SkillMaster's format, or a directory of SKILL.md folders.
+
+        ValueError names the file and the place that is wrong.
+        """
+        return cls.from_dict(skillfiles.read(path))
+
+    @classmethod
+    def from_dict(cls, data):
+        def skills(items):
+            known = ("skill_id", "title", "principle", "when_to_apply")
+            return [Skill(*(item[k] for k in known), {k: v for k, v in item.items() if k not in known})
+                    for item in items]
+
+        families = {family: skills(items) for family, items in data.get("task_specific_skills", {}).items()}
+        return cls(skills(data.get("general_skills", [])), families, data.get("common_mistakes", []),
+                   data.get("metadata", {}))
+
+    def to_dict(self):
+        def plain(skill):
+            data = asdict(skill)
+            return {**{k: v for k, v in data.items() if k != "extra"}, **data["extra"]}
+
+        return {
+            "general_skills": [plain(s) for s in self.general_skills],
+            "task_specific_skills": {f: [plain(s) for s in v] for f, v in self.task_specific_skills.items()},
+            "common_mistakes": self.common_mistakes,
+            **({"metadata": self.metadata} if self.metadata else {}),
+        }
+
+    def save(self, path):
+        """Write the JSON file, complete beside its place, then renamed there."""
+        skillfiles.write_atomic(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
+    def save_folders(self, path):
+        """Write each skill as <path>/<slug of its title>/SKILL.md, which coding agents read; `load` reads it back."""
+        skillfiles.write_folders(path, self.to_dict())
+
+    def skills(self):
+        """Every skill, general ones first."""
+        return self.general_skills + [s for skills in self.task_specific_skills.values() for s in skills]
+
+    def retrieve(self, task, family, k=3):
+        """The skills to show for a task text: up to k general ones, then up to k of its family.
+
+        Ranked by shared content words, then newest first. The last of the k seats is kept for the newest skill: an
+        edit that no prompt shows can have no utility, and its probes would measure noise.
+        """
+        shown = []
+        for skills in (self.general_skills, self.task_specific_skills.get(family, [])):
+            ranked = sorted(range(len(skills)), key=lambda i: (-similarity(task, skills[i]), -i))[:k]
+            if skills and k > 0 and len(skills) - 1 not in ranked:
+                ranked[-1] = len(skills) - 1
+            shown += [skills[i] for i in ranked]
+        return shown
+
+    def apply(self, name, arguments, family, copy_bank=False):
+        """Carry out one tool call for an episode of this family; with copy_bank on a copy, this bank untouched.
+
+        Returns {"status", "name", "skill_id" (of the skill concerned, or None), "bank" (the bank that was edited)};
+        statuses as in METHOD.md 2. A call that is not valid changes nothing and never raises.
+        """
+        bank = copy.deepcopy(self) if copy_bank else self
+        status, skill_id = bank._apply(name, arguments, family)
+        return {"status": status, "name": name, "skill_id": skill_id, "bank": bank}
+
+    def _apply(self, name, arguments, family):
+        if name not in TOOLS:
+            return "unknown_tool", None
+        if not isinstance(arguments, dict):
+            return "invalid_arguments", None
+        values = {key: arguments.get(key) for key in TOOLS[name]}
+        if not all(isinstance(v, str) and v.strip() for v in values.values()):
+            return "invalid_arguments", None
+        values = {key: value.strip() for key, value in values.items()}
+        if name == "keep_skill":
+            return "kept", None
+        text = {key: values[key] for key in ("title", "principle", "when_to_apply")}
+        if name == "propose_skill":
+            if values["category"] not in ("general", family):
+                return "invalid_arguments", None
+            if any(_same(s.title, text["title"]) or _same(s.principle, text["principle"]) for s in self.skills()):
+                return "duplicate", None
+            skill = Skill(self._next_id(), **text)
+            general = values["category"] == "general"
+            (self.general_skills if general else self.task_specific_skills.setdefault(family, [])).append(skill)
+            return "added", skill.skill_id
+        for skills in (self.general_skills, *self.task_specific_skills.values()):
+            for i, skill in enumerate(skills):
+                if values["skill_id"] in (skill.skill_id, skill.title):
+                    # An edited skill counts as the newest of its list: it keeps its seat while it is probed.
+                    skills.append(Skill(skill.skill_id, **text, extra=skill.extra))
+                    del skills[i]
+                    return "updated", skill.skill_id
+        return "not_found", None
+
+    def _next_id(self):
+        taken = [int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_(\d+)", s.skill_id))]
+        return f"dyn_{max(taken, default=0) + 1:03d}"
+
+
+def _same(a, b):
+    return " ".join(a.lower().split()) == " ".join(b.lower().split())
+
+
+def words(text):
+    return set(re.findall(r"[a-z0-9]+", text.lower())) - STOP_WORDS
+
+
+def similarity(task, skill):
+    """Share of the skill's content words that the task text has, in [0, 1]."""
+    mine = words(f"{skill.title} {skill.principle} {skill.when_to_apply}")
+    return len(mine & words(task)) / max(len(mine), 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The review
+
+
+def skills_prompt(skills):
+    """The part of the system message that shows the retrieved skills."""
+    return "\n".join(["Your skills:"] + [skill.line() for skill in skills]) if skills else "Your skills: none yet."
+
+
+def review_prompt(family, won, score, steps, limit):
+    """The user message that ends an episode and asks for the review. The trajectory itself stands above it."""
+    outcome = "SUCCESS" if won else "FAILURE"
+    calls = [f'- {name}: {", ".join(arguments)}' for name, arguments in TOOLS.items()]
+    return "\n".join([
+        f"The episode is over: {outcome}, score {score:.2f}, {steps} of {limit} steps. Family: {family}.",
+        "Now review it instead of acting. Call exactly one tool; all its arguments are text:",
+        *calls,
+        f"Rules: category is {family} or general. Propose a rule that would help on other {family} tasks, not this "
+        "one's answer. Update a shown skill by its id if it is wrong or vague. Keep if there is nothing to change.",
+        'Format: <think>what decided the outcome</think><tool_call>{"name": tool, "arguments": {argument: text}}'
+        "</tool_call>",
+    ])
+
+
+def tool_call(name, arguments):
+    """The text of a call, as the format above wants it."""
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
+
+
+def parse_tool_call(text):
+    """Read the tool call in a review: (name, arguments, None), or (None, None, what is wrong). Never raises."""
+    found = re.findall(r"<tool_call>(.*?)</tool_call>", text, re.S)
+    if len(found) > 1:
+        return None, None, f"{len(found)} tool calls where exactly one is asked for"
+    if found:
+        body = found[0]
+    else:  # tags forgotten or cut off: read the outermost braces behind the thought, the shaping charges for it
+        body = text.rpartition("</think>")[2]
+        body = body[body.find("{"):body.rfind("}") + 1]
+    try:
+        call = json.loads(body.strip(), strict=False)
+        arguments = call["arguments"]
+        if isinstance(arguments, str):  # some models quote the inner object
+            arguments = json.loads(arguments, strict=False)
+        name = call["name"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return None, None, f"no readable tool call ({type(error).__name__})"
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return None, None, "name must be a text and arguments an object"
+    return name, arguments, None
+
+
+def review(text, bank, family):
+    """Parse and apply a review on a copy of the bank: apply()'s result, or status parse_error with the reason."""
+    name, arguments, error = parse_tool_call(text)
+    if error:
+        return {"status": "parse_error", "name": None, "skill_id": None, "bank": bank, "error": error}
+    return {**bank.apply(name, arguments, family, copy_bank=True), "arguments": arguments}
+
+
+def shaping(text, result):
+    """The review's reward before its utility: the call's status, and what is missing in the text (METHOD.md 3)."""
+    reward = SHAPING[result["status"]]
+    name, arguments, _ = parse_tool_call(text)
+    if result["status"] == "unknown_tool" and re.split(r"[\W_]+", name or "")[0].lower() in WORLD_ACTIONS:
+        reward = -3.0
+    if not re.search(r"<think>.*?</think>", text, re.S):
+        reward -= 0.5
+    if not re.search(r"<tool_call>.*?</tool_call>", text, re.S):
+        reward -= 0.5
+    if any(isinstance(v, str) and re.fullmatch(r"[.…\s]+|<[^<>]*>", v) for v in (arguments or {}).values()):
+        reward -= 1.5  # a placeholder where a text should stand
+    return reward
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The one place where a bank changes
+
+
+def commit(bank, edits, rule="positive"):
+    """Carry edits with measured .utility over into the bank; returns those that were.
+
+    positive: those with U > 0, best first, at most one per task; none: nothing (the released training); all: every
+    valid edit. A proposal that has become a duplicate by then is dropped.
+    """
+    if rule not in ("positive", "none", "all"):
+        raise ValueError(f"commit rule {rule!r}: choose positive, none or all")
+    if rule == "none":
+        return []
+    committed, tasks = [], set()
+    for edit in sorted(edits, key=lambda e: -e.utility) if rule == "positive" else edits:
+        if rule == "positive" and (edit.utility <= 0 or edit.task in tasks):
+            continue
+        result = bank.apply(edit.name, edit.arguments, edit.family)
+        if result["status"] in ("added", "updated"):
+            tasks.add(edit.task)
+            edit.skill_id = result["skill_id"]
+            committed.append(edit)
+    return committed

@@ -1,0 +1,276 @@
+"""The made-up shop must be a fair game, and the scripted shoppers must show that habits decide it."""
+
+import json
+import os
+import random
+import re
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from worlds import catalogue
+from worlds.catalogue import FAMILIES, HABITS, KIND, STEPS, Shopper, make, meaning, results, skill_texts
+from worlds.webshop import WebShop
+
+FILES = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json")
+REAL = Path(os.environ.get("WEBSHOP_DATA", Path(__file__).parents[2] / "shared" / "webshop_data"))
+FAMILY_OF = {kind: name for name, family in FAMILIES.items() for kind in family.kinds}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("catalogue"))
+
+
+@pytest.fixture(scope="module")
+def shops(directory):
+    return {human: WebShop(directory, human_goals=human) for human in (False, True)}
+
+
+@pytest.fixture(scope="module")
+def items(directory):
+    return {item["asin"]: item for item in json.loads((directory / FILES[0]).read_text())}
+
+
+def skills(family, *wanted, wording=0):
+    """Skills of these kinds, or of these habits, as a bank would hand them over."""
+    return [SimpleNamespace(skill_id=f"dyn_{i:03d}", title=text["title"], principle=text["principle"],
+                            when_to_apply=text["when_to_apply"])
+            for i, text in enumerate(skill_texts(family, wording)) if text["kind"] in wanted or text["key"] in wanted]
+
+
+def play(shop, goal, shopper):
+    """-> (score, steps, [(observation, clickables, thought, action)]); an episode that never buys scores 0."""
+    observation, trace = shop.reset(goal), []
+    for step in range(1, STEPS + 1):
+        actions = shop.available_actions()
+        thought, action = shopper.act(observation)
+        trace.append((observation, actions, thought, action))
+        observation, reward, done = shop.step(action)
+        if done:
+            return reward, step, trace
+    return 0.0, STEPS, trace
+
+
+def success(shop, *wanted, episodes=120, habits=None):
+    """Share of won episodes over spread-out goals with these skills in the prompt; habits: fixed, without any draw."""
+    goals = random.Random(5).sample(range(len(shop.goals)), min(episodes, len(shop.goals)))
+    won = 0
+    for goal in goals:
+        family = FAMILY_OF.get(shop.goals[goal]["query"], "other")
+        shopper = Shopper(shop, goal, family, skills(family, *wanted), random.Random(goal))
+        if habits is not None:
+            shopper.habits = set(habits)
+        won += play(shop, goal, shopper)[0] == 1.0
+    return won / len(goals)
+
+
+# -- the catalogue
+
+
+def test_same_arguments_same_bytes(tmp_path):
+    """Bug: a set's order or a global random state leaks in, and no two machines measure the same shop."""
+    random.seed(1)
+    one = make(tmp_path / "one", 70, 3)
+    random.seed(2)
+    two = make(tmp_path / "two", 70, 3)
+    other = make(tmp_path / "other", 70, 4)
+    for name in FILES:
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+        assert (one / name).read_bytes() != (other / name).read_bytes()
+    assert sorted(path.name for path in one.iterdir()) == sorted(FILES), "something was left beside the files"
+
+
+def test_complete_files_are_left_alone_and_real_ones_are_safe(tmp_path):
+    """Bug: a second process rewrites the files while the first reads them; or make() destroys a downloaded WebShop."""
+    directory = make(tmp_path / "one", 28)
+    before = [(directory / name).stat().st_mtime_ns for name in FILES]
+    make(directory, 28)
+    assert before == [(directory / name).stat().st_mtime_ns for name in FILES]
+    (directory / FILES[1]).write_text("{")  # as a killed copy would leave it
+    make(directory, 28)
+    assert len(json.loads((directory / FILES[1]).read_text())) == 28
+    (directory / FILES[0]).write_text("[]")
+    with pytest.raises(FileExistsError):
+        make(directory, 28)
+
+
+def test_families_are_balanced_and_named_by_the_kind(shops, items):
+    """Bug: one family has too few tasks to probe on, or a task's words point to two families."""
+    shop = shops[False]
+    counts = Counter(FAMILY_OF[product["query"]] for product in items.values())
+    assert set(counts) == set(FAMILIES) and len(set(counts.values())) == 1
+    tasks = Counter(FAMILY_OF[goal["query"]] for goal in shop.goals)
+    assert min(tasks.values()) > 0.4 * len(shop.goals) / len(FAMILIES)
+    nouns = {kind.split()[-1]: family for kind, family in FAMILY_OF.items()}
+    for goal in shop.goals + shops[True].goals:
+        words = set(re.findall(r"[a-z-]+", goal["instruction_text"].lower()))
+        assert {nouns[word] for word in words & set(nouns)} == {FAMILY_OF[goal["query"]]}, goal["instruction_text"]
+
+
+def test_the_engine_loads_every_product(shops, items):
+    """Bug: the format drifts from WebShop's, and the engine drops products without a word."""
+    for human, shop in shops.items():
+        assert set(shop.products) == set(shop.prices) == set(items) and len(items) == 252
+        assert {goal["asin"] for goal in shop.goals} <= set(items) and len(shop.goals) > 250
+        assert all(isinstance(goal["goal_options"], list if human else dict) for goal in shop.goals)
+    assert {goal["asin"] for goal in shops[False].goals} == set(items)
+
+
+def test_goals_are_possible_on_paper(shops, items):
+    """Bug: a goal asks for an option, a price or a quality which its own product does not have."""
+    for human, shop in shops.items():
+        for goal in shop.goals:
+            item = items[goal["asin"]]
+            assert shop.prices[goal["asin"]] <= goal["price_upper"] < 1000
+            text = " ".join([item["name"], item["full_description"], *item["small_description"]]).lower()
+            assert all(quality in text for quality in goal["attributes"])
+            groups = (item["customization_options"] or {}).values()
+            values = [value["value"].lower() for group in groups for value in group]
+            assert len(values) == len(set(values)), "two option groups share a value, so one of them cannot be clicked"
+            assert not any("tan" in value for value in values), "WebShop would take it for the colour tan"
+            assert set(goal["goal_options"] if human else goal["goal_options"].values()) <= set(values)
+
+
+def test_titles_are_short_and_lookalikes_differ(items):
+    """Bug: observations eat the context, or the first hit is as good as any."""
+    assert all(5 <= len(item["name"].split()) <= 9 for item in items.values())
+    alike = Counter(item["name"].split(maxsplit=1)[1] for item in items.values())  # without the brand
+    assert set(alike.values()) == {3}
+    pricing = Counter(item["pricing"].count("$") for item in items.values())
+    assert pricing[0] >= 3 and pricing[2] >= 5 and pricing[1] > 200, pricing  # none, a range, one
+
+
+@pytest.mark.parametrize("human", [False, True])
+def test_good_habits_win_nearly_every_goal(shops, human):
+    """Bug: goals that nothing can win; a policy's ceiling would be the catalogue's fault."""
+    useful = [key for key, kind in KIND.items() if kind == "useful"]
+    assert success(shops[human], habits=useful, episodes=400) > 0.95
+
+
+# -- the shoppers
+
+
+@pytest.mark.parametrize("human", [False, True])
+def test_skills_decide(shops, human):
+    """Bug: skills in the prompt make no difference, so counterfactual utility has nothing to measure."""
+    none, useful, harmful = (success(shops[human], *kinds) for kinds in ((), ("useful",), ("harmful",)))
+    assert 0.12 < none < 0.5 and useful > none + 0.3 and harmful < none - 0.1, (none, useful, harmful)
+
+
+def test_each_useful_habit_matters_and_each_harmful_one_hurts(shops):
+    """Bug: one habit is decoration, and a bank learns to live without it."""
+    useful = {key for key, kind in KIND.items() if kind == "useful"}
+    best = success(shops[False], habits=useful)
+    for key, kind in KIND.items():
+        if kind == "useful":
+            assert success(shops[False], habits=useful - {key}) < best - 0.02, key
+        elif kind == "harmful":
+            assert success(shops[False], habits=useful | {key}) < best - 0.3, key
+        else:
+            assert success(shops[False], habits=useful | {key}) > best - 0.05, key
+
+
+def test_shoppers_make_legal_moves(shops):
+    """Bug: demonstrations that click what the page does not offer teach the model invalid actions."""
+    everything = ("useful", "neutral", "harmful")
+    for human, shop in shops.items():
+        for goal in range(60):
+            for wanted in ((), everything[:1], everything[1:2], everything[2:]):
+                family = FAMILY_OF[shop.goals[goal]["query"]]
+                shopper = Shopper(shop, goal, family, skills(family, *wanted, wording=1), random.Random(goal))
+                score, steps, trace = play(shop, goal, shopper)
+                assert trace[-1][3] == "click[buy now]" and steps <= STEPS, "ran out of moves"
+                for _, actions, thought, action in trace:
+                    verb, argument = re.fullmatch(r"(search|click)\[(.+)\]", action).groups()
+                    assert argument in actions["clickables"] if verb == "click" else actions["has_search_bar"]
+                    assert thought and len(thought) < 400 and "\n" not in thought
+
+
+def test_same_rng_same_episode(shops):
+    """Bug: hidden randomness; a resumed cold start would see other demonstrations."""
+    shop = shops[False]
+    runs = [play(shop, 7, Shopper(shop, 7, "footwear", skills("footwear", "useful"), random.Random(3)))
+            for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_a_shown_skill_leaves_the_other_habits_alone(shops):
+    """Bug: adding a skill shifts the random draws, and its effect drowns in other changes."""
+    for seed in range(50):
+        without, with_it = (Shopper(shops[False], 0, "footwear", skills("footwear", *shown), random.Random(seed)).habits
+                            for shown in ((), ("options",)))
+        assert without - {"options"} == with_it - {"options"}
+
+
+def test_reviews_are_always_valid_tool_calls(shops):
+    """Bug: a demonstration with a missing or a wrong argument teaches the model to be penalised."""
+    required = {"propose_skill": {"category", "title", "principle", "when_to_apply", "evidence"},
+                "update_skill": {"skill_id", "title", "principle", "when_to_apply", "reason"},
+                "keep_skill": {"reason"}}
+    seen, proposed = Counter(), Counter()
+    for human, shop in shops.items():
+        for goal in range(100):
+            for wanted in ((), ("useful",), ("harmful",), ("options", "first")):
+                family = FAMILY_OF[shop.goals[goal]["query"]]
+                shown = skills(family, *wanted)
+                shopper = Shopper(shop, goal, family, shown, random.Random(goal))
+                score, steps, _ = play(shop, goal, shopper)
+                thought, tool, arguments = shopper.review(score == 1.0, score, steps)
+                assert thought and set(arguments) == required[tool]
+                assert all(isinstance(text, str) and text.strip() for text in arguments.values())
+                if tool == "propose_skill":
+                    assert arguments["category"] == family
+                    proposed[KIND[meaning(SimpleNamespace(**arguments))]] += 1
+                    assert arguments["title"] not in [skill.title for skill in shown], "a duplicate"
+                if tool == "update_skill":
+                    assert arguments["skill_id"] in [skill.skill_id for skill in shown]
+                seen[tool] += 1
+    assert min(seen[tool] for tool in required) > 40, seen
+    assert proposed["useful"] > proposed["harmful"] > 0.05 * proposed.total(), proposed  # mediocre, as it should be
+
+
+def test_a_review_before_any_move_is_valid(shops):
+    """Bug: an episode cut short (context full, no purchase) crashes the review."""
+    for seed in range(20):
+        thought, tool, arguments = Shopper(shops[False], 0, "other", [], random.Random(seed)).review(False, 0.0, 0)
+        assert tool in ("propose_skill", "keep_skill") and arguments
+
+
+def test_texts_differ_by_family_and_wording_and_are_short():
+    """Bug: the bank calls a skill for footwear a duplicate of the one for apparel; or texts eat the prompt."""
+    texts = [text for family in (*FAMILIES, "general") for wording in range(2) for text in skill_texts(family, wording)]
+    for field in ("title", "principle"):
+        assert len({text[field].lower() for text in texts}) == len(texts)
+    for text in texts:
+        assert len(text["principle"].split()) <= 16 and len(text["title"].split()) <= 8, text
+        assert meaning(SimpleNamespace(**text)) == text["key"]
+    assert Counter(habit.kind for habit in HABITS) == {"useful": 4, "neutral": 2, "harmful": 3}
+
+
+def test_pages_are_read_plain_or_as_prompts_quote_them():
+    """Bug: the shopper sees no results where the environment quotes the parts of a page."""
+    page = "Instruction: [SEP] buy it [SEP] Next > [SEP] B0AAAAAAAA [SEP] A Thing [SEP] $9.5 to $12.0"
+    quoted = " [SEP] ".join(f"'{part}'" for part in page.split(" [SEP] "))
+    clickables = ["back to search", "next >", "b0aaaaaaaa"]
+    assert results(page, clickables) == results(quoted, clickables) == [("b0aaaaaaaa", "A Thing", 9.5)]
+
+
+def test_the_docstring_tells_the_truth(shops):
+    """Bug: a knob is turned, and the transcript that readers see first is no longer what happens."""
+    shop = shops[False]
+    shopper = Shopper(shop, 50, "footwear", skills("footwear", "options"), random.Random(7))
+    score, steps, trace = play(shop, 50, shopper)
+    thought, tool, arguments = shopper.review(False, score, steps)
+    for text in [text for step in trace for text in step[2:]] + [thought, tool, arguments["title"], f"score {score}"]:
+        assert text in catalogue.__doc__, text
+
+
+@pytest.mark.skipif(not (REAL / FILES[0]).exists(), reason=f"no real WebShop data at {REAL}")
+def test_shoppers_play_real_data():
+    """Bug: shoppers that only know made-up pages (short titles, few options) fail in the real shop."""
+    shop = WebShop(REAL)
+    none, useful, harmful = (success(shop, *kinds, episodes=100) for kinds in ((), ("useful",), ("harmful",)))
+    assert useful > none + 0.1 and harmful <= none, (none, useful, harmful)
