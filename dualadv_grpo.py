@@ -26,10 +26,10 @@ FORCED, ACT, REVIEW = 0, 1, 2  # what a token is: given by the prompt or the wor
 def group_advantage(rewards, groups, eps=1e-6):
     """GRPO's advantage: each reward against the mean and (unbiased) std of its own group.
 
-    rewards: (N,) floats; groups: N labels (anything hashable). Returns (N,). A group of one has mean 0 and std 1.
+    rewards: (N,) numbers; groups: N labels (anything hashable). Returns (N,) float64. A group of one has mean 0 and std 1.
     """
-    rewards = torch.as_tensor(rewards)
-    rewards = rewards if rewards.is_floating_point() else rewards.float()
+    # In double precision: the rounding error of a mean of equal rewards, over a std of that size, is no advantage.
+    rewards = torch.as_tensor(rewards, dtype=torch.float64)
     groups = groups.tolist() if torch.is_tensor(groups) else list(groups)
     if len(groups) != len(rewards):
         raise ValueError(f"group_advantage: {len(rewards)} rewards but {len(groups)} group labels")
@@ -155,16 +155,17 @@ class Stats:
 
 
 def update(model, reference, optimizer, segments, advantages, logprobs, clip=0.2, kl=0.01, entropy_weight=0.001,
-           temperature=1.0, budget=4096, max_norm=1.0):
+           temperature=1.0, budget=4096, max_norm=1.0, progress=iter):
     """One GRPO step on a batch of transcripts.
 
     segments: records with lists .ids, .kind (FORCED, ACT or REVIEW per token) and .logp (the sampler's);
     advantages: one (A_act, A_skill) per segment; logprobs: policy.logprobs, the same softmax that the sampler used;
-    reference: the frozen model of the KL term, may be None where kl is 0; budget: tokens per micro-batch.
+    reference: the frozen model of the KL term, may be None where kl is 0; budget: tokens per micro-batch; progress:
+    wraps the micro-batches (a tqdm).
     """
     device = next(model.parameters()).device
     stats = Stats(tokens=sum(kind != FORCED for s in segments for kind in s.kind))
-    for rows in micro_batches([len(s.ids) for s in segments], budget):
+    for rows in progress(micro_batches([len(s.ids) for s in segments], budget)):
         batch = [segments[i] for i in rows]
         tokens = pad([s.ids for s in batch], torch.long, device)  # (B, T)
         kind = pad([s.kind for s in batch], torch.long, device)  # (B, T); padding is 0 = FORCED

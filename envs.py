@@ -25,23 +25,19 @@ only from the second step on, which hides them from the first search; it lists e
 an action, where here what stands in [brackets] can be clicked (about half the tokens).
 """
 
-import os
-import random
 import re
-import tempfile
+from collections import namedtuple
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
 from dualadv_grpo import ACT, FORCED, REVIEW
 from policy import Session
-from skillbank import Skill, review, review_prompt, skills_prompt, tool_call
-from worlds import catalogue, webshop
+from skillbank import review, review_prompt, skills_prompt, tool_call
+from worlds import shopping
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What a world is
+# ---- What a world is ------------------------------------------------------------------------------------------------
 
 
 class Game(Protocol):
@@ -58,12 +54,12 @@ class Game(Protocol):
 class Env(Protocol):
     """A world as tasks (integers) with families. The training split is always at hand, for the probes."""
 
-    name: str
     limit: int  # steps of an episode
     kl: float  # the paper's beta for this world
     rules: str  # head of the system message
     tasks: list  # of the split asked for
     train_tasks: list
+    dev_tasks: list  # held out, for evaluation during training
 
     def family(self, task: int) -> str: ...
     def goal(self, task: int) -> str: ...  # the task's text
@@ -77,96 +73,8 @@ class Env(Protocol):
 def make(name, split="train", data=None, seed=0, human_goals=False, winnable_only=False):
     """Open a world. split: train, dev or test. ValueError or OSError, one line, if it cannot be had."""
     if name == "webshop":
-        return WebShopEnv(split, data, seed, human_goals, winnable_only)
+        return shopping.WebShopEnv(split, data, seed, human_goals, winnable_only)
     raise ValueError(f"--env {name}: there is no such world; choose webshop")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# WebShop
-
-class WebShopEnv:
-    """Real WebShop data where `data` or $WEBSHOP_DATA names a directory, else a made-up catalogue from the seed.
-
-    Splits of the shuffled goals, disjoint whatever the seed of a run: 0-499 test, 500-1499 dev, the rest train; with
-    fewer than 3,000 goals the same three shares of 6,910.
-    """
-
-    name, limit, kl = "webshop", 15, 0.05
-    rules = (
-        "You shop in a text web store. Each turn answer <think>one short thought</think><action>one action</action>. "
-        "Actions: search[words], or click[text] for a text shown in [brackets]. Find the product that fits the task, "
-        "choose the options it names, then click[buy now]. You have 15 actions. Follow your skills."
-    )
-
-    def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False):
-        data = data or os.environ.get("WEBSHOP_DATA")
-        self.source = data or "made-up catalogue"
-        with tempfile.TemporaryDirectory() as folder:
-            # The seed is the world's, not the run's: only so are test goals never trained on.
-            where = data or catalogue.make(folder, seed=seed)
-            self.shop = webshop.WebShop(where, human_goals=human_goals, seed=seed)
-        n = len(self.shop.goals)
-        test, dev = (500, 1000) if n >= 3000 else (round(n * 500 / 6910), round(n * 1000 / 6910))
-        splits = {"test": range(test), "dev": range(test, test + dev), "train": range(test + dev, n)}
-        if split not in splits:
-            raise ValueError(f"--split {split}: WebShop has train, dev and test")
-        if not all(splits.values()):
-            raise ValueError(f"{self.source}: {n} goals are too few to split into train, dev and test")
-        if winnable_only:
-            splits = {name: [t for t in tasks if self.shop.winnable(t)] for name, tasks in splits.items()}
-        self.tasks, self.train_tasks = list(splits[split]), list(splits["train"])
-        self.families = [webshop.family(goal["instruction_text"]) for goal in self.shop.goals]
-
-    def describe(self):
-        return (f"webshop, {self.source}: {len(self.shop.products)} products, {len(self.shop.goals)} goals, "
-                f"{len(self.train_tasks)} to train on")
-
-    def family(self, task):
-        return self.families[task]
-
-    def goal(self, task):
-        return self.shop.goals[task]["instruction_text"]
-
-    def start(self, task):
-        return ShopGame(self.shop.clone(), task)
-
-    def project(self, text):
-        return project(text, tail=20)
-
-    def corpus(self):
-        texts = [self.rules, skills_prompt([]), review_prompt("other", False, 0.0, 1, self.limit)]
-        return texts * 20 + [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
-
-    def demonstrations(self, count, seed):
-        """`count` chats of scripted shoppers on training goals, with up to three random skills in the prompt."""
-        rng, chats = random.Random(f"demonstrations/{seed}"), []
-        for _ in range(count):
-            task = rng.choice(self.train_tasks)
-            family = self.family(task)
-            texts = rng.sample(catalogue.skill_texts(family, wording=rng.randrange(2)), rng.randrange(4))
-            shown = [Skill(f"dyn_{i + 1:03d}", text["title"], text["principle"], text["when_to_apply"])
-                     for i, text in enumerate(texts)]
-            game = self.start(task)
-            player = catalogue.Shopper(game.shop, task, family, shown, rng)
-            chats.append(scripted(self, task, shown, game, player))
-        return chats
-
-
-class ShopGame:
-    """One shopping trip. The page is the original's text with its clickable parts in brackets."""
-
-    def __init__(self, shop, task):
-        self.shop, self.done, self.won, self.score = shop, False, False, 0.0
-        self.observation = shop.reset(task)
-        self.page = webshop.brackets(self.shop, self.observation)
-
-    def step(self, action):
-        self.observation, reward, self.done = self.shop.step(action)
-        if self.done:
-            self.score, self.won = reward, reward == 1.0
-        before, self.page = self.page, webshop.brackets(self.shop, self.observation)
-        # An option click leaves the page as it was; the growing chat need not hold it twice.
-        return "Same page." if self.page == before else self.page
 
 
 def project(text, tail):
@@ -181,11 +89,7 @@ def project(text, tail):
     return action, bool(match and thought and not re.search(r"[\u4e00-\u9fff]", text))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Episodes
-
-
-MARGIN = 64  # tokens that a chat template and the notes about dropped turns may take
+# ---- Episodes -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -221,12 +125,7 @@ class Segment:
         self.logp += logp
 
 
-@dataclass
-class Turn:
-    text: str  # what the policy said
-    action: str
-    valid: bool
-    reply: str  # what the world answered
+Turn = namedtuple("Turn", "text action valid reply")  # what the policy said, and what the world answered
 
 
 @dataclass
@@ -272,16 +171,16 @@ def scripted(env, task, shown, game, player):
     player: .act(observation) -> (thought, action), .review(won, score, steps) -> (thought, tool, arguments).
     """
     system, user = opening(env, task, game, shown)
-    chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    said = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     steps = 0
     while not game.done and steps < env.limit:
         thought, action = player.act(game.observation)
-        chat.append({"role": "assistant", "content": f"<think>{thought}</think><action>{action}</action>"})
-        chat.append({"role": "user", "content": game.step(action)})
+        said.append({"role": "assistant", "content": f"<think>{thought}</think><action>{action}</action>"})
+        said.append({"role": "user", "content": game.step(action)})
         steps += 1
-    chat[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
+    said[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
     thought, name, arguments = player.review(game.won, game.score, steps)
-    return chat + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
+    return said + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
 
 
 def rollout(policy, env, tasks, bank, group=1, seed=0, how=None, with_review=True, keys=None, desc="rollout"):
@@ -317,7 +216,7 @@ def play(wave, policy, env, seed, how, with_review, bar):
         openings.setdefault(tuple(ids), []).append(i)
     answer = max(how.act_tokens, how.review_tokens)
     ask = len(policy.chat.encode(review_prompt("a_family_name", False, 0.0, env.limit, env.limit)))
-    needed = max(map(len, openings)) + ask + answer + MARGIN
+    needed = max(map(len, openings)) + ask + answer + 100  # 100: the chat template, the notes on what was dropped
     if needed > context:
         raise ValueError(f"a context of {context} tokens is too short: the task and the skills take "
                          f"{needed - ask - answer}, the review's question {ask}, an answer up to {answer}; "
@@ -385,7 +284,7 @@ def hear(session, row, chat, episode, reply, page, ask, answer):
             break
     words = chat.encode(page)
     keep = len(words)
-    while len(head) + len(ids) + answer > session.max_len:  # one page alone is too long: cut its middle, visibly
+    while keep and len(head) + len(ids) + answer > session.max_len:  # one page alone is too long: cut its middle
         keep = max(keep - max(len(head) + len(ids) + answer - session.max_len, 8), 0)
         left, right = chat.decode(words[:keep // 2]), chat.decode(words[len(words) - (keep - keep // 2):])
         ids = chat.turn(f"{note}{left} [... {len(words) - keep} tokens cut ...] {right}{ask}", head[-1])

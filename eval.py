@@ -21,6 +21,7 @@ import copy
 import json
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import envs
@@ -29,6 +30,8 @@ from envs import Sampling, rollout
 from probes import edits_of, probe
 from skillbank import SkillBank, commit
 from worlds.skillfiles import write_atomic
+
+PROTOCOLS = ("none", "frozen", "online")
 
 
 def summary(episodes):
@@ -44,16 +47,20 @@ def summary(episodes):
             "steps": sum(e.steps for e in some) / len(some),
             "invalid": sum(not t.valid for e in some for t in e.turns) / sum(e.steps for e in some),
         }
-        for name, some in groups.items() if some
+        for name, some in groups.items()
     }
 
 
-def play_online(policy, env, bank, tasks, how, seed, k, batch):
+def evaluate(policy, env, bank, tasks, how, seed=0, desc="eval"):
+    """Play each task once with a bank that does not change. The random stream is the task's, whatever the bank."""
+    return rollout(policy, env, tasks, bank, seed=seed, how=how, with_review=False, keys=list(tasks), desc=desc)
+
+
+def play_online(policy, env, bank, tasks, how, seed=0, k=4, batch=16):
     """The online protocol on a copy of the bank: returns (episodes, the grown bank, the committed edits)."""
     bank, episodes, committed = copy.deepcopy(bank), [], []
     for start in range(0, len(tasks), batch):
         some = tasks[start:start + batch]
-        # The same stream per task as in the other protocols: what differs between them is the bank.
         played = rollout(policy, env, some, bank, seed=seed, how=how, keys=list(some), desc="online")
         edits = edits_of(played)
         probe(policy, env, bank, edits, k, policies.mix(seed, start), how)
@@ -62,94 +69,80 @@ def play_online(policy, env, bank, tasks, how, seed, k, batch):
     return episodes, bank, committed
 
 
-def evaluate(policy, env, bank, tasks, how, seed=0, desc="eval"):
-    """Play each task once with a bank that does not change."""
-    return rollout(policy, env, tasks, bank, seed=seed, how=how, with_review=False, keys=list(tasks), desc=desc)
-
-
 def checkpoint_of(run):
     """The newest checkpoint of a run directory, or None where it is no run."""
     latest = Path(run) / "latest"
     return Path(run) / "checkpoints" / latest.read_text().strip() if latest.is_file() else None
 
 
-def open_target(args, device):
-    """(policy, bank or None, Sampling) of a run directory or a model; flags win over the run's own settings."""
-    checkpoint = checkpoint_of(args.target)
-    how, bank, settings = Sampling(), None, {}
-    if checkpoint:
-        settings = json.loads((Path(args.target) / "config.json").read_text())
-        bank = SkillBank.load(checkpoint / "skills.json")
-        args.data = args.data or settings["data"]
-    for name in vars(how):
-        value = getattr(args, name, None)
-        setattr(how, name, settings.get(name, getattr(how, name)) if value is None else value)
-    how.temperature = args.temperature
-    if args.bank:
-        bank = SkillBank.load(args.bank)
-    return checkpoint or args.target, bank, how
-
-
-def main():
+def read_flags():
     parser = argparse.ArgumentParser(description="Play every game of a split once, under three bank protocols.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
     parser.add_argument("target", help="a run directory of train.py, or a model (directory, HF id, smollm2)")
     parser.add_argument("--env", default="webshop", help="world")
     parser.add_argument("--split", default="test", help="train, dev or test")
-    parser.add_argument("--data", help="directory of the real data (default: the run's, or the world's own)")
-    parser.add_argument("--bank", help="skill bank for frozen and online (default: the run's)")
-    parser.add_argument("--protocols", default="none,frozen,online", help="which of the three, in this order")
-    parser.add_argument("--limit", type=int, help="only the first so many games (for a quick look)")
+    parser.add_argument("--data", help="directory of the real data; by default the run's, or the world's own")
+    parser.add_argument("--human_goals", action="store_true", help="WebShop's human instructions")
+    parser.add_argument("--bank", help="skill bank for frozen and online; by default the run's")
+    parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="which of the three")
+    parser.add_argument("--limit", type=int, help="only the first so many games, for a quick look")
     parser.add_argument("--temperature", type=float, default=0.4, help="of sampling")
     parser.add_argument("--seed", type=int, default=0, help="of the episodes' random streams")
-    parser.add_argument("--probes", type=int, default=4, help="K: probe tasks per edit in the online protocol")
+    parser.add_argument("--probes", type=int, default=4, help="online: K, probe tasks per edit")
     parser.add_argument("--batch", type=int, default=16, help="online: episodes between two commits")
-    parser.add_argument("--human_goals", action="store_true", help="WebShop's human instructions")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    parser.add_argument("--out", help="JSON file (default: <run>/eval_<split>.json, or eval_<split>.json)")
-    for name in ("act_tokens", "review_tokens", "context", "rows", "top_k"):
-        parser.add_argument(f"--{name}", type=int, help="as in train.py (default: the run's)")
+    parser.add_argument("--device", default="", help="cpu, cuda, ...; by default cuda where there is one")
+    parser.add_argument("--out", help="JSON file; by default eval_<split>.json in the run, or here")
+    for f in fields(Sampling)[1:]:
+        parser.add_argument(f"--{f.name}", type=int, help="as in train.py; by default the run's")
     args = parser.parse_args()
-    protocols = args.protocols.split(",")
-    if unknown := set(protocols) - {"none", "frozen", "online"}:
-        parser.error(f"--protocols: {', '.join(sorted(unknown))} unknown; choose from none,frozen,online")
+    args.protocols = args.protocols.split(",")
+    if unknown := set(args.protocols) - set(PROTOCOLS):
+        parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(PROTOCOLS)}")
+    return args
+
+
+def main():
+    args = read_flags()
+    checkpoint, settings, bank = checkpoint_of(args.target), {}, SkillBank()
     try:
-        device = policies.pick_device(args.device)
-        where, bank, how = open_target(args, device)
-        env = envs.make(args.env, args.split, data=args.data, human_goals=args.human_goals)
-        policy = policies.load(str(where), device)
+        if checkpoint:  # a run: its model, its bank, its settings; flags win over these
+            settings = json.loads((Path(args.target) / "config.json").read_text())
+            bank = SkillBank.load(checkpoint / "skills.json")
+        bank = SkillBank.load(args.bank) if args.bank else bank
+        flags = {f.name: getattr(args, f.name) for f in fields(Sampling)}
+        how = Sampling(**{name: settings.get(name, getattr(Sampling, name)) if value is None else value
+                          for name, value in flags.items()})
+        env = envs.make(args.env, args.split, args.data or settings.get("data"),
+                        human_goals=args.human_goals or settings.get("human_goals", False))
+        policy = policies.load(str(checkpoint or args.target), policies.pick_device(args.device))
     except (ValueError, OSError) as error:
         sys.exit(f"eval.py: {error}")
     tasks = env.tasks[:args.limit]
-    print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games; "
-          f"bank: {len(bank.skills()) if bank else 'none'}")
+    print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games; bank: {len(bank.skills())} skills")
     result = {"target": args.target, "env": env.describe(), "split": args.split, "games": len(tasks),
               "temperature": args.temperature, "seed": args.seed, "protocols": {}}
-    for protocol in protocols:
-        start, committed = time.time(), []
-        if protocol == "online":
-            episodes, grown, committed = play_online(policy, env, bank or SkillBank(), tasks, how, args.seed,
-                                                     args.probes, args.batch)
-        elif protocol == "frozen" and not (bank and bank.skills()):
+    for protocol in args.protocols:
+        if protocol == "frozen" and not bank.skills():
             print("frozen   the bank is empty: the same as none")
             continue
-        else:
-            used = bank if protocol == "frozen" else SkillBank()
-            episodes = evaluate(policy, env, used, tasks, how, args.seed, protocol)
-        table, seconds = summary(episodes), time.time() - start
-        result["protocols"][protocol] = {
-            "seconds": round(seconds, 1), "families": table, "committed": len(committed),
-            "episodes": [{"task": e.task, "family": e.family, "won": e.won, "score": e.score, "steps": e.steps}
-                         for e in episodes],
-        }
+        start, committed = time.time(), []
         if protocol == "online":
-            result["protocols"][protocol]["bank"] = grown.to_dict()
-        for family, row in table.items():
+            episodes, grown, committed = play_online(policy, env, bank, tasks, how, args.seed, args.probes, args.batch)
+        else:
+            grown = bank if protocol == "frozen" else SkillBank()
+            episodes = evaluate(policy, env, grown, tasks, how, args.seed, protocol)
+        seconds = time.time() - start
+        result["protocols"][protocol] = {
+            "seconds": round(seconds, 1), "families": summary(episodes), "committed": len(committed),
+            "bank": grown.to_dict(), "episodes": [{"task": e.task, "family": e.family, "won": e.won, "score": e.score,
+                                                   "steps": e.steps} for e in episodes],
+        }
+        for family, row in summary(episodes).items():
             print(f"{protocol:8} {family:14} n {row['n']:4}  success {row['success']:.3f}  score {row['score']:.3f}  "
                   f"steps {row['steps']:4.1f}  invalid {row['invalid']:.2f}"
-                  + (f"  ({seconds:.0f}s, {len(committed)} edits committed)" if family == "all" else ""))
-    folder = Path(args.target) if checkpoint_of(args.target) else Path(".")
-    out = Path(args.out or folder / f"eval_{args.split}.json")
+                  + (f"  ({seconds:.0f}s, {len(committed)} edits committed)" if family == "all" else ""), flush=True)
+    out = args.out or (Path(args.target) if checkpoint else Path(".")) / f"eval_{args.split}.json"
     write_atomic(out, json.dumps(result, indent=1) + "\n")
     print(f"wrote {out}")
 

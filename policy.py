@@ -5,10 +5,9 @@ Three families share this one decoder, because they differ in two lines: Llama (
 and Qwen3 (an RMSNorm on q and k). Parameters carry the names they have in the checkpoint, so loading is
 `load_state_dict` and what we save opens in transformers.
 
-The reason to write the sampler by hand is the shape of the work. An episode is ONE growing chat: a new observation
-should cost its own tokens and nothing else, eight rollouts of a task should read the task once, and an episode that
-is over should leave the batch. `Session` does these three things (`feed`, `fork`, `sample`) over one KV cache that
-lives as long as the episodes do. The released code re-prompts every turn from scratch instead.
+Why a sampler by hand? An episode is ONE growing chat: a new observation should cost its own tokens and nothing else,
+eight rollouts of a task should read the task once, and an episode that is over should leave the batch. `Session` does
+just that over one KV cache that lives as long as the episodes; the released code re-prompts every turn from scratch.
 
     session = Session(policy, rows=16, max_len=2048, seed=0)
     session.feed([0, 8], [ids_of_task_a, ids_of_task_b])    # two prompts read ...
@@ -22,8 +21,6 @@ Two invariants hold everything together:
 """
 
 import copy
-import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
@@ -32,42 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from worlds import checkpoints
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The decoder
-
-
-@dataclass
-class Config:
-    """What the decoder needs from a checkpoint's config.json (worlds/checkpoints.py reads it)."""
-
-    vocab_size: int
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    eps: float
-    max_len: int
-    tied: bool
-    qkv_bias: bool
-    o_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
-    rope: dict  # rope_type, rope_theta and what the type needs
-    hf: dict  # config.json as it was, for saving
-
-    def inv_freq(self):
-        """RoPE's angular frequencies, (head_dim / 2,) float32, with the checkpoint's scaling."""
-        freq = 1.0 / self.rope["rope_theta"] ** (torch.arange(0, self.head_dim, 2).float() / self.head_dim)
-        if self.rope["rope_type"] == "linear":
-            freq = freq / self.rope["factor"]
-        if self.rope["rope_type"] == "llama3":  # long wavelengths are stretched, short ones kept, a ramp between
-            factor, low, high = (self.rope[k] for k in ("factor", "low_freq_factor", "high_freq_factor"))
-            turns = self.rope["original_max_position_embeddings"] * freq / (2 * math.pi)
-            smooth = ((turns - low) / (high - low)).clamp(0, 1)
-            freq = (1 - smooth) * freq / factor + smooth * freq
-        return freq
+# ---- The decoder ----------------------------------------------------------------------------------------------------
 
 
 class KVCache:
@@ -169,6 +131,7 @@ class Decoder(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.cfg = cfg
+        self.freq = None  # RoPE's frequencies, made on the device of the first tokens
         self.recompute = False  # gradient checkpointing: activations are recomputed in backward
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.dim),
@@ -186,7 +149,9 @@ class Decoder(nn.Module):
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        angle = positions[..., None] * self.cfg.inv_freq().to(tokens.device)  # (B, T, D/2)
+        if self.freq is None or self.freq.device != tokens.device:
+            self.freq = self.cfg.inv_freq().to(tokens.device)  # (D/2,)
+        angle = positions[..., None] * self.freq  # (B, T, D/2)
         angle = torch.cat((angle, angle), dim=-1)[:, None]  # (B, 1, T, D)
         x = self.model.embed_tokens(tokens)  # (B, T, dim)
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
@@ -238,8 +203,7 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
     return tuple(scattered) if entropy else scattered[0]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The sampler
+# ---- The sampler ----------------------------------------------------------------------------------------------------
 
 
 def mix(*words):
@@ -399,22 +363,17 @@ class Session:
             copies = sorted(empty, key=lambda other: (other < row, other))[:n - 1]
             for other in copies:
                 empty.remove(other)
-                self.copy(row, other)
+                self.cache.copy(self.place[row], self.place[other], self.length[row])
+                self.ids[other], self.length[other] = list(self.ids[row]), self.length[row]
             families.append([row] + copies)
         return families
-
-    def copy(self, row, other):
-        """Make `other` a copy of `row`: its tokens and its cache, not its random stream."""
-        self.cache.copy(self.place[row], self.place[other], self.length[row])
-        self.ids[other], self.length[other] = list(self.ids[row]), self.length[row]
 
     def reset(self, row):
         """Forget the row's tokens; its random stream goes on where it was."""
         self.ids[row], self.length[row] = [], 0
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# A policy
+# ---- A policy -------------------------------------------------------------------------------------------------------
 
 
 class Policy:
@@ -465,19 +424,11 @@ def load(model, device="cpu", dtype=None, text=None, seed=0):
         hf, weights, tokenizer = checkpoints.smollm2()
     else:
         hf, weights, tokenizer = checkpoints.read(model)
-    cfg = Config(**checkpoints.settings(hf, f"{model}/config.json"), hf=hf)
+    cfg = checkpoints.Config.from_hf(hf, f"{model}/config.json")
     if len(tokenizer) > cfg.vocab_size:
         raise ValueError(f"{model}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}: not a pair")
     with torch.device("meta"):  # shapes only: the weights are the checkpoint's
         decoder = Decoder(cfg)
-    wanted = {key: value.shape for key, value in decoder.state_dict().items()}
-    ignored = ("rotary_emb.inv_freq",) + (("lm_head.weight",) if cfg.tied else ())
-    # A copy, not a view of the file: its alignment would show in the last bit of a product.
-    weights = {k: v.to(device, dtype, copy=True) for k, v in weights.items() if not k.endswith(ignored)}
-    for key in sorted(wanted.keys() | weights.keys()):
-        has = tuple(weights[key].shape) if key in weights else "missing"
-        want = tuple(wanted[key]) if key in wanted else "unknown"
-        if has != want:
-            raise ValueError(f"{model}: tensor {key} is {has} in the checkpoint, {want} by its config.json")
-    decoder.load_state_dict(weights, assign=True)
+    shapes = {key: tuple(value.shape) for key, value in decoder.state_dict().items()}
+    decoder.load_state_dict(checkpoints.fit(weights, shapes, cfg, device, dtype, model), assign=True)
     return Policy(decoder.requires_grad_(True), tokenizer, model)

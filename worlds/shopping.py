@@ -1,0 +1,169 @@
+"""
+WebShop as tasks with families: what envs.py asks of a world, on top of the exact shop in webshop.py.
+
+Here is decided what the policy reads (pages with [brackets] around what can be clicked), which goals are for training
+and which are held out, and which family of the skill bank a goal belongs to. The demonstrations are chats of the
+scripted shoppers in catalogue.py, with up to three random skills in the prompt: the shoppers follow skills and review
+only half well, so a policy trained on them obeys skills and proposes some, and the probes must tell which are good.
+"""
+
+import os
+import random
+import re
+import tempfile
+
+import envs
+from skillbank import Skill
+from worlds import catalogue
+from worlds.webshop import WebShop
+
+# Keyword families as in SkillRL's WebShop bank; these lists are our own. The first family with a word of the task text gets it; the order puts
+# the sharpest words first ("watch band" is an accessory although bands go with electronics, too).
+FAMILIES = {
+    "footwear": "shoe shoes sneaker sneakers boot boots sandal sandals slipper slippers loafer loafers heels pumps flats"
+                " clogs mules oxfords footwear slides flip-flops moccasins",
+    "apparel": "shirt shirts t-shirt t-shirts tee tees top tops blouse blouses dress dresses pant pants jeans shorts"
+               " skirt skirts leggings sweater sweaters hoodie hoodies sweatshirt sweatshirts jacket jackets coat coats"
+               " suit suits vest vests cardigan cardigans pajama pajamas underwear bra bras panties sock socks lingerie"
+               " swimsuit swimsuits bikini bikinis jumpsuit jumpsuits romper rompers robe robes sleepwear tights briefs"
+               " boxers polo polos tank tanks tuxedo tuxedos overalls swimwear loungewear lounge activewear"
+               " suiting blazer blazers henley henleys tunic tunics",
+    "accessories": "watch watches wristwatch bag bags handbag handbags backpack backpacks wallet wallets belt belts hat"
+                   " hats cap caps scarf scarves glove gloves sunglasses jewelry necklace necklaces bracelet bracelets"
+                   " earring earrings tie ties purse purses umbrella umbrellas luggage band bands",
+    "electronics": "phone phones smartphone smartphones laptop laptops computer computers tablet tablets headphone"
+                   " headphones earbud earbuds earphones headset headsets speaker speakers charger chargers cable cables"
+                   " cord cords adapter adapters camera cameras lens lenses tv tvs television televisions monitor"
+                   " monitors keyboard keyboards mouse projector projectors binoculars scopes router routers microphone"
+                   " microphones battery batteries usb hdmi bluetooth desktop desktops antenna antennas radio radios"
+                   " receiver receivers player players subwoofer soundbar tripod tripods printer printers drone drones"
+                   " wireless electronics telescopes minis cases",
+    "beauty_health": "shampoo conditioner hair skin makeup lipstick lip mascara eyelash eyelashes eyeliner foundation"
+                     " concealer cream creams lotion lotions serum serums moisturizer moisturizers soap toothpaste"
+                     " toothbrush toothbrushes floss mouthwash deodorant perfume fragrance cologne nail nails brush"
+                     " brushes razor razors shaving beauty face facial body bath dental oral teeth massage mirror"
+                     " mirrors wig wigs sunscreen cleanser scrubs cosmetic",
+    "home_decor": "chair chairs sofa sofas couch couches table tables desk desks bed beds mattress mattresses lamp lamps"
+                  " light lights lighting chandelier chandeliers curtain curtains drape drapes rug rugs pillow pillows"
+                  " blanket blankets shelf shelves bookcase bookcases cabinet cabinets dresser dressers ottoman ottomans"
+                  " stool stools bench benches candle candles clock clocks wall decor vase vases furniture headboard"
+                  " nightstand nightstands panels window storage pouf poufs sconces lampshade box bedding poster",
+}
+FAMILY_OF = {word: family for family, words in reversed(list(FAMILIES.items())) for word in words.split()}
+
+
+def family_of(instruction):
+    """The family of a goal from its text alone: one of FAMILIES, or "other".
+
+    The kind of product stands after the attributes in synthetic goals and before them in human ones, so no rule of
+    place helps and every word may decide; but not the options and the price, which follow " with <name>: ".
+    """
+    text = re.split(r" with [\w ]+: |, and price", instruction.lower())[0]
+    found = {FAMILY_OF[word] for word in re.findall(r"[a-z][a-z-]*", text) if word in FAMILY_OF}
+    return next((name for name in FAMILIES if name in found), "other")
+
+
+class WebShopEnv:
+    """Real WebShop data where `data` or $WEBSHOP_DATA names a directory, else a made-up catalogue from the seed.
+
+    Splits of the shuffled goals, disjoint whatever the seed of a run: 0-499 test, 500-1499 dev, the rest train; with
+    fewer than 3,000 goals the same three shares of 6,910.
+    """
+
+    limit, kl = 15, 0.05
+    rules = (
+        "You shop in a text web store. Each turn answer <think>one short thought</think><action>one action</action>. "
+        "Actions: search[words], or click[text] for a text shown in [brackets]. Find the product that fits the task, "
+        "choose the options it names, then click[buy now]. You have 15 actions. Follow your skills."
+    )
+
+    def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False):
+        data = data or os.environ.get("WEBSHOP_DATA")
+        self.source = data or "made-up catalogue"
+        with tempfile.TemporaryDirectory() as folder:
+            # The seed is the world's, not the run's: only so are test goals never trained on.
+            where = data or catalogue.make(folder, seed=seed)
+            self.shop = WebShop(where, human_goals=human_goals, seed=seed)
+        n = len(self.shop.goals)
+        test, dev = (500, 1000) if n >= 3000 else (round(n * 500 / 6910), round(n * 1000 / 6910))
+        splits = {"test": range(test), "dev": range(test, test + dev), "train": range(test + dev, n)}
+        if split not in splits:
+            raise ValueError(f"--split {split}: WebShop has train, dev and test")
+        if not all(splits.values()):
+            raise ValueError(f"{self.source}: {n} goals are too few to split into train, dev and test")
+        if winnable_only:
+            splits = {name: [t for t in tasks if self.shop.winnable(t)] for name, tasks in splits.items()}
+        self.tasks, self.train_tasks, self.dev_tasks = (list(splits[name]) for name in (split, "train", "dev"))
+        self.families = [family_of(goal["instruction_text"]) for goal in self.shop.goals]
+
+    def describe(self):
+        return (f"webshop, {self.source}: {len(self.shop.products)} products, {len(self.shop.goals)} goals, "
+                f"{len(self.train_tasks)} to train on")
+
+    def family(self, task):
+        return self.families[task]
+
+    def goal(self, task):
+        return self.shop.goals[task]["instruction_text"]
+
+    def start(self, task):
+        return ShopGame(self.shop.clone(), task)
+
+    def project(self, text):
+        return envs.project(text, tail=20)
+
+    def corpus(self):
+        return [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
+
+    def demonstrations(self, count, seed):
+        rng, chats = random.Random(f"demonstrations/{seed}"), []
+        for _ in range(count):
+            task = rng.choice(self.train_tasks)
+            family = self.family(task)
+            texts = rng.sample(catalogue.skill_texts(family, wording=rng.randrange(2)), rng.randrange(4))
+            shown = [Skill(f"dyn_{i + 1:03d}", text["title"], text["principle"], text["when_to_apply"])
+                     for i, text in enumerate(texts)]
+            game = self.start(task)
+            player = catalogue.Shopper(game.shop, task, family, shown, rng)
+            chats.append(envs.scripted(self, task, shown, game, player))
+        return chats
+
+
+class ShopGame:
+    """One shopping trip. The page is the original's text with its clickable parts in brackets."""
+
+    def __init__(self, shop, task):
+        self.shop, self.done, self.won, self.score = shop, False, False, 0.0
+        self.observation = shop.reset(task)
+        self.page = brackets(self.shop, self.observation)
+
+    def step(self, action):
+        self.observation, reward, self.done = self.shop.step(action)
+        if self.done:
+            self.score, self.won = reward, reward == 1.0
+        before, self.page = self.page, brackets(self.shop, self.observation)
+        # An option click leaves the page as it was; the growing chat need not hold it twice.
+        return "Same page." if self.page == before else self.page
+
+
+def brackets(shop, observation):
+    """A page for a language model: what can be clicked stands in [brackets], one line per product or option group.
+
+    The released prompts list every clickable text a second time as an action; this takes about half the tokens.
+    """
+    parts = observation.split(" [SEP] ")
+    if parts[0].startswith("Thank you"):  # ... Purchased, asin, B0..., options, {...}
+        bought = parts.index("Purchased")
+        return f"Bought {parts[bought + 2].lower()} with {parts[bought + 4]}."
+    available = shop.available_actions()
+    if available["has_search_bar"]:  # its one button does nothing without words
+        return "The search page."
+    parts = parts[parts.index("Instruction:") + 2:]  # the task stands in the first message already
+    clickable, text, before = set(available["clickables"]), "", "option"
+    for part in parts:
+        product = part in shop.products
+        kind = "product" if product else "option" if part.lower() in clickable else "text"
+        new_line = product or (kind == "text" and before == "option")
+        text += ("\n" if new_line else " ") + (part if kind == "text" else f"[{part.lower()}]")
+        before = kind
+    return text.strip()
