@@ -3,9 +3,9 @@ DualAdv-GRPO: two advantages, one loss, one update. Torch and nothing else.
 
 An episode is one token sequence on which the policy does two jobs: it acts (ACT tokens), and at the end it reviews
 what happened and edits the skill bank (REVIEW tokens). The two are paid in different coins: acting in task reward R,
-reviewing in the utility of the edit S. Adding them up and giving every token the same advantage, as plain GRPO would,
-lets a lucky episode praise a useless review. So each reward is normalised against its own kind within the group of
-rollouts of one task, and each token gets the advantage of the job it did (METHOD.md section 5):
+reviewing in the utility of the edit S. Adding them up, as plain GRPO would, lets a lucky episode praise a useless
+review. So each reward is normalised against its own kind within the group of rollouts of one task, and each token gets
+the advantage of the job it did (README, method 5):
 
     A_act   = (R - mean_g R) / (std_g R + eps)           on action tokens
     A_skill = (S - mean_g S) / (std_g S + eps), x lambda   on review tokens
@@ -26,10 +26,11 @@ FORCED, ACT, REVIEW = 0, 1, 2  # what a token is: given by the prompt or the wor
 def group_advantage(rewards, groups, eps=1e-6):
     """GRPO's advantage: each reward against the mean and (unbiased) std of its own group.
 
-    rewards: (N,) numbers; groups: N labels (anything hashable). Returns (N,) float64. A group of one has mean 0 and std 1.
+    rewards: (N,) floats; groups: N labels (anything hashable). Returns (N,). A group of one has mean 0 and std 1.
     """
-    # In double precision: the rounding error of a mean of equal rewards, over a std of that size, is no advantage.
-    rewards = torch.as_tensor(rewards, dtype=torch.float64)
+    rewards = torch.as_tensor(rewards)
+    dtype = rewards.dtype if rewards.is_floating_point() else torch.float32
+    rewards = rewards.double()  # in float32 the rounding error of a mean of equal rewards, over eps, passes for skill
     groups = groups.tolist() if torch.is_tensor(groups) else list(groups)
     if len(groups) != len(rewards):
         raise ValueError(f"group_advantage: {len(rewards)} rewards but {len(groups)} group labels")
@@ -39,7 +40,7 @@ def group_advantage(rewards, groups, eps=1e-6):
         if mine.sum() > 1:
             advantage[mine] = rewards[mine] - rewards[mine].mean()
         advantage[mine] /= (rewards[mine].std() if mine.sum() > 1 else 1.0) + eps
-    return advantage
+    return advantage.to(dtype)
 
 
 def dual_advantages(task_rewards, skill_rewards, groups, weight=0.2):

@@ -18,11 +18,8 @@ An episode is ONE growing chat. A real one, made-up products, one skill in the b
 
 So the review reads the trajectory from the cache, and acting and reviewing are one policy on one token sequence. Ids
 are kept as sampled and never re-tokenised; each carries what it is (forced, acting, reviewing) and the sampler's
-log-probability, which is all that dualadv_grpo.py needs.
-
-How we differ from the released code: it re-prompts every turn from scratch with a window of history; it shows skills
-only from the second step on, which hides them from the first search; it lists every clickable text a second time as
-an action, where here what stands in [brackets] can be clicked (about half the tokens).
+log-probability, which is all that dualadv_grpo.py needs. The released code re-prompts every turn from scratch with a
+window of history, and shows skills only from the second step on, which hides them from the first search.
 """
 
 import re
@@ -148,7 +145,7 @@ class Episode:
 
     @property
     def reward(self):
-        """R of METHOD.md 3: 10 for the win, -0.5 for each invalid action."""
+        """R of README, method 3: 10 for the win, -0.5 for each invalid action."""
         return 10.0 * self.won - 0.5 * sum(not turn.valid for turn in self.turns)
 
     def transcript(self):

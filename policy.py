@@ -20,8 +20,6 @@ Two invariants hold everything together:
     drew needs no special case, it is simply read together with whatever is fed next.
 """
 
-import copy
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -232,7 +230,8 @@ def gumbel(seeds, vocab, device):
         x ^= (x >> 15) & 0x1FFFF
         x *= -2073254261  # 0x846CA68B as int32
         x ^= (x >> 16) & 0xFFFF
-    u = ((x & 0x7FFFFFFF).float() + 0.5) * 2.0**-31  # (0, 1), finest near 0, where the winners are
+    u = ((x & 0x7FFFFFFF).float() + 0.5) * 2.0**-31  # finest near 0, where the winners are
+    u = u.clamp_(max=1 - 2.0**-24)  # the float nearest to a large x is 1, and a score of -inf forbids a sure token
     return u.neg_().log1p_().neg_().log_().neg_()
 
 
@@ -268,6 +267,7 @@ class Session:
         for row, new in zip(rows, ids):
             if len(new) > self.room(row):
                 raise ValueError(f"row {row}: {len(self.ids[row])} + {len(new)} tokens do not fit {self.max_len}")
+        for row, new in zip(rows, ids):
             self.ids[row] += new
         # Rows with equally much to read share a batch, so padding stays small.
         waiting = sorted((row for row in rows if self._unread(row) > 0), key=self._unread)
@@ -388,10 +388,6 @@ class Policy:
     @property
     def device(self):
         return self.model.model.embed_tokens.weight.device
-
-    def reference(self):
-        """A frozen copy of the model: the reference policy of the KL term."""
-        return copy.deepcopy(self.model).requires_grad_(False)
 
     def save(self, path):
         """Write a directory that transformers.AutoModelForCausalLM.from_pretrained opens; beside, then renamed."""

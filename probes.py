@@ -1,27 +1,25 @@
 """
 Probes: what is an edit of the skill bank worth? Play other tasks of the family with it and without it.
 
-A review may sound wise and be useless. So each proposed or updated skill is scored by its counterfactual utility
-(METHOD.md 4, the paper's Eq. 3): K probe tasks from the training split, of the same family, never the episode's own,
+A review may sound wise and be useless. So each proposed or updated skill is scored by its counterfactual utility (the
+paper's Eq. 3; README, method 4): K probe tasks from the training split, of the same family, never the episode's own,
 are played with the edited bank and with the bank as it was; U is the mean difference of their scores, plus a bonus
 for winning more comparisons than one loses.
 
-Two things make U the effect of the edit and of nothing else:
-  * both runs are on the SAME tasks (in the released WebShop code the probe environment ignores the chosen goals, so
-    before and after are different tasks), and
-  * both draw from the SAME random stream: a probe's key is its task, with or without the edit, so where the skill
-    changes nothing the two runs are token for token the same.
+Two things make U the effect of the edit and of nothing else: both runs are on the SAME tasks (in the released WebShop
+code the probe environment ignores the chosen goals, so before and after are different tasks), and both draw from the
+SAME random stream, keyed by the task: where the skill changes nothing the two runs are token for token the same.
 
-And they are cheap: a run is named by (task, the skills its prompt shows). Runs with the same name are the same run
-and played once, so "without" is shared by all edits of a task, twin edits are probed once, and an edit that a probe's
-prompt does not show costs nothing. All runs of an iteration go through one batched rollout. The released code plays
-2 K episodes per edit, one edit after another.
+And they are cheap: a run is named by (task, the skills its prompt shows), and runs with the same name are played once.
+So "without" is shared by all edits of a task, twin edits are probed once, and an edit that a probe's prompt does not
+show costs nothing. All runs of an iteration go through one batched rollout, where the released code plays 2 K episodes
+per edit, one edit after another.
 """
 
 import random
 from dataclasses import dataclass, field
 
-from envs import rollout
+from envs import Sampling, rollout
 from policy import mix
 from skillbank import skills_prompt
 
@@ -81,6 +79,7 @@ def utility(before, after, alpha=0.3, clip=False):
 
 def probe(policy, env, bank, edits, k=4, seed=0, how=None, alpha=0.3, clip=False):
     """Fill in probes, before, after and utility of each edit. Returns the number of probe episodes played."""
+    how = how or Sampling()
     runs = {}  # (task, shown skills) -> the bank to play it with
 
     def run(task, bank):

@@ -9,8 +9,8 @@ prompt from the first step on. After the episode the policy is asked for a revie
     "principle": "Click every option the task names before buy now.", "when_to_apply": "On a product page.",
     "evidence": "Score 0.67: the size was not chosen."}}</tool_call>
 
-This file turns that text into an edit of a bank, and into the shaping part of the review's reward (METHOD.md 2, 3).
-Whether an edit is any good is not decided here but by probes.py.
+This file turns that text into an edit of a bank, and into the shaping part of the review's reward (README, method 2
+and 3). Whether an edit is any good is not decided here but by probes.py.
 
 How we differ from the released code: it cuts the retrieved skills by their order in the file, so that a skill added
 behind the k-th is never shown and its measured utility is noise. Here the newest skill always keeps a seat.
@@ -36,8 +36,8 @@ SHAPING = {  # the launchers' values; not_found is not among them
 # First words of what one does in a text world: who calls these as a tool has confused acting with reviewing.
 WORLD_ACTIONS = {"search", "click", "buy", "go", "open", "close", "take", "put", "move", "clean", "heat", "cool", "use",
                  "slice", "examine", "inventory", "look"}
-STOP_WORDS = set("a an and are as at be before but by do for from i if in into is it its me my not of on or so than that"
-                 " the then this to was when where which with you your find looking need want price lower".split())
+STOP_WORDS = set("a an and are as at be before but by do for from i if in into is it its me my not of on or so than "
+                 "that the then this to was when where which with you your find looking need want price lower".split())
 
 
 @dataclass
@@ -61,6 +61,7 @@ class SkillBank:
     task_specific_skills: dict = field(default_factory=dict)
     common_mistakes: list = field(default_factory=list)
     metadata: dict = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)  # fields of other tools' files, kept as they were
 
     @classmethod
     def load(cls, path):
@@ -79,7 +80,7 @@ class SkillBank:
 
         families = {family: skills(items) for family, items in data.get("task_specific_skills", {}).items()}
         return cls(skills(data.get("general_skills", [])), families, data.get("common_mistakes", []),
-                   data.get("metadata", {}))
+                   data.get("metadata", {}), {k: v for k, v in data.items() if k not in skillfiles.BANK})
 
     def to_dict(self):
         def plain(skill):
@@ -91,6 +92,7 @@ class SkillBank:
             "task_specific_skills": {f: [plain(s) for s in v] for f, v in self.task_specific_skills.items()},
             "common_mistakes": self.common_mistakes,
             **({"metadata": self.metadata} if self.metadata else {}),
+            **self.extra,
         }
 
     def save(self, path):
@@ -123,7 +125,7 @@ class SkillBank:
         """Carry out one tool call for an episode of this family; with copy_bank on a copy, this bank untouched.
 
         Returns {"status", "name", "skill_id" (of the skill concerned, or None), "bank" (the bank that was edited)};
-        statuses as in METHOD.md 2. A call that is not valid changes nothing and never raises.
+        statuses as in README, method 2. A call that is not valid changes nothing and never raises.
         """
         bank = copy.deepcopy(self) if copy_bank else self
         status, skill_id = bank._apply(name, arguments, family)
@@ -137,7 +139,8 @@ class SkillBank:
         values = {key: arguments.get(key) for key in TOOLS[name]}
         if not all(isinstance(v, str) and v.strip() for v in values.values()):
             return "invalid_arguments", None
-        values = {key: value.strip() for key, value in values.items()}
+        # JSON can spell half a surrogate pair (\ud800), which no file and no tokenizer takes: a question mark instead.
+        values = {key: value.encode("utf-8", "replace").decode().strip() for key, value in values.items()}
         if name == "keep_skill":
             return "kept", None
         text = {key: values[key] for key in ("title", "principle", "when_to_apply")}
@@ -238,7 +241,7 @@ def review(text, bank, family):
 
 
 def shaping(text, result):
-    """The review's reward before its utility: the call's status, and what is missing in the text (METHOD.md 3)."""
+    """The review's reward before its utility: the call's status and the form of the text (README, method 3)."""
     reward = SHAPING[result["status"]]
     name, arguments, _ = parse_tool_call(text)
     if result["status"] == "unknown_tool" and re.split(r"[\W_]+", name or "")[0].lower() in WORLD_ACTIONS:

@@ -16,7 +16,6 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import argparse
-import importlib.util
 import json
 import random
 import resource
@@ -52,7 +51,7 @@ def knob(default, text):
 class Config:
     env: str = knob("webshop", "world")
     model: str = knob("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
-    data: str = knob("", "directory of the real data; '' takes the world's variable ($WEBSHOP_DATA), else made-up data")
+    data: str = knob("", "directory of the real data; '' takes the world's variable ($WEBSHOP_DATA), else made up")
     human_goals: bool = knob(False, "WebShop: people's instructions instead of synthetic ones")
     winnable_only: bool = knob(False, "WebShop: leave out goals whose own product cannot score 1.0")
     out: str = knob("", "run directory; '' is runs/<env>-<model>")
@@ -127,8 +126,6 @@ def read_flags(argv=None):
     for name, least in AT_LEAST.items():
         if given.get(name, least) < least:
             parser.error(f"--{name} {given[name]}: must be at least {least}")
-    if given.get("wandb") and importlib.util.find_spec("wandb") is None:
-        parser.error("--wandb needs `pip install wandb`")
     model = given.get("model") or ("Qwen/Qwen2.5-1.5B-Instruct" if torch.cuda.is_available() else "tiny")
     cfg = Config(**{**PRESETS.get(model, {}), **given, "model": model})
     cfg.out = cfg.out or f"runs/{cfg.env}-{Path(model).name}"
@@ -172,7 +169,7 @@ def cold_start(policy, env, cfg):
 
 
 def train(cfg, env, policy, reference, optimizer, bank, start):
-    """Iterations start .. cfg.steps - 1. METHOD.md section 1, line by line."""
+    """Iterations start .. cfg.steps - 1. README, method 1, line by line."""
     kl = env.kl if cfg.kl < 0 else cfg.kl
     for step in range(start, cfg.steps):
         clock, seed = [time.perf_counter()], mix(cfg.seed, step)
@@ -212,7 +209,9 @@ def train(cfg, env, policy, reference, optimizer, bank, start):
         row = {"step": step + 1, **summary(episodes)["all"], "reward": sum(R) / len(R), "skill_reward": sum(S) / len(S),
                "edits": len(edits), "utility": sum(e.utility for e in edits) / max(len(edits), 1),
                "probe_episodes": probed, "committed": len(committed), "skills": len(bank.skills()), **asdict(stats),
-               "act_s": act_s, "probe_s": probe_s, "update_s": update_s, "memory_mb": peak_memory()}
+               "act_s": act_s, "probe_s": probe_s, "update_s": update_s,
+               "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+               "gpu_mb": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0}
         print(f"step {step + 1} | success {row['success']:.2f} score {row['score']:.2f} steps {row['steps']:.1f} "
               f"invalid {row['invalid']:.2f} | edits {len(edits)}/{len(episodes)} committed {len(committed)} bank "
               f"{row['skills']} | U {row['utility']:+.3f} ({probed} probe runs) | loss {stats.loss:+.4f} kl "
@@ -245,13 +244,6 @@ def dev_games(cfg, env, policy, bank, step):
           f"{result['steps']:.1f} invalid {result['invalid']:.2f} | {result['n']} dev games, bank "
           f"{len(bank.skills())} | {time.perf_counter() - start:.0f}s", flush=True)
     return {f"eval_{name}": value for name, value in result.items()}
-
-
-def peak_memory():
-    """MB: the GPU's where there is one, else this process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def write_sample(path, episodes, edits, committed):
@@ -311,23 +303,25 @@ def open_run(cfg, env):
                                  "give the same flags, or another --out")
     if checkpoint:
         policy = policies.load(str(checkpoint), device)
-        reference = policies.load(str(out / "reference"), device).model.requires_grad_(False)
         optimizer = grpo.AdamW(policy.model, cfg.lr)
         state = torch.load(checkpoint / "trainer.pt", map_location=device, weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
         lines = (out / "metrics.jsonl").read_text().splitlines()
         write_atomic(out / "metrics.jsonl", "".join(
             line + "\n" for line in lines if line.endswith("}") and json.loads(line)["step"] <= state["step"]))
-        print(f"resuming {out} after step {state['step']}")
-        return policy, reference, optimizer, SkillBank.load(checkpoint / "skills.json"), state["step"]
-    policy = policies.load(cfg.model, device, text=env.corpus() if cfg.model == "tiny" else None, seed=cfg.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "config.json", json.dumps(asdict(cfg), indent=1) + "\n")
-    (out / "metrics.jsonl").unlink(missing_ok=True)
-    if cfg.cold_start:
-        cold_start(policy, env, cfg)
-    policy.save(out / "reference")
-    return policy, policy.reference(), grpo.AdamW(policy.model, cfg.lr), SkillBank(), 0
+        bank, start = SkillBank.load(checkpoint / "skills.json"), state["step"]
+        print(f"resuming {out} after step {start}")
+    else:
+        policy = policies.load(cfg.model, device, text=env.corpus() if cfg.model == "tiny" else None, seed=cfg.seed)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / "config.json", json.dumps(asdict(cfg), indent=1) + "\n")
+        write_atomic(out / "metrics.jsonl", "")
+        if cfg.cold_start:
+            cold_start(policy, env, cfg)
+        policy.save(out / "reference")
+        optimizer, bank, start = grpo.AdamW(policy.model, cfg.lr), SkillBank(), 0
+    reference = policies.load(str(out / "reference"), device).model.requires_grad_(False)
+    return policy, reference, optimizer, bank, start
 
 
 def main():
@@ -335,7 +329,7 @@ def main():
     cfg = read_flags()
     new = checkpoint_of(cfg.out) is None
     try:
-        env = envs.make(cfg.env, "train", cfg.data or None, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
+        env = envs.make(cfg.env, "train", cfg.data, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
         print(env.describe(), flush=True)
         policy, reference, optimizer, bank, start = open_run(cfg, env)
         policy.model.recompute = cfg.recompute
@@ -343,7 +337,7 @@ def main():
               f"{policy.device}; run in {cfg.out}", flush=True)
         if new and cfg.eval_every:  # a baseline before any update
             log(cfg, {"step": 0, **dev_games(cfg, env, policy, bank, 0)})
-    except (ValueError, OSError) as error:  # what a wrong path, file or size raises: one line, no traceback
+    except (ValueError, OSError, ImportError) as error:  # a wrong path, file or size: one line, no traceback
         sys.exit(f"train.py: {error}")
     if new:
         save(cfg, 0, policy, optimizer, bank)

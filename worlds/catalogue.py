@@ -21,7 +21,7 @@ from a 7B model that brings both along; shoppers are ours.) One episode, in whic
     The score was 0.80 after 5 steps. The price limit matters.
         propose_skill {"title": "Footwear: check the price", "principle": "Skip footwear that cost more than the ...
 
-Measured with the useful skills, none, and the harmful ones in the prompt (success, 321 to 400 goals): made up .86, .19, .02;
+Measured with the useful skills, none, and the harmful ones in the prompt (success, 321-400 goals): made up .86, .19, .02;
 made up with human goals .86, .39, .08; the real 1,000 products .75, .14, .01.
 """
 
@@ -63,7 +63,7 @@ class Family:
     kinds: dict[str, str]  # what tasks and `query` call it -> what a title calls it
     adjectives: list[str]  # qualities that stand before the noun ...
     features: list[str]  # ... and those that stand behind it
-    options: dict[str, list[str]]  # no value in two groups, none with "tan" in it (WEBSHOP.md says why)
+    options: dict[str, list[str]]  # no value in two groups, none with "tan" in it: webshop.py takes it for a colour
     prices: tuple[int, int]
 
 

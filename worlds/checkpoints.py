@@ -70,6 +70,9 @@ class Config:
                 )
         missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
                                "intermediate_size") if not isinstance(hf.get(k), int)]
+        scaling = {"default": (), "linear": ("factor",), "llama3": (
+            "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}[rope["rope_type"]]
+        missing += [f"rope {k}" for k in scaling if k not in rope]
         if missing:
             raise ValueError(f"{where}: no {', '.join(missing)}; is this the config of a {kind} checkpoint?")
         heads, bias = hf["num_attention_heads"], bool(hf.get("attention_bias", False))
@@ -127,6 +130,7 @@ def _read_folder(folder, name):
     hf = _read_json(folder, "config.json", name)
     if hf is None:
         raise ValueError(f"{name}: no config.json there; --model wants a checkpoint directory in HF format")
+    Config.from_hf(hf, f"{name}/config.json")  # refuse here, before gigabytes are read
     generation = _read_json(folder, "generation_config.json", name) or {}
     hf["eos_token_id"] = generation.get("eos_token_id") or hf.get("eos_token_id")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -134,10 +138,12 @@ def _read_folder(folder, name):
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizer libraries raise whatever they like on a broken file
-        raise ValueError(f"{name}: the tokenizer does not load ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{name}: the tokenizer does not load ({_line(error)})") from error
     files = sorted(folder.glob("*.safetensors"))
     index = _read_json(folder, "model.safetensors.index.json", name)
     if index is not None:
+        if not isinstance(index.get("weight_map"), dict):
+            raise ValueError(f"{name}/model.safetensors.index.json has no weight_map; download or save it again")
         files = sorted({folder / file for file in index["weight_map"].values()})
     elif (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
@@ -148,8 +154,13 @@ def _read_folder(folder, name):
         try:
             weights.update(load_file(file))
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{name}: {file.name} cannot be read ({error}); it is missing or cut short") from error
+            raise ValueError(f"{name}: {file.name} is missing or cut short ({_line(error)})") from error
     return hf, weights, tokenizer
+
+
+def _line(error):
+    """An exception in one line: some libraries write paragraphs, or nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _read_json(folder, file, name):
@@ -157,16 +168,22 @@ def _read_json(folder, file, name):
     if not (folder / file).is_file():
         return None
     try:
-        return json.loads((folder / file).read_text(encoding="utf-8"))
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{name}/{file} is not JSON ({error}); download or save the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}/{file} holds no JSON object; download or save the checkpoint again")
+    return content
 
 
 def write(path, hf, weights, tokenizer):
     """Save a checkpoint in HF format: complete beside its place, then renamed there."""
     from safetensors.torch import save_file
 
-    path, new, old = Path(path), Path(f"{path}.new"), Path(f"{path}.old")
+    path = Path(path)  # first of all: it drops a trailing slash
+    new, old = Path(f"{path}.new"), Path(f"{path}.old")
+    if old.exists() and not path.exists():  # a save that was killed between its two renames
+        os.rename(old, path)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
@@ -183,7 +200,7 @@ def write(path, hf, weights, tokenizer):
 
 
 def fit(weights, shapes, cfg, device, dtype, name):
-    """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names a tensor that differs."""
+    """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names one that differs."""
     ignored = ("rotary_emb.inv_freq",) + (("lm_head.weight",) if cfg.tied else ())
     # A copy, not a view of the file: its alignment would show in the last bit of a product.
     weights = {k: v.to(device, dtype, copy=True) for k, v in weights.items() if not k.endswith(ignored)}
@@ -321,48 +338,55 @@ class Chat:
             if tokenizer.eos_token is None:
                 raise ValueError(f"{where}: no chat template and no eos token; choose an instruction-tuned checkpoint")
             tokenizer.chat_template = CHATML
-        marks = ["systemMARKone", "userMARKtwo", "assistantMARKthree", "userMARKfour"]
-        said = [{"role": role, "content": mark}
-                for role, mark in zip(("system", "user", "assistant", "user"), marks)]
+        said = [{"role": role, "content": f"{role}MARK{i}"}
+                for i, role in enumerate(("system", "user", "assistant", "user"))]
         try:
-            text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-            self.fold = marks[0] not in text
-        except Exception:  # a template may refuse the system role with an exception of its own; jinja has many
-            self.fold = True
-        if self.fold:  # then the system text becomes the head of the first user message
-            try:
-                text = tokenizer.apply_chat_template(said[1:], tokenize=False, add_generation_prompt=True)
-            except Exception as error:
-                raise ValueError(f"{where}: the chat template does not render a plain chat ({error})") from error
-            marks = marks[1:]
+            # bare (user) reply (assistant) between (user) reply (assistant) ...
+            self.bare, self.reply, self.between = self._pieces(said[1:])
+        except Exception as error:  # jinja and the templates themselves have many
+            raise ValueError(f"{where}: the chat template does not render a plain chat ({_line(error)}); "
+                             "choose an instruction-tuned checkpoint") from error
+        try:
+            self.begin = self._pieces(said)[:2]  # begin[0] (system) begin[1] (user) ...
+        except Exception:  # it refuses the system role with an exception of its own, or leaves the text out:
+            self.begin = None  # then the system text becomes the head of the first user message
+        # The first control token behind an assistant turn ends it (Llama 2 has a blank before); without one, eos does.
+        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        blank = next((n for n, i in enumerate(self.between) if self.decode([i]).strip()), len(self.between))
+        if not control & set(self.between[blank:blank + 1]):
+            if tokenizer.eos_token_id is None:
+                raise ValueError(f"{where}: no control token ends an assistant turn, and there is no eos token")
+            self.between, blank = [tokenizer.eos_token_id] + self.between, 0
+        self.between = self.between[blank:]
+        self.end = self.between[0]
+
+    def _pieces(self, said):
+        """The template's own text before each message, as ids."""
+        text = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
         pieces = []
-        for mark in marks:
-            piece, found, text = text.partition(mark)
+        for message in said:
+            piece, found, text = text.partition(message["content"])
             if not found:
-                raise ValueError(f"{where}: the chat template leaves out a message; choose an instruct checkpoint")
+                raise ValueError("it leaves out a message")
             pieces.append(self._control(piece))
-        # begin (system) middle (user) reply (assistant) between (user) reply (assistant) ...
-        *self.begin, self.reply, self.between = pieces
-        self.end = self.between[0]  # the token that ends an assistant turn
-        if self.end not in tokenizer.all_special_ids and tokenizer.eos_token_id is not None:
-            self.end = tokenizer.eos_token_id
-            self.between = [self.end] + self.between
+        return pieces
 
     def _control(self, text):
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode(self, text):
-        """Plain text -> ids; the names of control tokens are text like any other."""
+        """Plain text -> ids; the names of control tokens are text like any other, half a surrogate pair becomes ?."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def opening(self, system, user):
-        """Ids from the very start up to where the assistant begins to speak."""
-        if self.fold:
-            return self.begin[0] + self.encode(f"{system}\n\n{user}") + self.reply
-        return self.begin[0] + self.encode(system) + self.begin[1] + self.encode(user) + self.reply
+        """Ids from the very start up to where the assistant begins to speak; system "" stands for none."""
+        if system and self.begin:
+            return self.begin[0] + self.encode(system) + self.begin[1] + self.encode(user) + self.reply
+        return self.bare + self.encode(f"{system}\n\n{user}" if system else user) + self.reply
 
     def turn(self, user, last):
         """Ids from the end of an assistant turn to the start of the next; `last` is the turn's last token.
@@ -370,7 +394,6 @@ class Chat:
         Where the turn was cut off by its limit the end token is forced here; where it was drawn it is there already.
         """
         return self.between[last == self.end:] + self.encode(user) + self.reply
-
 
     def transcript(self, messages):
         """A whole chat [{"role", "content"}] -> (ids, said): said is True on assistant tokens and their end."""
@@ -388,7 +411,9 @@ class Chat:
 def read_chats(path):
     """A JSON-lines file of {"messages": [...]} chats; system (optional), then user and assistant by turns."""
     chats = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):  # splitlines knows too many
+        if not line.strip():
+            continue
         try:
             chat = json.loads(line)["messages"]
             roles = [m["role"] for m in chat if isinstance(m["content"], str)]

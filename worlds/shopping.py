@@ -17,10 +17,11 @@ from skillbank import Skill
 from worlds import catalogue
 from worlds.webshop import WebShop
 
-# Keyword families as in SkillRL's WebShop bank; these lists are our own. The first family with a word of the task text gets it; the order puts
-# the sharpest words first ("watch band" is an accessory although bands go with electronics, too).
+# Keyword families as in SkillRL's WebShop bank; these lists are our own. The first family with a word of the task text
+# gets it; the order puts the sharpest words first ("watch band" is an accessory although a watch is electronic, too).
 FAMILIES = {
-    "footwear": "shoe shoes sneaker sneakers boot boots sandal sandals slipper slippers loafer loafers heels pumps flats"
+    "footwear": "shoe shoes sneaker sneakers boot boots sandal sandals slipper slippers loafer loafers heels pumps"
+                     " flats"
                 " clogs mules oxfords footwear slides flip-flops moccasins",
     "apparel": "shirt shirts t-shirt t-shirts tee tees top tops blouse blouses dress dresses pant pants jeans shorts"
                " skirt skirts leggings sweater sweaters hoodie hoodies sweatshirt sweatshirts jacket jackets coat coats"
@@ -32,7 +33,8 @@ FAMILIES = {
                    " hats cap caps scarf scarves glove gloves sunglasses jewelry necklace necklaces bracelet bracelets"
                    " earring earrings tie ties purse purses umbrella umbrellas luggage band bands",
     "electronics": "phone phones smartphone smartphones laptop laptops computer computers tablet tablets headphone"
-                   " headphones earbud earbuds earphones headset headsets speaker speakers charger chargers cable cables"
+                   " headphones earbud earbuds earphones headset headsets speaker speakers charger chargers cable"
+                                      " cables"
                    " cord cords adapter adapters camera cameras lens lenses tv tvs television televisions monitor"
                    " monitors keyboard keyboards mouse projector projectors binoculars scopes router routers microphone"
                    " microphones battery batteries usb hdmi bluetooth desktop desktops antenna antennas radio radios"
@@ -43,9 +45,11 @@ FAMILIES = {
                      " toothbrush toothbrushes floss mouthwash deodorant perfume fragrance cologne nail nails brush"
                      " brushes razor razors shaving beauty face facial body bath dental oral teeth massage mirror"
                      " mirrors wig wigs sunscreen cleanser scrubs cosmetic",
-    "home_decor": "chair chairs sofa sofas couch couches table tables desk desks bed beds mattress mattresses lamp lamps"
+    "home_decor": "chair chairs sofa sofas couch couches table tables desk desks bed beds mattress mattresses lamp"
+                     " lamps"
                   " light lights lighting chandelier chandeliers curtain curtains drape drapes rug rugs pillow pillows"
-                  " blanket blankets shelf shelves bookcase bookcases cabinet cabinets dresser dressers ottoman ottomans"
+                  " blanket blankets shelf shelves bookcase bookcases cabinet cabinets dresser dressers ottoman"
+                                     " ottomans"
                   " stool stools bench benches candle candles clock clocks wall decor vase vases furniture headboard"
                   " nightstand nightstands panels window storage pouf poufs sconces lampshade box bedding poster",
 }

@@ -1,0 +1,269 @@
+"""Tests of envs.py and worlds/shopping.py: what the policy reads, what is recorded of an episode, what it is paid."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import envs
+import policy as policies
+from dualadv_grpo import ACT, FORCED, REVIEW
+from envs import Sampling, project, rollout
+from policy import logprobs
+from skillbank import Skill, SkillBank
+from worlds import shopping
+
+REAL = Path(os.environ.get("WEBSHOP_DATA") or Path(__file__).parents[2] / "shared" / "webshop_data")
+SHORT = Sampling(act_tokens=12, review_tokens=16, context=3000)
+
+
+@pytest.fixture(scope="module")
+def env():
+    return envs.make("webshop", "train")
+
+
+@pytest.fixture(scope="module")
+def policy(env):
+    return policies.load("tiny", text=env.corpus()[:200])
+
+
+def bank_with(family, title="Check the size", principle="Pick the size the task names."):
+    return SkillBank(task_specific_skills={family: [Skill("dyn_001", title, principle, "On a product page.")]})
+
+
+class Puppet(policies.Session):
+    """A Session whose conversation 0 says what it is told, token for token; log-probabilities are made up."""
+
+    lines = []
+
+    def sample(self, rows, max_new, temperature=1.0, stop=None):
+        out = []
+        for row in rows:
+            ids = self.policy.chat.encode(self.lines[self.turn[row]]) + [self.policy.chat.end]
+            self.ids[row] += ids
+            self.length[row] = len(self.ids[row]) - 1
+            self.turn[row] += 1
+            out.append((ids, [-1.0] * len(ids)))
+        return out
+
+
+def puppet_rollout(monkeypatch, policy, env, task, lines, bank=None, how=SHORT):
+    monkeypatch.setattr(envs, "Session", Puppet)
+    monkeypatch.setattr(Puppet, "lines", lines)
+    monkeypatch.setattr(Puppet, "_read", lambda self, batch: [self.length.__setitem__(r, len(self.ids[r]) - 1)
+                                                              for r in batch])
+    return rollout(policy, env, [task], bank or SkillBank(), how=how)[0]
+
+
+# ---- What the policy reads ------------------------------------------------------------------------------------------
+
+
+def test_splits_are_disjoint_and_the_same_for_every_split_asked_for(env):
+    """The fork's workers shuffle with their own seeds, so its validation goals overlap its training goals."""
+    worlds = {split: envs.make("webshop", split) for split in ("train", "dev", "test")}
+    tasks = [set(world.tasks) for world in worlds.values()]
+    assert sum(map(len, tasks)) == len(set.union(*tasks)) == len(env.shop.goals)
+    for world in worlds.values():
+        assert world.train_tasks == env.tasks and not set(world.train_tasks) & set(world.dev_tasks)
+        assert [world.goal(t) for t in (0, 500, 900)] == [env.goal(t) for t in (0, 500, 900)]
+
+
+@pytest.mark.skipif(not (REAL / "items_shuffle_1000.json").is_file(), reason="the real WebShop data is not there")
+def test_real_splits_are_webshops_own():
+    """Test goals are 0-499 and dev goals 500-1499 on the real data, as every published number assumes."""
+    test = envs.make("webshop", "test", data=REAL)
+    assert test.tasks == list(range(500)) and test.dev_tasks == list(range(500, 1500))
+    assert test.train_tasks == list(range(1500, 6910))
+    winnable = envs.make("webshop", "test", data=REAL, winnable_only=True)
+    assert set(winnable.tasks) < set(test.tasks) and len(winnable.tasks) == 500 - 29
+    families = [test.family(task) for task in test.train_tasks]
+    assert set(families) == set(shopping.FAMILIES) | {"other"} and families.count("other") < len(families) / 5
+
+
+def test_unknown_world_and_split_are_refused_in_one_line():
+    """A typo in --env or --split used to be a KeyError from the depths."""
+    for kwargs in (dict(name="webshoop"), dict(name="webshop", split="validation")):
+        with pytest.raises(ValueError) as error:
+            envs.make(**kwargs)
+        assert "\n" not in str(error.value) and list(kwargs.values())[-1] in str(error.value)
+
+
+@pytest.mark.parametrize("text, action, valid", [
+    ("<think>a</think><action>Search[Red Shoes]</action>", "search[red shoes]", True),
+    ("<think>a</think>\n<action> click[buy now] </action> and more", "click[buy now]", True),
+    ("<action>click[buy now]</action>", "click[buy now]", False),  # no thought
+    ("<think>a</think> I will click[< prev]", "i will click[< prev]", False),  # no tags: the last 20 characters
+    ("<think>\u9009\u62e9</think><action>click[a]</action>", "click[a]", False),  # CJK
+    ("<think>a<action>click[a]</action>", "click[a]", False),  # thought never closed
+    ("", "", False),
+])
+def test_project(text, action, valid):
+    """Invalid answers must still reach the world: dropping them would make their episodes shorter."""
+    assert project(text, tail=20) == (action, valid)
+
+
+def test_pages_show_every_clickable_once_in_brackets(env):
+    """A button that is not shown cannot be learned; one shown twice costs tokens on every page."""
+    rng = random.Random(0)
+    for task in env.train_tasks[:20]:
+        game = env.start(task)
+        for _ in range(10):
+            available = env_actions(game)
+            for name in available:
+                if name != "search":
+                    assert f"[{name}]" in game.page, (name, game.page)
+            assert env.goal(task) not in game.page  # the task stands in the first message only
+            clicks = [f"click[{name}]" for name in available if name != "buy now"]
+            game.step(rng.choice(clicks + ["search[men's shoes]"]))
+
+
+def env_actions(game):
+    return game.shop.available_actions()["clickables"]
+
+
+def test_an_unchanged_page_is_not_repeated(env):
+    """Clicking an option changes no text; sending the page again cost a third of the prompt."""
+    game = env.start(env.train_tasks[0])
+    page = game.step(f"search[{env.goal(env.train_tasks[0])}]")
+    asin = next(name for name in env_actions(game) if name.startswith("b0"))
+    assert asin in page and game.step(f"click[{asin}]") == game.page
+    assert game.step("click[no such button]") == "Same page." and len(game.page) > 20
+
+
+# ---- What is recorded -----------------------------------------------------------------------------------------------
+
+
+def test_a_demonstration_and_a_rollout_are_the_same_tokens(env, policy, monkeypatch):
+    """If the cold start formats its chats in any other way than the rollout, the policy is trained on another task.
+
+    A puppet says what a scripted shopper said; prompts, pages, review prompt and every id must come out equal.
+    """
+    seen = set()
+    for chat in env.demonstrations(12, seed=3):
+        task = next(t for t in env.train_tasks if f"Task: {env.goal(t)}\n" in chat[1]["content"])
+        shown = [line for line in chat[0]["content"].splitlines() if line.startswith("[dyn_")]
+        skills = []
+        for line in shown:  # "[id] title: principle (when)" with a title that may hold a colon itself
+            head, when = line[:-1].rsplit(" (", 1)
+            title, principle = head[10:].rsplit(": ", 1)
+            skills.append(Skill(line[1:8], title, principle, when))
+        bank = SkillBank(task_specific_skills={env.family(task): skills})
+        if [s.line() for s in bank.retrieve(env.goal(task), env.family(task))] != shown:
+            continue  # the demonstration shows its skills in another order than retrieval would
+        lines = [m["content"] for m in chat if m["role"] == "assistant"]
+        episode = puppet_rollout(monkeypatch, policy, env, task, lines, bank, Sampling(context=4096, act_tokens=64,
+                                                                                       review_tokens=128))
+        ids, said = policy.chat.transcript(chat)
+        assert len(episode.segments) == 1 and episode.segments[0].ids == ids
+        assert [kind != FORCED for kind in episode.segments[0].kind] == said
+        assert episode.review == lines[-1] and episode.edit["status"] != "parse_error"
+        assert [turn.valid for turn in episode.turns] == [True] * (len(lines) - 1)
+        seen.add(episode.won)
+    assert seen == {True, False}  # both kinds of ending were compared
+
+
+def test_reward_of_a_won_and_of_a_sloppy_episode(env, policy, monkeypatch):
+    """R = 10 won - 0.5 per invalid action; a win must not be paid when the score is below 1."""
+    chats = env.demonstrations(40, seed=5)
+    for won in (True, False):
+        chat = next(c for c in chats if ("SUCCESS" in c[-2]["content"]) == won)
+        task = next(t for t in env.train_tasks if f"Task: {env.goal(t)}\n" in chat[1]["content"])
+        lines = ["no tags at all"] + [m["content"] for m in chat if m["role"] == "assistant"]
+        episode = puppet_rollout(monkeypatch, policy, env, task, lines, how=Sampling(context=4096, act_tokens=64,
+                                                                                     review_tokens=128))
+        assert episode.won == won and episode.reward == 10.0 * won - 0.5
+        assert episode.steps == len(lines) - 1 and (episode.score == 1.0) == won
+
+
+def test_recorded_log_probabilities_are_the_models(env, policy):
+    """The ratio of the update is exp(new - recorded): it must be 1 before the first step, on act and review tokens."""
+    episodes = rollout(policy, env, env.train_tasks[:2], bank_with("footwear"), group=2, how=SHORT)
+    for episode in episodes:
+        for segment in episode.segments:
+            assert len(segment.ids) == len(segment.kind) == len(segment.logp)
+            mask = torch.tensor([segment.kind]) != FORCED
+            logp = logprobs(policy.model, torch.tensor([segment.ids]), mask)
+            assert torch.allclose(logp, torch.tensor([segment.logp]), atol=2e-4)
+        assert {ACT, REVIEW} <= {kind for segment in episode.segments for kind in segment.kind}
+        assert episode.steps == env.limit or episode.score > 0  # a random policy buys nothing: all steps are played
+
+
+def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
+    """The released WebShop prompt omits the skills at step 1, which hides them from the first search query."""
+    task = env.train_tasks[0]
+    bank = bank_with(env.family(task))
+    episode = rollout(policy, env, [task], bank, how=SHORT, with_review=False)[0]
+    first = episode.segments[0].ids[:episode.segments[0].turns[0]]
+    assert bank.skills()[0].line() in policy.chat.decode(first) and episode.shown == bank.skills()
+    assert episode.review == "" and episode.edit is None
+
+
+def test_an_episode_does_not_depend_on_its_neighbours(env, policy):
+    """Probes are paired and runs are resumed on this: same seed, same key, same transcript, whoever plays beside."""
+    tasks = env.train_tasks[:3]
+    together = rollout(policy, env, tasks, SkillBank(), seed=7, how=SHORT, keys=[5, 6, 7])
+    for rows in (1, 2):
+        how = Sampling(act_tokens=12, review_tokens=16, context=3000, rows=rows)
+        apart = rollout(policy, env, tasks, SkillBank(), seed=7, how=how, keys=[5, 6, 7])
+        assert [[s.ids for s in e.segments] for e in apart] == [[s.ids for s in e.segments] for e in together]
+    alone = rollout(policy, env, tasks[1:2], SkillBank(), seed=7, how=SHORT, keys=[6])
+    assert [s.ids for s in alone[0].segments] == [s.ids for s in together[1].segments]
+    other = rollout(policy, env, tasks[1:2], SkillBank(), seed=8, how=SHORT, keys=[6])
+    assert [s.ids for s in other[0].segments] != [s.ids for s in alone[0].segments]
+
+
+# ---- Long transcripts -----------------------------------------------------------------------------------------------
+
+
+def test_a_transcript_that_outgrows_the_context_goes_on_in_a_second_segment(env, policy, monkeypatch):
+    """Nothing may crash, nothing may be cut silently, and no sampled token may be trained twice or not at all."""
+    task = env.train_tasks[0]
+    lines = ["<think>look</think><action>search[shoes]</action>", "<think>back</think><action>click[back to search]"
+             "</action>"] * 7 + ["<think>last</think><action>search[boots]</action>", "<think>done</think>"]
+    how = Sampling(act_tokens=40, review_tokens=40, context=1300)
+    episode = puppet_rollout(monkeypatch, policy, env, task, lines, how=how)
+    assert episode.steps == env.limit and len(episode.segments) > 1 and episode.review == lines[-1]
+    opening = policy.chat.opening(*episode.opening)
+    said = []
+    for segment in episode.segments:
+        assert len(segment.ids) <= how.context and segment.ids[:len(opening)] == opening
+        said += [i for i, kind in zip(segment.ids, segment.kind) if kind != FORCED]
+    assert said == [i for line in lines for i in policy.chat.encode(line) + [policy.chat.end]]
+    for segment in episode.segments[1:]:
+        assert "earlier turns dropped]" in policy.chat.decode(segment.ids)
+        assert segment.kind[:len(opening)] == [FORCED] * len(opening)
+    # The real sampler too: random answers, same bookkeeping, and the model agrees with what was recorded.
+    monkeypatch.undo()
+    episode = rollout(policy, env, [task], SkillBank(), how=Sampling(act_tokens=60, review_tokens=40, context=1000))[0]
+    assert len(episode.segments) > 1
+    for segment in episode.segments:
+        mask = torch.tensor([segment.kind]) != FORCED
+        logp = logprobs(policy.model, torch.tensor([segment.ids]), mask)
+        assert torch.allclose(logp, torch.tensor([segment.logp]), atol=2e-4)
+
+
+def test_one_page_longer_than_the_context_is_cut_in_its_middle_and_says_so(env, policy, monkeypatch):
+    """Real product pages can be longer than a small context; the review prompt behind them must survive whole."""
+    task = env.train_tasks[0]
+    monkeypatch.setattr(shopping, "brackets", lambda shop, observation: "word " * 3000 + "[the end]")
+    lines = ["<think>a</think><action>search[x]</action>"] * env.limit + ["<think>b</think>"]
+    monkeypatch.setattr(shopping.ShopGame, "page", "start", raising=False)
+    game = env.start(task)
+    game.page = "The search page."
+    monkeypatch.setattr(env, "start", lambda task: game)
+    episode = puppet_rollout(monkeypatch, policy, env, task, lines, how=Sampling(act_tokens=30, review_tokens=30,
+                                                                                context=1000))
+    texts = [policy.chat.decode(segment.ids) for segment in episode.segments]
+    assert all(len(segment.ids) <= 1000 for segment in episode.segments)
+    assert any("tokens cut ...]" in text and "[the end]" in text for text in texts)
+    assert "Call exactly one tool" in texts[-1] and episode.review == "<think>b</think>"
+
+
+def test_a_context_too_short_for_the_task_is_refused_with_the_numbers(env, policy):
+    """It used to fail in the middle of an episode, after minutes."""
+    with pytest.raises(ValueError, match="--context") as error:
+        how = Sampling(act_tokens=64, review_tokens=64, context=300)
+        rollout(policy, env, env.train_tasks[:1], SkillBank(), how=how)
+    assert "300" in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,96 @@
+"""Tests of eval.py: every game once, three protocols side by side, nothing changed by looking."""
+
+import json
+import sys
+
+import pytest
+
+import envs
+import eval as evaluation
+import policy as policies
+from skillbank import Skill, SkillBank
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random tiny policy on disk."""
+    path = tmp_path_factory.mktemp("models") / "random"
+    policies.load("tiny", text=envs.make("webshop").corpus()[:100]).save(path)
+    return path
+
+
+def run(*flags, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, flags)])
+    evaluation.main()
+
+
+def test_every_test_goal_is_played_exactly_once_per_protocol(model, tmp_path, monkeypatch, capsys):
+    """An evaluation on a sample, or one that plays some goals twice, is not the published number's protocol."""
+    env = envs.make("webshop", "test")
+    bank = SkillBank([Skill("dyn_001", "Look twice", "Read the title again.", "Always.")])
+    bank.save(tmp_path / "bank.json")
+    before = (tmp_path / "bank.json").read_text()
+    shown = []
+    play = envs.play
+    monkeypatch.setattr(envs, "play", lambda wave, *rest: (shown.append(len(wave[0][0].shown)), play(wave, *rest))[1])
+    # No review of a random policy parses, so "online" is cheap here; test_online below has one that edits.
+    run(model, "--split", "test", "--bank", tmp_path / "bank.json", "--act_tokens", 8, "--review_tokens", 8,
+        "--context", 1500, "--rows", 128, "--batch", 128, "--out", tmp_path / "result.json", monkeypatch=monkeypatch)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["protocols"]) == ["none", "frozen", "online"] and shown == [0, 1, 1]
+    for protocol in result["protocols"].values():
+        assert sorted(e["task"] for e in protocol["episodes"]) == env.tasks
+        families = protocol["families"]
+        assert sum(row["n"] for name, row in families.items() if name != "all") == families["all"]["n"]
+        assert families["all"]["n"] == len(env.tasks)
+        for name, row in families.items():
+            mine = [e for e in protocol["episodes"] if name in ("all", e["family"])]
+            assert row["success"] == sum(e["won"] for e in mine) / len(mine)
+            assert row["score"] == pytest.approx(sum(e["score"] for e in mine) / len(mine))
+    assert (tmp_path / "bank.json").read_text() == before
+    assert "success" in capsys.readouterr().out
+
+
+def test_online_grows_a_copy_of_the_bank_from_batch_to_batch(model, monkeypatch):
+    """Edits of one batch must be in the next batch's prompts, and never in the bank that was handed in."""
+    policy, env = policies.load(str(model)), envs.make("webshop", "test")
+    how = envs.Sampling(act_tokens=8, review_tokens=8, context=1500)
+    monkeypatch.setattr(env, "limit", 3)
+
+    def review(text, bank, family):
+        arguments = {"category": "general", "title": f"Rule {text}", "principle": f"Do {text}",
+                     "when_to_apply": "always", "evidence": "none"}
+        return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
+
+    def probe(policy, env, bank, edits, k, seed, how):
+        for i, edit in enumerate(edits):
+            edit.utility = 1.0 if i == 0 else -1.0
+
+    monkeypatch.setattr(envs, "review", review)
+    monkeypatch.setattr(evaluation, "probe", probe)
+    bank = SkillBank()
+    episodes, grown, committed = evaluation.play_online(policy, env, bank, env.tasks[:6], how, batch=2)
+    assert [e.task for e in episodes] == env.tasks[:6] and bank.skills() == []
+    assert len(grown.skills()) == len(committed) == 3
+    assert [len(e.shown) for e in episodes] == [0, 0, 1, 1, 2, 2]
+
+
+def test_an_empty_bank_is_not_played_twice(model, tmp_path, monkeypatch, capsys):
+    """Frozen with nothing in the bank is the same prompts and the same random numbers as none."""
+    run(model, "--split", "dev", "--limit", 2, "--protocols", "none,frozen", "--act_tokens", 8, "--review_tokens", 8,
+        "--context", 1500, "--out", tmp_path / "r.json", monkeypatch=monkeypatch)
+    assert list(json.loads((tmp_path / "r.json").read_text())["protocols"]) == ["none"]
+    assert "same as none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, what", [
+    (["/no/model"], "/no/model"), (["MODEL", "--split", "tset"], "tset"),
+    (["MODEL", "--bank", "/no/bank"], "/no/bank"), (["MODEL", "--data", "/no/data"], "/no/data"),
+    (["MODEL", "--protocols", "warm"], "warm"), (["MODEL", "--x"], "--x"),
+])
+def test_bad_input_ends_with_one_line(flags, what, model, monkeypatch, capsys):
+    """A traceback is no answer to a typo."""
+    with pytest.raises(SystemExit) as stop:
+        run(*[str(model) if flag == "MODEL" else flag for flag in flags], monkeypatch=monkeypatch)
+    message = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err.rstrip("\n")
+    assert message.startswith("eval.py: ") and what in message and "\n" not in message

@@ -1,0 +1,348 @@
+"""The utility of an edit: the formula by hand, which tasks it is measured on, and that it measures the edit alone."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import envs
+import policy as policies
+import probes
+from envs import Sampling, rollout
+from policy import mix
+from probes import Edit, edits_of, probe, score, select, utility
+from skillbank import Skill, SkillBank
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """A tiny model's operations are too small to share: two threads on a busy machine wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def env():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WEBSHOP_DATA", raising=False)
+        return envs.make("webshop")
+
+
+@pytest.fixture(scope="module")
+def tiny(env):
+    """A policy with random weights: it never wins, but what it says depends on every bit of noise and prompt."""
+    text = [message["content"] for chat in env.demonstrations(20, 0) for message in chat]
+    return policies.load("tiny", text=text)
+
+
+class World:
+    """Tasks 0-9: even ones `a`, odd ones `b`; 0-7 train, 8 and 9 test; and 20, the only `c`, train."""
+
+    limit, tasks, train_tasks = 10, [8, 9], [0, 1, 2, 3, 4, 5, 6, 7, 20]
+
+    def family(self, task):
+        return "c" if task == 20 else "ab"[task % 2]
+
+    def goal(self, task):
+        return f"task number {task}"
+
+
+def proposed(bank, task, title, family="a", category=None, episode=0):
+    """An Edit as a review would make it."""
+    arguments = dict(category=category or family, title=title, principle=f"{title} text", when_to_apply="x", evidence="y")
+    result = bank.apply("propose_skill", arguments, family, copy_bank=True)
+    assert result["status"] == "added"
+    return Edit(episode, task, family, "propose_skill", arguments, result["bank"], result["skill_id"])
+
+
+def script(monkeypatch, outcome):
+    """Put outcome(task, titles shown) -> (won, steps) in the place of the policy; returns the list of runs played."""
+    played = []
+
+    def fake(policy, env, tasks, banks, seed, how, with_review, keys, desc):
+        assert not with_review and len(tasks) == len(banks) == len(keys)
+        episodes = []
+        for task, bank, key in zip(tasks, banks, keys):
+            titles = tuple(s.title for s in bank.retrieve(env.goal(task), env.family(task), how.top_k))
+            won, steps = outcome(task, titles)
+            episodes.append(SimpleNamespace(won=won, steps=steps))
+            played.append(SimpleNamespace(task=task, titles=titles, key=key, seed=seed, how=how))
+        return episodes
+
+    monkeypatch.setattr(probes, "rollout", fake)
+    return played
+
+
+# -- the formula
+
+
+def test_score_by_hand():
+    """Bug: a slow win counts less than a fast loss, or the bonus is for the steps that were used."""
+    assert [score(True, steps, 15) for steps in (1, 3, 15)] == pytest.approx([1 + 14 / 15, 1.8, 1.0])
+    assert [score(False, steps, 15) for steps in (1, 15)] == [0.0, 0.0]
+    values = [score(won, steps, limit) for won in (False, True) for limit in (1, 15, 50) for steps in range(1, limit + 1)]
+    assert min(values) == 0.0 and max(values) < 2.0
+    assert all(value >= 1.0 for value in values if value)
+
+
+@pytest.mark.parametrize("before, after, paper, code", [
+    ([0.0, 0.0, 0.0, 0.0], [1.5, 0.0, 0.0, 0.0], 0.375 + 0.075, 0.375 + 0.05),
+    ([1.2, 1.4, 0.0, 1.0], [1.6, 1.2, 1.8, 0.0], 1.0 / 4, 1.0 / 4),  # two wins, two losses
+    ([1.5, 1.5, 0.0], [1.5, 0.0, 1.2], -0.1, 0.0),
+    ([1.0, 1.0], [0.0, 1.0], -0.5 - 0.15, 0.0),
+    ([1.0, 1.0, 1.0], [1.1, 1.1, 0.7], -1 / 30 + 0.1, -1 / 30 + 0.2 / 3),  # many small wins beat one loss
+    ([1.7, 0.0, 1.1], [1.7, 0.0, 1.1], 0.0, 0.0),
+    ([0.0], [1.9], 2.2, 2.1),
+])
+def test_utility_by_hand(before, after, paper, code):
+    """Bug: the sign, alpha times the counts without / K, or the code's clip where the paper's formula is asked for."""
+    assert utility(before, after) == pytest.approx(paper)
+    assert utility(before, after, alpha=0.2, clip=True) == pytest.approx(code)
+    assert utility(after, before) == pytest.approx(-paper), "what an edit gains, its removal loses"
+    assert utility(before, after, alpha=0.0) == pytest.approx((sum(after) - sum(before)) / len(before))
+
+
+def test_utility_edges():
+    """Bug: a division by zero where the family has no other task; zip() that drops the probes without a partner."""
+    assert utility([], []) == 0.0 and utility([], [], clip=True) == 0.0
+    for before, after in (([1.0], []), ([1.0], [1.0, 0.0]), ([], [1.0])):
+        with pytest.raises(ValueError, match=f"{len(before)} scores without .* {len(after)} with"):
+            utility(before, after)
+
+
+# -- which tasks
+
+
+def test_select_in_the_shop(env):
+    """Bug: an edit is measured on the very task it was written for (memorised, not learned), or on test goals."""
+    test = envs.make("webshop", "test").tasks
+    for task in env.train_tasks[:40] + test[:20]:
+        chosen = select(env, task, 4, seed=1)
+        assert len(chosen) == len(set(chosen)) == 4
+        assert set(chosen) <= set(env.train_tasks) - {task}
+        assert {env.family(other) for other in chosen} == {env.family(task)}
+        assert chosen == select(env, task, 4, seed=1)
+    one = {tuple(select(env, env.train_tasks[0], 4, seed)) for seed in range(8)}
+    assert len(one) == 8, "other probes in each iteration"
+    assert not set(test) & set(env.train_tasks)
+
+
+def test_select_in_small_families():
+    """Bug: random.sample raises where the family has fewer than K other tasks, or the task itself fills up."""
+    world = World()
+    assert sorted(select(world, 0, 4, 0)) == [2, 4, 6]
+    assert sorted(select(world, 8, 9, 0)) == [0, 2, 4, 6], "a test task is probed on training tasks"
+    assert len(select(world, 8, 2, 0)) == 2
+    assert select(world, 20, 4, 0) == [] and select(world, 0, 0, 0) == []
+    assert len({tuple(select(world, 9, 2, seed)) for seed in range(20)}) > 3
+
+
+def test_edits_of():
+    """Bug: keep_skill, duplicates or unreadable reviews are probed, or an edit is credited to another episode."""
+    bank = SkillBank()
+
+    def episode(status, task):
+        return SimpleNamespace(task=task, family="a", edit=status and dict(
+            status=status, name="propose_skill", arguments={"a": status}, bank=bank, skill_id="dyn_001"))
+
+    statuses = ["kept", "added", None, "duplicate", "updated", "parse_error", "not_found", "unknown_tool",
+                "invalid_arguments", "added"]
+    edits = edits_of([episode(status, 100 + i) for i, status in enumerate(statuses)])
+    assert [(e.episode, e.task, e.arguments["a"]) for e in edits] == [
+        (1, 101, "added"), (4, 104, "updated"), (9, 109, "added")]
+    assert all(e.bank is bank and e.family == "a" and e.utility == 0.0 and e.probes == [] for e in edits)
+
+
+# -- the pairs
+
+
+def test_sign_and_bookkeeping(monkeypatch):
+    """Bug: before and after exchanged: what helps is punished; or the scores of one edit land at another's."""
+    bank = SkillBank()
+    good, bad, idle = (proposed(bank, 0, title, episode=i) for i, title in enumerate(("good", "bad", "idle")))
+
+    def outcome(task, titles):
+        return ("bad" not in titles, 2 if "good" in titles else 4)
+
+    played = script(monkeypatch, outcome)
+    count = probe(None, World(), bank, [good, bad, idle], k=3)
+    assert good.before == bad.before == idle.before == pytest.approx([1.6] * 3)
+    assert (good.after, bad.after, idle.after) == (pytest.approx([1.8] * 3), [0.0] * 3, idle.before)
+    assert good.utility == pytest.approx(0.2 + 0.3) and bad.utility == pytest.approx(-1.6 - 0.3)
+    assert idle.utility == 0.0
+    assert sorted(good.probes) == [2, 4, 6] and good.probes == bad.probes == idle.probes
+    assert count == len(played) == 3 + 3 * 3, "without once, with once per edit"
+
+
+def test_scores_stand_in_the_order_of_the_probes(monkeypatch):
+    """Bug: pairs across tasks: before of one probe is compared with after of another."""
+    edit = proposed(SkillBank(), 0, "new")
+    script(monkeypatch, lambda task, titles: (True, task // 2 + ("new" in titles)))
+    probe(None, World(), SkillBank(), [edit], k=3)
+    assert edit.before == pytest.approx([1 + (10 - task // 2) / 10 for task in edit.probes])
+    assert edit.after == pytest.approx([1 + (9 - task // 2) / 10 for task in edit.probes])
+    assert edit.utility == pytest.approx(-0.1 - 0.3)
+
+
+def test_alpha_and_clip_arrive(monkeypatch):
+    """Bug: the flags of the released code's variant change nothing."""
+    edit = proposed(SkillBank(), 0, "new")
+    script(monkeypatch, lambda task, titles: ("new" in titles, 5))
+    probe(None, World(), SkillBank(), [edit], alpha=0.2)
+    assert edit.utility == pytest.approx(1.5 + 0.2)
+    script(monkeypatch, lambda task, titles: ("new" not in titles, 5))
+    probe(None, World(), SkillBank(), [edit], clip=True)
+    assert edit.utility == 0.0 and edit.before == [1.5] * 3
+    probe(None, World(), SkillBank(), [edit], clip=False)
+    assert edit.utility == pytest.approx(-1.8)
+
+
+def test_same_stream_with_and_without(monkeypatch):
+    """Bug: each run draws its own luck, and U measures the dice. One key per task, with or without, in any order."""
+    bank, world = SkillBank(), World()
+    edits = [proposed(bank, 0, "one"), proposed(bank, 1, "two", "b"), proposed(bank, 2, "three")]
+    played = script(monkeypatch, lambda task, titles: (True, 5))
+    how = Sampling(top_k=2)
+    probe(None, world, bank, edits, k=3, seed=77, how=how)
+    assert all(run.key == mix(run.task) and run.seed == 77 and run.how is how for run in played)
+    for task in {run.task for run in played}:
+        assert len({run.titles for run in played if run.task == task}) >= 2, "with and without"
+    assert len({run.key for run in played}) == len({run.task for run in played})
+
+
+def test_each_distinct_run_is_played_once(monkeypatch):
+    """Bug: `without` is played anew for every edit, twins twice: 2 K episodes per edit, as the released code does."""
+    bank = SkillBank([Skill("dyn_001", "old", "o", "w")], {"b": [Skill("dyn_002", "b only", "p", "w")]})
+    world = World()
+    twins = [proposed(bank, 0, "twin", episode=i) for i in range(3)]
+    other = proposed(bank, 0, "other", episode=3)
+    arguments = dict(skill_id="dyn_002", title="changed", principle="q", when_to_apply="w", reason="r")
+    result = bank.apply("update_skill", arguments, "a", copy_bank=True)  # a skill that no prompt of family a shows
+    unseen = Edit(4, 0, "a", "update_skill", arguments, result["bank"], result["skill_id"])
+    played = script(monkeypatch, lambda task, titles: (True, 3 if "twin" in titles else 5))
+    count = probe(None, world, bank, [*twins, other, unseen], k=2)
+    assert count == len(played) == 2 * 3  # without, twin, other
+    assert len({(run.task, run.titles) for run in played}) == count
+    assert [e.utility for e in twins] == [pytest.approx(0.2 + 0.3)] * 3
+    assert other.utility == unseen.utility == 0.0 and unseen.before == unseen.after == [1.5, 1.5]
+
+
+def test_an_update_that_only_rewords_another_seat_is_seen(monkeypatch):
+    """Bug: runs are told apart by skill ids: an update keeps its id, so with and without would be one run, U always 0."""
+    bank = SkillBank([Skill("dyn_001", "old", "o", "w")])
+    arguments = dict(skill_id="dyn_001", title="old", principle="better", when_to_apply="w", reason="r")
+    result = bank.apply("update_skill", arguments, "a", copy_bank=True)
+    edit = Edit(0, 0, "a", "update_skill", arguments, result["bank"], "dyn_001")
+    played = script(monkeypatch, lambda task, titles: (True, 5))
+    assert probe(None, World(), bank, [edit], k=3) == len(played) == 6
+
+
+def test_nothing_to_probe(monkeypatch):
+    """Bug: an iteration without edits, or a family of one task, divides by zero or plays the task itself."""
+    played = script(monkeypatch, lambda task, titles: (True, 5))
+    assert probe(None, World(), SkillBank(), []) == 0
+    lonely = proposed(SkillBank(), 20, "new", "c")
+    assert probe(None, World(), SkillBank(), [lonely]) == 0
+    assert lonely.utility == 0.0 and lonely.probes == lonely.before == lonely.after == [] and played == []
+
+
+# -- the real thing
+
+
+HOW = Sampling(act_tokens=10, review_tokens=10, context=2048, rows=64)
+
+
+def record(monkeypatch):
+    """Let probe() play for real, and keep its episodes."""
+    kept = []
+
+    def spy(*args, **kwargs):
+        kept.extend(rollout(*args, **kwargs))
+        return kept
+
+    monkeypatch.setattr(probes, "rollout", spy)
+    return kept
+
+
+def spoken(episode):
+    return [(s.ids, s.kind, s.logp) for s in episode.segments]
+
+
+def draws(episode, turn=0):
+    """Ids of a turn that the policy sampled."""
+    segment = episode.segments[0]
+    start = segment.turns[turn]
+    return [i for i, kind in zip(segment.ids[start:], segment.kind[start:start + 10]) if kind]
+
+
+def test_a_run_is_the_same_whatever_is_played_beside_it(env, tiny, monkeypatch):
+    """Bug: another edit in the batch, another row or another padding changes the dice, and U measures the company."""
+    monkeypatch.setattr(env, "limit", 3)
+    task, bank = env.train_tasks[0], SkillBank()
+    family = env.family(task)
+    first, second = (proposed(bank, task, title, family) for title in ("Search the kind first", "Mind the price tag"))
+    kept = record(monkeypatch)
+    assert probe(tiny, env, bank, [first, second], k=2, seed=5, how=HOW) == len(kept) == 6
+    together = {(e.task, tuple(s.title for s in e.shown)): e for e in kept}
+    kept.clear()
+    assert probe(tiny, env, bank, [second], k=2, seed=5, how=HOW) == len(kept) == 4
+    for episode in kept:
+        other = together[episode.task, tuple(s.title for s in episode.shown)]
+        assert [(ids, kind) for ids, kind, _ in spoken(episode)] == [(ids, kind) for ids, kind, _ in spoken(other)]
+        for (*_, mine), (*_, theirs) in zip(spoken(episode), spoken(other)):
+            assert mine == pytest.approx(theirs, abs=1e-5)
+    # And the same as one episode alone, drawn from the task's own stream.
+    alone = rollout(tiny, env, [second.probes[1]], bank, seed=5, how=HOW, with_review=False, keys=[mix(second.probes[1])])
+    assert [ids for ids, *_ in spoken(alone[0])] == [ids for ids, *_ in spoken(together[second.probes[1], ()])]
+    stranger = rollout(tiny, env, [second.probes[1]], bank, seed=5, how=HOW, with_review=False, keys=[3])
+    assert draws(stranger[0]) != draws(alone[0]), "another stream must say something else, or nothing was tested"
+
+
+def test_an_edit_that_no_prompt_shows_is_worth_exactly_nothing(env, tiny, monkeypatch):
+    """Bug: noise passes for utility: an edit of another family's skill cannot change a probe by a single token."""
+    monkeypatch.setattr(env, "limit", 2)
+    task = env.train_tasks[0]
+    family = env.family(task)
+    bank = SkillBank([], {"elsewhere": [Skill("dyn_001", "t", "p", "w")]})
+    arguments = dict(skill_id="dyn_001", title="t2", principle="p2", when_to_apply="w2", reason="r")
+    result = bank.apply("update_skill", arguments, family, copy_bank=True)
+    edit = Edit(0, task, family, "update_skill", arguments, result["bank"], "dyn_001")
+    kept = record(monkeypatch)
+    assert probe(tiny, env, bank, [edit], k=3, seed=5, how=HOW) == len(kept) == 3
+    assert edit.utility == 0.0 and edit.before == edit.after and len(edit.before) == 3
+    # The same by force: both banks played apart give the same tokens.
+    one, other = (rollout(tiny, env, edit.probes, b, seed=5, how=HOW, with_review=False,
+                          keys=[mix(t) for t in edit.probes]) for b in (bank, edit.bank))
+    assert [spoken(e) for e in one] == [spoken(e) for e in other] == [spoken(e) for e in kept]
+
+
+def test_with_and_without_share_their_luck(env, tiny, monkeypatch):
+    """Bug: the pairing is on paper only. A near-uniform policy follows the noise, so both runs must say nearly the same."""
+    monkeypatch.setattr(env, "limit", 2)
+    task = env.train_tasks[0]
+    edit = proposed(SkillBank(), task, "Search the kind first", env.family(task))
+    kept = record(monkeypatch)
+    probe(tiny, env, SkillBank(), [edit], k=4, seed=9, how=HOW)
+    pairs = {}
+    for episode in kept:
+        pairs.setdefault(episode.task, []).append(episode)
+    assert len(pairs) == 4 and all(len(both) == 2 for both in pairs.values())
+    paired, strangers = [], []
+    tasks = list(pairs)
+    for here, (without, with_edit) in pairs.items():
+        assert without.key == with_edit.key and without.shown == [] and len(with_edit.shown) == 1
+        assert without.segments[0].ids != with_edit.segments[0].ids, "the prompts do differ"
+        there = pairs[tasks[tasks.index(here) - 1]][0]
+        paired += [a == b for a, b in zip(draws(without), draws(with_edit))]
+        strangers += [a == b for a, b in zip(draws(without), draws(there))]
+    assert sum(paired) / len(paired) > 0.7 and sum(strangers) / len(strangers) < 0.3
+
+
+def test_defaults_are_enough(env, tiny, monkeypatch):
+    """Bug: probe() without `how` fails on None."""
+    monkeypatch.setattr(probes, "rollout", lambda *args, how, **rest: [
+        SimpleNamespace(won=True, steps=how.top_k) for _ in args[2]])
+    edit = proposed(SkillBank(), env.train_tasks[0], "new", env.family(env.train_tasks[0]))
+    assert probe(tiny, env, SkillBank(), [edit]) == 8 and edit.utility == 0.0

@@ -1,0 +1,610 @@
+"""The skill bank: what each tool call does to it, what a prompt is shown of it, and that nothing said can break it."""
+
+import copy
+import json
+import os
+import random
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from skillbank import (SHAPING, TOOLS, WORLD_ACTIONS, Skill, SkillBank, commit, parse_tool_call, review, review_prompt,
+                       shaping, similarity, skills_prompt, tool_call)
+
+SHOE = dict(category="footwear", title="Choose the size first", principle="Click every option the task names.",
+            when_to_apply="On a product page.", evidence="Score 0.67: no size.")
+# As SkillRL writes them, shortened: several families, common mistakes, metadata, fields that we do not use.
+SKILLRL = {
+    "general_skills": [
+        {"skill_id": "gen_001", "title": "Prioritize Core Keywords", "principle": "Include product type and key "
+         "attributes in the initial search query.", "when_to_apply": "When forming a search query"},
+        {"skill_id": "gen_002", "title": "Check price — before “Buy Now”", "principle": "Verify ≤ budget 💰.",
+         "when_to_apply": "Before every purchase", "confidence": 0.8, "source_trajectories": ["t12", "t40"]},
+    ],
+    "task_specific_skills": {
+        "apparel": [{"skill_id": "app_001", "title": "Select size and color", "principle": "Click all the options.",
+                     "when_to_apply": "On a product page with options"}],
+        "footwear": [],
+    },
+    "common_mistakes": [
+        {"mistake_id": "err_001", "description": "Buying without options", "why_it_happens": "Haste",
+         "how_to_avoid": "Re-read the instruction"},
+    ],
+    "metadata": {"version": "1.0", "num_trajectories": 120, "nested": {"a": [1, None, True]}},
+}
+
+
+def bank_of(general=0, **families):
+    """A bank with this many skills, oldest first, that share no word with any task below."""
+    def some(place, n):
+        return [Skill(f"{place}_{i}", f"{place} title {i}", f"{place} principle {i}", "always") for i in range(n)]
+
+    return SkillBank(some("general", general), {family: some(family, n) for family, n in families.items()})
+
+
+def said(name, arguments, thought="<think>so it went</think>"):
+    return thought + tool_call(name, arguments)
+
+
+# -- the tools
+
+
+def test_propose_adds_with_running_ids():
+    """Bug: ids start anew beside a loaded bank, so that update_skill hits another skill than the one shown."""
+    bank = SkillBank([Skill("dyn_007", "a", "b", "c"), Skill("gen_900", "d", "e", "f")])
+    bank.task_specific_skills["apparel"] = [Skill("dyn_012", "g", "h", "i"), Skill("my_dyn_99", "j", "k", "l")]
+    result = bank.apply("propose_skill", SHOE, "footwear")
+    assert (result["status"], result["name"], result["skill_id"]) == ("added", "propose_skill", "dyn_013")
+    added = bank.task_specific_skills["footwear"][-1]
+    assert added == Skill("dyn_013", SHOE["title"], SHOE["principle"], SHOE["when_to_apply"])
+    general = dict(SHOE, category="general", title="Other", principle="Another.")
+    assert bank.apply("propose_skill", general, "footwear")["skill_id"] == "dyn_014"
+    assert bank.general_skills[-1].title == "Other"
+    assert SkillBank().apply("propose_skill", SHOE, "footwear")["skill_id"] == "dyn_001"
+    many = SkillBank([Skill("dyn_999", "a", "b", "c")])
+    assert many.apply("propose_skill", SHOE, "footwear")["skill_id"] == "dyn_1000"
+
+
+@pytest.mark.parametrize("change", [
+    dict(title="  choose THE\tsize\n first ", principle="New."), dict(title="New", principle="click every  option the "
+                                                                      "task NAMES."), dict(category="general")])
+def test_duplicates_after_folding(change):
+    """Bug: a bank fills up with one skill in forty spellings, each paid for as an edit."""
+    bank = SkillBank()
+    bank.apply("propose_skill", SHOE, "footwear")
+    before = bank.to_dict()
+    result = bank.apply("propose_skill", SHOE | change, "footwear")
+    assert (result["status"], result["skill_id"]) == ("duplicate", None) and bank.to_dict() == before
+
+
+def test_a_duplicate_in_another_family_and_no_false_one():
+    """Bug: duplicates are sought in the own family only, or a title within a title counts as one."""
+    bank = bank_of(apparel=1)
+    twin = dict(SHOE, title="Apparel title 0")
+    assert bank.apply("propose_skill", twin, "footwear")["status"] == "duplicate"
+    close = dict(SHOE, title="Apparel title", principle="apparel principle 0!")
+    assert bank.apply("propose_skill", close, "footwear")["status"] == "added"
+
+
+@pytest.mark.parametrize("category, status", [("footwear", "added"), ("general", "added"), (" general ", "added"),
+                                              ("apparel", "invalid_arguments"), ("Footwear", "invalid_arguments"),
+                                              ("none", "invalid_arguments")])
+def test_category_is_general_or_the_own_family(category, status):
+    """Bug: a review of a shoe task writes into other families, where no probe of its own looks."""
+    bank = bank_of(apparel=1)
+    assert bank.apply("propose_skill", SHOE | {"category": category}, "footwear")["status"] == status
+    assert len(bank.skills()) == 1 + (status == "added")
+
+
+@pytest.mark.parametrize("name", list(TOOLS))
+def test_every_argument_is_required_and_a_text(name):
+    """Bug: a missing or empty argument becomes an empty skill, a list becomes its repr."""
+    whole = {key: SHOE.get(key, "general_0") for key in TOOLS[name]} | {"unasked": 3}
+    bank = bank_of(1, footwear=1)
+    good = {"propose_skill": "added", "update_skill": "updated", "keep_skill": "kept"}[name]
+    assert bank.apply(name, whole, "footwear", copy_bank=True)["status"] == good
+    for key in TOOLS[name]:
+        for wrong in ("", " \n", None, 5, ["a"], {"a": "b"}, True):
+            assert bank.apply(name, whole | {key: wrong}, "footwear")["status"] == "invalid_arguments", (key, wrong)
+        without = {k: v for k, v in whole.items() if k != key}
+        assert bank.apply(name, without, "footwear")["status"] == "invalid_arguments"
+    for wrong in (None, "text", [], 4):
+        assert bank.apply(name, wrong, "footwear")["status"] == "invalid_arguments"
+    assert bank.to_dict() == bank_of(1, footwear=1).to_dict()
+
+
+def test_update_by_id_and_by_title():
+    """Bug: an update changes the id (so that a second update misses), drops foreign fields or hits two skills."""
+    bank = bank_of(2, footwear=3)
+    bank.general_skills[0].extra = {"confidence": 0.8}
+    new = dict(title="New title", principle="New principle.", when_to_apply="Now.", reason="vague")
+    result = bank.apply("update_skill", new | {"skill_id": "general_0"}, "footwear")
+    assert (result["status"], result["skill_id"]) == ("updated", "general_0")
+    assert bank.general_skills[-1] == Skill("general_0", "New title", "New principle.", "Now.", {"confidence": 0.8})
+    other = new | {"skill_id": "footwear title 1", "title": "T2", "principle": "P2"}
+    assert bank.apply("update_skill", other, "footwear")["skill_id"] == "footwear_1"
+    assert bank.apply("update_skill", other | {"skill_id": "T2"}, "footwear")["skill_id"] == "footwear_1"
+    assert sorted(s.skill_id for s in bank.skills()) == sorted(s.skill_id for s in bank_of(2, footwear=3).skills())
+    before = bank.to_dict()
+    for miss in ("footwear title 1", "t2", "general_9", "*"):
+        assert bank.apply("update_skill", other | {"skill_id": miss}, "footwear")["status"] == "not_found"
+    assert bank.to_dict() == before
+
+
+def test_keep_and_unknown_tools_change_nothing():
+    """Bug: keep_skill counts as an edit and is probed; an unknown tool raises in the middle of a rollout."""
+    bank = bank_of(1)
+    assert bank.apply("keep_skill", {"reason": "fine"}, "footwear")["status"] == "kept"
+    for name in ("delete_skill", "Keep_skill", "", None):
+        result = bank.apply(name, {"reason": "fine"}, "footwear")
+        assert (result["status"], result["skill_id"], result["name"]) == ("unknown_tool", None, name)
+    assert bank.to_dict() == bank_of(1).to_dict()
+
+
+@pytest.mark.parametrize("name, arguments", [("propose_skill", SHOE), ("update_skill", {
+    **SHOE, "skill_id": "general_0", "reason": "r"})])
+def test_a_copy_is_a_copy(name, arguments):
+    """Bug: the bank without the edit has the edit, and every utility is zero; or two edits of a step see each other."""
+    bank = bank_of(1, footwear=1)
+    bank.metadata = {"a": [1]}
+    before = copy.deepcopy(bank.to_dict())
+    result = bank.apply(name, arguments, "footwear", copy_bank=True)
+    assert bank.to_dict() == before and result["bank"].to_dict() != before
+    result["bank"].metadata["a"].append(2)
+    for skill in result["bank"].skills():
+        skill.title = "changed"
+    assert bank.to_dict() == before
+    assert bank.apply(name, arguments, "footwear")["bank"] is bank and bank.to_dict() != before
+
+
+# -- retrieval
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+@pytest.mark.parametrize("category", ["general", "footwear"])
+def test_a_new_skill_is_always_shown(k, category):
+    """Bug (released code): cut by the order in the file, a skill behind the k-th is never shown, its utility noise."""
+    bank = bank_of(40, footwear=40)
+    for skill in bank.skills():
+        skill.when_to_apply = "running shoes size 9"  # all others fit the task, the new one does not
+    new = dict(SHOE, category=category, title="zzz", principle="yyy", when_to_apply="xxx")
+    skill_id = bank.apply("propose_skill", new, "footwear")["skill_id"]
+    shown = bank.retrieve("running shoes size 9", "footwear", k)
+    assert skill_id in [s.skill_id for s in shown] and len(shown) == 2 * k
+    bank.apply("update_skill", new | {"skill_id": f"{category}_5", "title": "www", "principle": "v", "reason": "r"},
+               "footwear")
+    shown = [s.skill_id for s in bank.retrieve("running shoes size 9", "footwear", k)]
+    assert f"{category}_5" in shown, "an updated skill counts as the newest"
+
+
+def test_ranked_by_similarity_then_newest():
+    """Bug: the oldest wins a tie, a word such as `the` counts as similar, or the last seat costs the best skill."""
+    bank = bank_of(5)
+    task = "Find me waterproof hiking boots for the winter"
+    bank.general_skills[1].principle = "waterproof hiking boots"
+    bank.general_skills[3].title = "the me for Find 3 hiking"
+    order = [s.skill_id[-1] for s in bank.retrieve(task, "footwear", 5)]
+    assert order == ["1", "3", "4", "2", "0"]
+    assert [s.skill_id[-1] for s in bank.retrieve(task, "footwear", 2)] == ["1", "4"], "the last seat is the newest's"
+    assert [s.skill_id[-1] for s in bank.retrieve(task, "footwear", 1)] == ["4"]
+    assert [s.skill_id[-1] for s in bank.retrieve("nothing in common", "footwear", 3)] == ["4", "3", "2"]
+    assert similarity(task, Skill("x", "the for me", "Find", "in a")) == 0.0
+    assert similarity(task, Skill("x", "Hiking", "BOOTS!", "never")) == pytest.approx(2 / 3)
+
+
+def test_general_and_family_have_seats_of_their_own():
+    """Bug: forty general skills crowd the family's out, another family's are shown, or the bank itself is reordered."""
+    bank = bank_of(9, footwear=2, apparel=9)
+    before = bank.to_dict()
+    shown = [s.skill_id for s in bank.retrieve("boots", "footwear", 3)]
+    assert shown == ["general_8", "general_7", "general_6", "footwear_1", "footwear_0"]
+    assert [s.skill_id for s in bank.retrieve("boots", "unheard", 1)] == ["general_8"]
+    assert bank.retrieve("boots", "footwear", 0) == [] and SkillBank().retrieve("boots", "footwear", 3) == []
+    assert bank.to_dict() == before
+
+
+def test_the_prompt_shows_all_of_a_skill():
+    """Bug: a skill without its id cannot be updated, one without its condition is applied everywhere."""
+    bank = bank_of(1, footwear=1)
+    prompt = skills_prompt(bank.skills())
+    for skill in bank.skills():
+        assert all(part in prompt for part in (skill.skill_id, skill.title, skill.principle, skill.when_to_apply))
+    assert skills_prompt([]) != "" and "none" in skills_prompt([])
+
+
+# -- files
+
+
+def test_a_skillrl_file_opens_and_saves_unchanged(tmp_path):
+    """Bug: fields of other tools are lost, so that a bank which went through us once is poorer for it."""
+    path = tmp_path / "skills.json"
+    path.write_text(json.dumps(SKILLRL, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    before = path.read_bytes()
+    bank = SkillBank.load(path)
+    assert [s.skill_id for s in bank.skills()] == ["gen_001", "gen_002", "app_001"]
+    assert bank.common_mistakes == SKILLRL["common_mistakes"] and bank.metadata == SKILLRL["metadata"]
+    bank.save(path)
+    assert path.read_bytes() == before, "the file is meant to be read by people: same order, no escapes"
+    assert bank.apply("update_skill", {**SHOE, "skill_id": "gen_002", "reason": "r"}, "footwear")["status"] == "updated"
+    bank.save(path)
+    assert SkillBank.load(path).general_skills[-1].extra == {"confidence": 0.8, "source_trajectories": ["t12", "t40"]}
+
+
+def test_unknown_fields_and_missing_parts(tmp_path):
+    """Bug: a field at the top is dropped, a bank without common mistakes is refused, or Notepad's BOM is an error."""
+    path = tmp_path / "skills.json"
+    data = {"author": "someone", "task_specific_skills": {"footwear": [
+        {"when_to_apply": "w", "extra": {"extra": 1}, "principle": "p", "title": "t", "skill_id": "s"}]}}
+    path.write_text("\ufeff" + json.dumps(data), encoding="utf-8")
+    SkillBank.load(path).save(path)
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert saved == data | {"general_skills": [], "common_mistakes": []}
+    assert SkillBank.load(path) == SkillBank.load(path)
+
+
+GOOD = {"skill_id": "a", "title": "b", "principle": "c", "when_to_apply": "d"}
+
+
+@pytest.mark.parametrize("content, place", [
+    ("", "JSON"), ("{", "JSON"), ("hello", "JSON"), (b"\xff\xfe\x00\x9f\x92", "JSON"), ("[" * 100_000, "JSON"),
+    ("[]", "top level"), ("3", "top level"), ("null", "top level"), ("{}", "general_skills"),
+    ({"skills": [GOOD]}, "general_skills"),
+    ({"general_skills": {}}, "general_skills"), ({"general_skills": None}, "general_skills"),
+    ({"general_skills": [], "task_specific_skills": []}, "task_specific_skills"),
+    ({"general_skills": [], "common_mistakes": "none"}, "common_mistakes"),
+    ({"general_skills": [], "metadata": []}, "metadata"),
+    ({"general_skills": [GOOD, "b"]}, "general_skills[1]"),
+    ({"general_skills": [GOOD, {"title": "x"}]}, "general_skills[1] has no text 'skill_id'"),
+    ({"task_specific_skills": {"shoes": [GOOD | {"principle": ["c"]}]}}, "task_specific_skills.shoes[0]"),
+    ({"task_specific_skills": {"shoes": [GOOD | {"when_to_apply": None}]}}, "'when_to_apply'"),
+    ({"task_specific_skills": {"shoes": GOOD}}, "task_specific_skills.shoes"),
+    ({"general_skills": [GOOD], "task_specific_skills": {"shoes": [GOOD]}}, "task_specific_skills.shoes[0]"),
+    ({"general_skills": [GOOD | {"title": "half \ud83d"}]}, "general_skills[0]"),
+])
+def test_malformed_banks_are_named(tmp_path, content, place):
+    """Bug: a KeyError from the depths, after the model has been loaded, which names neither the file nor the place."""
+    path = tmp_path / "broken.json"
+    path.write_bytes(content if isinstance(content, bytes) else
+                     (content if isinstance(content, str) else json.dumps(content)).encode())
+    with pytest.raises(ValueError) as error:
+        SkillBank.load(path)
+    message = str(error.value)
+    assert str(path) in message and place in message and "\n" not in message
+
+
+def test_no_bank_there(tmp_path):
+    """Bug: a misspelt path starts an empty bank, or ends in a traceback."""
+    for path in (tmp_path / "none.json", tmp_path / "none" / "none.json", tmp_path):
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            SkillBank.load(path)
+
+
+def test_saving_is_atomic(tmp_path, monkeypatch):
+    """Bug: a run killed while it saves leaves half a bank, and the next start loses all skills."""
+    path = tmp_path / "deep" / "skills.json"
+    bank_of(2).save(path)
+    before = path.read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bank_of(5).save(path)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    bank_of(5).save(path)
+    assert SkillBank.load(path) == bank_of(5) and os.listdir(path.parent) == ["skills.json"]
+
+
+WEIRD = ["Plain", "plain", "Plain!", "a: b # c", 'He said "no": \'yes\'', "--- three dashes", "💰 — ≤ 5 €", "你好",
+         "line\nbreak\n---\nname: x", "tab\tcarriage\rreturn", "back\\slash \\n", "- list", "{brace}", "null", "yes", "12",
+         "\x00\x07\x1b control", "\x7f\x85\x9f\u2028\u2029\ufeff\uffff odd", " blanks ", "x" * 300, "*&!%@`|>", "..."]
+
+
+def test_skill_folders_round_trip(tmp_path):
+    """Bug: a colon or a quote breaks the front matter, equal slugs overwrite each other, or the newest is forgotten."""
+    bank = SkillBank([Skill(f"dyn_{i:03d}", title, "Do this.\n\n---\n\n* and: that", title) for i, title in
+                      enumerate(WEIRD)])
+    bank.task_specific_skills = {"footwear": [Skill("b", "Zebra", "p --- q", "w"), Skill("a", "Aardvark", "{x}", "")],
+                                 "odd: family": [Skill("c:1", "Plain", "p2", "w2")]}
+    bank.save_folders(tmp_path)
+    assert SkillBank.load(tmp_path) == bank, "same skills in the same order: the last one is the newest"
+    names = [path.parent.name for path in tmp_path.glob("*/SKILL.md")]
+    assert len(names) == len(bank.skills())
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= 64 for name in names)
+    assert {"plain", "plain-2", "plain-3", "plain-4"} <= set(names)
+
+
+def test_folders_are_what_coding_agents_read(tmp_path):
+    """Bug: name and folder differ or the description is missing, and no agent picks the skill up."""
+    import yaml
+
+    SkillBank([Skill("dyn_001", "Choose: the size", "Click it.", "On a page: with options")]).save_folders(tmp_path)
+    text = (tmp_path / "choose-the-size" / "SKILL.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["name"] == "choose-the-size" and head["description"] == "On a page: with options"
+    assert text.endswith("---\n\nClick it.\n")
+
+
+def test_folders_can_be_written_again(tmp_path):
+    """Bug: after an update the old title's folder stays, and the directory does not load (one id twice)."""
+    bank = bank_of(2, footwear=1)
+    (tmp_path / "own-notes").mkdir()
+    (tmp_path / "own-notes" / "SKILL.md").write_text("---\nname: own-notes\ndescription: mine\n---\nKeep me.\n")
+    bank.save_folders(tmp_path)
+    bank.apply("update_skill", {**SHOE, "skill_id": "general_0", "reason": "r"}, "footwear")
+    bank.save_folders(tmp_path)
+    loaded = SkillBank.load(tmp_path)
+    assert loaded.general_skills[:2] == bank.general_skills
+    assert loaded.task_specific_skills == bank.task_specific_skills
+    assert loaded.general_skills[2].principle == "Keep me.", "what we did not write is not ours to remove"
+
+
+def test_third_party_folders(tmp_path):
+    """Bug: skills that others wrote, without our metadata, with folded YAML or Windows line ends, are refused."""
+    files = {
+        "pdf-tools": "---\nname: pdf-tools\ndescription: >\n  Read\n  PDF files\nlicense: MIT\n---\n\n# PDF\n\nDo it.\n",
+        "windows": "---\r\nname: windows\r\ndescription: 'line: ends'\r\n---\r\nBody.\r\n",
+        "bom": "\ufeff---\nname: bom\ndescription: 5\nmetadata: none\n---\nBody",
+        "with-category": "---\nname: with-category\ndescription: d\nmetadata:\n  category: footwear\n---\nBody",
+    }
+    for name, text in files.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "SKILL.md").write_bytes(text.encode())
+    (tmp_path / "README.md").write_text("not a skill")
+    bank = SkillBank.load(tmp_path)
+    assert [(s.title, s.when_to_apply.strip()) for s in bank.general_skills] == [
+        ("Bom", "5"), ("Pdf tools", "Read PDF files"), ("Windows", "line: ends")]
+    assert bank.general_skills[1].principle == "# PDF\n\nDo it."
+    assert [s.title for s in bank.task_specific_skills["footwear"]] == ["With category"]
+    assert len({s.skill_id for s in bank.skills()}) == 4
+
+
+@pytest.mark.parametrize("text", [
+    b"no front matter", b"", b"---\nname: x\n---\nno description", b"---\ndescription: x\n---\nno name",
+    b"---\nname: [x\ndescription: y\n---\n", b"---\n- a\n- b\n---\n", b"---\nname: x\ndescription: y\nnever closed",
+    b"---\nname: a\tb: c: d\ndescription: y\n---\n", b"\xff\xfe\x00junk",
+    b"---\nname: x\ndescription: y\ndate: 2024-13-45\n---\n", b"---\nname: x\ndescription: \x00\n---\n",
+    b"---\nname: x\ndescription: " + b"[" * 5000 + b"\n---\n",
+])
+def test_broken_front_matter_names_the_file(tmp_path, text):
+    """Bug: one bad file among fifty, and the error is PyYAML's, or a codec's, without a name."""
+    for name in ("fine", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "fine" / "SKILL.md").write_text("---\nname: fine\ndescription: y\n---\nBody")
+    (tmp_path / "broken" / "SKILL.md").write_bytes(text)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "broken" / "SKILL.md"))) as error:
+        SkillBank.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+# -- reading a review
+
+
+ARGUMENTS = {"reason": "all well"}
+
+
+@pytest.mark.parametrize("text", [
+    said("keep_skill", ARGUMENTS),
+    said("keep_skill", ARGUMENTS, ""),
+    'x</think>\n<tool_call>\n{"arguments": {"reason": "all well"}, "name": "keep_skill"}\n</tool_call> bye',
+    '<think>{"a": 1}</think> so {"name": "keep_skill", "arguments": {"reason": "all well"}} is it',
+    '<think>t</think><tool_call>{"name": "keep_skill", "arguments": {"reason": "all well"}}',
+    said("keep_skill", json.dumps(ARGUMENTS)),
+])
+def test_readable_calls(text):
+    """Bug: white space, forgotten tags or a quoted inner object cost a call that a person would understand."""
+    assert parse_tool_call(text) == ("keep_skill", ARGUMENTS, None)
+
+
+def test_a_line_break_in_an_argument_is_readable():
+    """Bug: models write raw line breaks inside JSON strings, strict JSON refuses them."""
+    text = '<tool_call>{"name": "keep_skill", "arguments": {"reason": "all\nwell"}}</tool_call>'
+    assert parse_tool_call(text)[1] == {"reason": "all\nwell"}
+
+
+@pytest.mark.parametrize("text", [
+    "", "nothing to see", said("keep_skill", ARGUMENTS) * 2, "<tool_call></tool_call>", "<tool_call>{}</tool_call>",
+    '<tool_call>{"name": "keep_skill"}</tool_call>', '<tool_call>{"arguments": {}}</tool_call>',
+    '<tool_call>{"name": "keep_skill", "arguments": [1]}</tool_call>', '<tool_call>[{"name": 1}]</tool_call>',
+    '<tool_call>{"name": 3, "arguments": {}}</tool_call>', '<tool_call>{"name": null, "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "keep_skill", "arguments": "reason"}</tool_call>', '<tool_call>keep_skill()</tool_call>',
+    '{"name": "keep_skill", "arguments": {"reason": "x"}} or {"name": "keep_skill", "arguments": {"reason": "y"}}',
+])
+def test_unreadable_calls(text):
+    """Bug: two calls count as one, or half a call as a valid edit with empty arguments."""
+    name, arguments, error = parse_tool_call(text)
+    assert name is None and arguments is None and isinstance(error, str) and "\n" not in error
+    assert review(text, SkillBank(), "footwear")["status"] == "parse_error"
+
+
+def test_review_edits_a_copy():
+    """Bug: 64 reviews of one iteration edit one bank, each on top of the others."""
+    bank = bank_of(1)
+    result = review(said("propose_skill", SHOE), bank, "footwear")
+    assert (result["status"], result["arguments"], result["name"]) == ("added", SHOE, "propose_skill")
+    assert len(bank.skills()) == 1 and len(result["bank"].skills()) == 2
+    assert review(said("propose_skill", SHOE), bank, "apparel")["status"] == "invalid_arguments"
+
+
+KEEP = {"reason": "fine"}
+
+
+@pytest.mark.parametrize("text, value", [
+    (said("keep_skill", KEEP), 0.1),
+    (said("propose_skill", SHOE), 0.1),
+    (said("update_skill", {**SHOE, "skill_id": "general_0", "reason": "r"}), 0.1),
+    (said("update_skill", {**SHOE, "skill_id": "general_9", "reason": "r"}), 0.0),
+    (said("propose_skill", SHOE | {"title": "general TITLE 0"}), -0.5),
+    (said("propose_skill", SHOE | {"category": "apparel"}), -1.0),
+    (said("keep_skill", {}), -1.0),
+    (said("delete_skill", KEEP), -1.5),
+    (said("search", {"query": "boots"}), -3.0),
+    (said("click[buy now]", {}), -3.0),
+    (said("Go_To", {"place": "shelf 1"}), -3.0),
+    (said("research_skill", KEEP), -1.5),  # not a world's word, only begins like one backwards
+    ("<think>t</think><tool_call>{oops}</tool_call>", -2.0),
+    ("<think>t</think>I keep it", -2.5),
+    ("I keep it", -3.0),
+    (said("keep_skill", KEEP, ""), -0.4),
+    (said("keep_skill", KEEP, "<think>never closed"), -0.4),
+    (said("keep_skill", KEEP).replace("</tool_call>", ""), -0.4),
+    (said("keep_skill", KEEP, "").replace("</tool_call>", ""), -0.9),
+    (said("keep_skill", {"reason": "..."}), -1.4),
+    (said("keep_skill", {"reason": "…"}), -1.4),
+    (said("propose_skill", SHOE | {"evidence": " ... ", "title": "<title>"}), -1.4),  # once, however many
+    (said("keep_skill", {"reason": "Wait ... then buy"}), 0.1),  # dots within a text are text
+    (said("search", {"query": "..."}, ""), -5.0),  # -3 - 0.5 - 1.5
+    (said("keep_skill", KEEP) * 2, -2.0),
+])
+def test_shaping_table(text, value):
+    """Bug: a launcher's constant off, two penalties that exclude each other, or one that is charged twice."""
+    assert shaping(text, review(text, bank_of(1), "footwear")) == pytest.approx(value)
+
+
+def test_every_status_has_a_price():
+    """Bug: a status without an entry is a KeyError after an hour of rollouts; METHOD.md 2 and 3 list them all."""
+    assert SHAPING == {"added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.0, "duplicate": -0.5,
+                       "invalid_arguments": -1.0, "unknown_tool": -1.5, "parse_error": -2.0}
+    assert not any(name.split("_")[0] in WORLD_ACTIONS for name in TOOLS)
+
+
+def hostile(rng):
+    """One random review: a sound one, mutated, or a monster."""
+    values = ["text", "", " ", "...", "\x00", "\ud800", "\udfff\ud83d x", "💰", "general", "footwear", "general_0",
+              None, True, 0, -1.5, 10**400, float("inf"), float("nan"), [], ["a"], {}, {"a": {"b": "c"}}, "x" * 5000]
+    names = [*TOOLS, "search", "click[x]", "", " ", "__class__", "keep_skill\x00", "\ud800", "💰", None, 3, ["a"], {}]
+    keys = sorted({key for some in TOOLS.values() for key in some}) + ["", "extra", "__init__"]
+    name = rng.choice(list(TOOLS)) if rng.random() < 0.7 else rng.choice(names)
+    if isinstance(name, str) and name in TOOLS:
+        arguments = {key: f"word {rng.randrange(40)}" for key in TOOLS[name]}
+        arguments |= {"category": rng.choice(["general", "footwear", "apparel"])} if "category" in arguments else {}
+        arguments |= {"skill_id": f"general_{rng.randrange(3)}"} if "skill_id" in arguments else {}
+    else:
+        arguments = {rng.choice(keys): rng.choice(values) for _ in range(rng.randrange(4))}
+    for _ in range(rng.randrange(3)):
+        arguments[rng.choice(keys)] = rng.choice(values)
+    if rng.random() < 0.1:
+        arguments = rng.choice([json.dumps(arguments), json.dumps(json.dumps(arguments)), None, 3, [arguments]])
+    call = {"name": name, "arguments": arguments}
+    if rng.random() < 0.1:
+        call = rng.choice([[call], {"name": name}, arguments, call | {"arguments": {"a": call}}, name])
+    body = json.dumps(call, ensure_ascii=rng.random() < 0.5)
+    body = rng.choice([body, body, body, f"```json\n{body}\n```", body * 2, body[::-1], body.replace('"', "'")])
+    opening, closing = rng.choice([("<tool_call>", "</tool_call>")] * 4 + [
+        ("", ""), ("<tool_call>", ""), ("", "</tool_call>"), ("<tool_call><tool_call>", "</tool_call></tool_call>")])
+    thought = rng.choice(["<think>so</think>", "<think>so", "so</think>", "", "<think></think>", "<think>{</think>}"])
+    text = thought + opening + body + closing
+    if rng.random() < 0.3:  # cut, repeat or overwrite a stretch
+        a, b = sorted(rng.randrange(len(text) + 1) for _ in range(2))
+        junk = rng.choice(["", text[a:b] * 2, "{" * 50, "}" * 50, "\x00", "\ud800", '"', "\\", "\\ud800", "\\u12", "\n"])
+        text = rng.choice([text[:a], text[b:], text[:a] + junk + text[b:]])
+    return text
+
+
+MONSTERS = ["[" * 100_000, '{"a":' * 100_000, "<tool_call>" + "[" * 100_000 + "</tool_call>",
+            '<tool_call>{"name": "keep_skill", "arguments": {"reason": ' + "[" * 100_000 + "]" * 100_000 +
+            "}}</tool_call>", "<tool_call>" + "9" * 100_000 + "</tool_call>", "{" * 100_000 + "}" * 100_000,
+            said("keep_skill", {"reason": "x" * 1_000_000}), "\ud800" * 100, "\x00" * 100, "<think>" * 300,
+            '<tool_call>{"name": "keep_skill", "arguments": "' + "[" * 100_000 + '"}</tool_call>']
+
+
+def test_nothing_said_breaks_anything(tmp_path):
+    """Bug: one lone surrogate, NUL or [[[[... of a sampled review ends a training run, now or when the bank is saved."""
+    rng, seen, path = random.Random(0), set(), tmp_path / "skills.json"
+    bank = bank_of(3, footwear=1)
+    for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(4000)]):
+        result = review(text, bank, "footwear")
+        assert result["status"] in SHAPING, text[:200]
+        assert -5.5 <= shaping(text, result) <= 0.1
+        seen.add(result["status"])
+        if result["status"] in ("added", "updated"):
+            for skill in result["bank"].skills():
+                skill.line().encode("utf-8")  # the tokenizer takes nothing else
+            if number % 5 == 0:  # now and then it stays, so that later reviews meet odd skills
+                bank = result["bank"]
+                bank.save(path)
+                assert SkillBank.load(path) == bank
+                assert len({s.skill_id for s in bank.skills()}) == len(bank.skills())
+        else:
+            assert result["bank"].to_dict() == bank.to_dict()
+    assert seen == set(SHAPING), "the mutations must reach every status"
+
+
+def test_half_a_surrogate_pair_is_replaced(tmp_path):
+    """Bug: JSON's \\ud800 passes the parser, and the tokenizer raises on it when the skill is probed."""
+    text = said("propose_skill", SHOE).replace("Choose", "Cho\\ud83dose 💰 \\ud83d\\udcb0")
+    bank = review(text, SkillBank(), "footwear")["bank"]
+    assert bank.skills()[0].title == "Cho?ose 💰 💰 the size first"
+    bank.common_mistakes = [{"description": "half \ud800"}]  # came with a file: kept, as JSON spells it
+    bank.save(tmp_path / "skills.json")
+    assert SkillBank.load(tmp_path / "skills.json") == bank
+
+
+def test_the_review_prompt_tells_the_rules():
+    """Bug: a tool or an argument that the prompt does not name can only be guessed; the outcome is what it is about."""
+    prompt = review_prompt("home_decor", False, 0.6667, 7, 15)
+    for name, arguments in TOOLS.items():
+        line = next(line for line in prompt.splitlines() if name in line)
+        assert all(argument in line for argument in arguments)
+    assert "home_decor" in prompt and "general" in prompt
+    assert "FAILURE" in prompt and "0.67" in prompt and "7 of 15" in prompt and "SUCCESS" not in prompt
+    assert "SUCCESS" in review_prompt("home_decor", True, 1.0, 7, 15)
+    assert "<think>" in prompt and "<tool_call>" in prompt and "</tool_call>" in prompt
+
+
+def test_what_we_write_we_read():
+    """Bug: the format shown in demonstrations is not the one the parser reads."""
+    for name, arguments in TOOLS.items():
+        whole = {argument: 'quote " and </b> 💰\nline' for argument in arguments}
+        assert parse_tool_call(said(name, whole)) == (name, whole, None)
+
+
+# -- commit
+
+
+def edit(task, utility, title, name="propose_skill", **more):
+    arguments = dict(SHOE, title=title, principle=f"principle of {title}", **more)
+    return SimpleNamespace(task=task, family="footwear", name=name, arguments=arguments, utility=utility, skill_id="?")
+
+
+def titles(bank):
+    return [s.title for s in bank.skills()]
+
+
+def test_commit_positive():
+    """Bug: harmful edits get in, four rollouts of a task add four wordings of a skill, or a duplicate blocks a task."""
+    bank = SkillBank()
+    bank.apply("propose_skill", dict(SHOE, title="old", principle="old"), "footwear")
+    edits = [edit(1, 0.2, "second of 1"), edit(1, 0.5, "best of 1"), edit(2, 0.0, "no effect"), edit(3, -0.5, "harm"),
+             edit(4, 0.3, "best OF 1"), edit(5, 0.9, "old"), edit(5, 0.1, "next of 5"), edit(6, 0.01, "slight")]
+    committed = commit(bank, edits)
+    assert [e.arguments["title"] for e in committed] == ["best of 1", "next of 5", "slight"]
+    assert titles(bank) == ["old", "best of 1", "next of 5", "slight"]
+    assert [e.skill_id for e in committed] == ["dyn_002", "dyn_003", "dyn_004"], "the ids in this bank, not the copy's"
+
+
+def test_commit_updates_and_lost_targets():
+    """Bug: two updates of one skill by its old title: the second has nothing to update and must be dropped."""
+    bank = bank_of(footwear=1)
+    reason = dict(skill_id="footwear title 0", reason="r")
+    edits = [edit(1, 0.2, "worse", "update_skill", **reason), edit(2, 0.5, "better", "update_skill", **reason)]
+    assert commit(bank, edits) == edits[1:] and titles(bank) == ["better"]
+
+
+def test_commit_none_and_all():
+    """Bug: the ablation without commits grows a bank after all; `all` drops what did not help."""
+    edits = [edit(1, -0.5, "harm"), edit(1, 0.5, "good"), edit(2, 0.0, "GOOD"), edit(2, 0.0, "idle")]
+    bank = SkillBank()
+    assert commit(bank, edits, "none") == [] and titles(bank) == []
+    assert commit(bank, edits, "all") == [edits[0], edits[1], edits[3]]
+    assert titles(bank) == ["harm", "good", "idle"]
+    assert commit(bank, []) == []
+
+
+def test_commit_unknown_rule():
+    """Bug: a misspelt rule is taken for another."""
+    with pytest.raises(ValueError, match="'best'.*positive, none or all"):
+        commit(SkillBank(), [], "best")

@@ -1,0 +1,243 @@
+"""Tests of train.py: the loop end to end, resuming bit for bit, surviving a kill, and one clear line for bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import envs
+import policy as policies
+import train
+from skillbank import SkillBank
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
+         "--context 1500 --save_every 1 --commit all --probes 1 --lr 1e-3").split()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random tiny policy on disk, so that not every run trains a tokenizer."""
+    path = tmp_path_factory.mktemp("models") / "random"
+    policies.load("tiny", text=envs.make("webshop").corpus()[:300]).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def run(model, monkeypatch):
+    """train.py in this process, with episodes of four steps."""
+    monkeypatch.setattr("worlds.shopping.WebShopEnv.limit", 4)
+
+    def run(out, *flags):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--model", model, *SMALL, "--out", str(out), *flags])
+        train.main()
+
+    return run
+
+
+@pytest.fixture
+def proposing(monkeypatch):
+    """Every review becomes a proposal named after what the policy said: a random policy would never make one."""
+
+    def review(text, bank, family):
+        arguments = {"category": family, "title": f"Rule {text}", "principle": f"Do {text}", "when_to_apply": "always",
+                     "evidence": "none"}
+        return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
+
+    monkeypatch.setattr(envs, "review", review)
+
+
+def everything(out):
+    """All that a run's checkpoint holds, comparable."""
+    checkpoint = Path(out) / "checkpoints" / (Path(out) / "latest").read_text().strip()
+    state = torch.load(checkpoint / "trainer.pt", weights_only=True)
+    weights = policies.load(str(checkpoint)).model.state_dict()
+    moments = {(i, name): value for i, s in state["optimizer"]["adam"]["state"].items() for name, value in s.items()}
+    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if not k.endswith("_s") and k != "memory_mb"} for line in lines]
+    return weights, moments, (checkpoint / "skills.json").read_text(), metrics, state["step"]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, proposing, run):
+    """nano-aha skips one draw too few on resume and repeats a batch; others save weights only, or no RNG state.
+
+    Weights, optimiser moments, bank, sampled tasks, losses, evaluations: equal to the last bit on a CPU.
+    """
+    run(tmp_path / "whole", "--steps", "3", "--eval_every", "2")
+    run(tmp_path / "parts", "--steps", "1", "--eval_every", "2")
+    with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:  # a step that was logged but not saved
+        file.write('{"step": 2, "success": 1.0}\n{"step": 3, "suc')
+    run(tmp_path / "parts", "--steps", "3", "--eval_every", "2", "--resume")
+    whole, parts = everything(tmp_path / "whole"), everything(tmp_path / "parts")
+    assert equal(whole[0], parts[0]) and equal(whole[1], parts[1])
+    assert whole[2:] == parts[2:] and whole[4] == 3
+    metrics = whole[3]
+    assert [line["step"] for line in metrics] == [0, 1, 2, 3]
+    assert "eval_success" in metrics[0] and "eval_success" in metrics[2]  # a baseline before any update
+    assert len(SkillBank.load(tmp_path / "whole" / "skills.json").skills()) == metrics[-1]["skills"] > 1
+    assert all(line["edits"] == line["committed"] == 2 and line["tokens"] > 0 for line in metrics[1:])
+    first = policies.load(str(tmp_path / "whole" / "reference")).model.state_dict()
+    assert not equal(first, whole[0])  # it did learn something
+    sample = (tmp_path / "whole" / "samples" / "step_00001.txt").read_text()
+    assert "Task: " in sample and "--- review" in sample and "utility" in sample and "without the edit" in sample
+
+
+@pytest.mark.parametrize("where", ["save_file", "trainer", "rename", "latest"])
+def test_a_kill_during_saving_leaves_the_last_good_checkpoint(where, tmp_path, monkeypatch, proposing, run):
+    """A checkpoint that is half written, or a pointer to one, loses the whole run."""
+    run(tmp_path, "--steps", "1", "--eval_every", "0")
+    before = everything(tmp_path)
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if where == "save_file":
+            patch.setattr("safetensors.torch.save_file", die)
+        elif where == "trainer":
+            patch.setattr(torch, "save", die)
+        elif where == "rename":
+            patch.setattr(train.os, "rename", die)
+        else:
+            patch.setattr(train, "write_atomic", lambda path, text: die() if path.name == "latest" else None)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "--steps", "2", "--eval_every", "0", "--resume")
+    after = everything(tmp_path)
+    assert equal(before[0], after[0]) and before[2] == after[2] and after[4] == 1
+    SkillBank.load(tmp_path / "skills.json")
+    run(tmp_path, "--steps", "2", "--eval_every", "0", "--resume")
+    assert everything(tmp_path)[4] == 2 and len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments(tmp_path):
+    """The same with a real kill -9, wherever it falls; the survivor ends equal to a run that was left alone."""
+    command = [sys.executable, "train.py", *SMALL, "--steps", "4", "--eval_every", "0"]
+    subprocess.run([*command, "--out", str(tmp_path / "calm")], cwd=ROOT, check=True, capture_output=True)
+    for seconds in (4, 5, 6, 7, 8, 9, 10, 11, 12):
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "hunted"), "--resume"], cwd=ROOT,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, "--out", str(tmp_path / "hunted"), "--resume"], cwd=ROOT, check=True, capture_output=True)
+    calm, hunted = everything(tmp_path / "calm"), everything(tmp_path / "hunted")
+    assert equal(calm[0], hunted[0]) and equal(calm[1], hunted[1]) and calm[2:] == hunted[2:]
+
+
+def test_the_cold_start_learns_and_takes_chats_from_a_file(tmp_path, monkeypatch, capsys, run):
+    """--sft_data must go the same way as the scripted transcripts; its loss has to fall below the scripted start."""
+    chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day to you"}]}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(chat) + "\n")
+    flags = ["--sft_data", str(tmp_path / "chats.jsonl"), "--sft_lr", "5e-3", "--steps", "0", "--eval_every", "0"]
+    losses = []
+    for steps in ("1", "30"):
+        run(tmp_path / f"run{steps}", *flags, "--cold_start", steps)
+        losses.append(float(capsys.readouterr().out.split("loss ")[1].split()[0]))
+    assert losses[0] > 5 and losses[1] < 1
+    policy = policies.load(str(tmp_path / "run30" / "reference"))
+    session = policies.Session(policy, 1, 64)
+    session.feed([0], [policy.chat.opening("", "hello")])
+    (ids, _), = session.sample([0], 20, temperature=0)
+    assert policy.chat.decode(ids) == "good day to you<|im_end|>"  # the stop token was learned, too
+
+
+@pytest.mark.parametrize("line, what", [
+    ("not json", "line 2"), ('{"chat": []}', "line 2"),
+    ('{"messages": [{"role": "user", "content": "a"}]}', "alternate"),
+    ('{"messages": [{"role": "assistant", "content": "a"}]}', "alternate"), ('{"messages": "hi"}', "line 2"),
+    ('{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "b"}]}', "alternate"),
+])
+def test_malformed_chats_are_reported_with_their_line(line, what, tmp_path):
+    """A broken line in a file of thousands used to be a KeyError without its number."""
+    good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    (tmp_path / "chats.jsonl").write_text(good + line + "\n")
+    with pytest.raises(ValueError, match=what) as error:
+        train.read_chats(tmp_path / "chats.jsonl")
+    assert "\n" not in str(error.value) and "chats.jsonl" in str(error.value)
+
+
+def test_help_shows_every_knob_with_its_default(capsys):
+    """nanoGPT's --help is an AssertionError."""
+    with pytest.raises(SystemExit) as stop:
+        train.read_flags(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    for field in train.fields(train.Config):
+        assert f"--{field.name} " in text and f"(default: {field.default!r}" in text
+
+
+@pytest.mark.parametrize("flags", [["--nonsense"], ["--lr", "fast"], ["--tasks", "0"], ["--commit", "maybe"],
+                                   ["--temperature", "-1"], ["--advantage", "triple"], ["--step", "3"]])
+def test_a_wrong_flag_gets_one_line(flags, capsys):
+    """argparse prints forty lines of usage before it says what is wrong; and --step must not pass for --steps."""
+    with pytest.raises(SystemExit) as stop:
+        train.read_flags(flags)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and flags[0].lstrip("-") in error
+
+
+def test_flags_win_over_presets():
+    """A preset that overrode a flag would make a run lie about its settings."""
+    assert train.read_flags(["--model", "tiny"]).lr == train.PRESETS["tiny"]["lr"]
+    assert train.read_flags(["--model", "tiny", "--lr", "0.5"]).lr == 0.5
+    assert train.read_flags(["--model", "somewhere/else"]).lr == train.Config.lr
+    assert train.read_flags(["--model", "somewhere/else"]).out == "runs/webshop-else"
+
+
+@pytest.mark.parametrize("flags, what", [
+    (["--data", "/no/such/place"], "/no/such/place"), (["--model", "/no/such/model"], "/no/such/model"),
+    (["--env", "chess"], "chess"), (["--device", "quantum"], "quantum"), (["--sft_data", "/no/chats"], "/no/chats"),
+    (["--context", "400", "--eval_every", "1"], "--context"),
+])
+def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, monkeypatch, run):
+    """Missing data, a wrong model, a context that holds nothing: the line says which, and what to do."""
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "run", *flags)
+    message = str(stop.value.code)
+    assert message.startswith("train.py: ") and what in message and "\n" not in message
+
+
+def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(tmp_path, monkeypatch, run):
+    """Starting anew in a finished run's directory would lose it; resuming with another lr would lie about it."""
+    run(tmp_path, "--steps", "0", "--eval_every", "0")
+    before = everything(tmp_path)
+    for flags, what in ((["--steps", "0"], "--resume"), (["--resume", "--eval_every", "0", "--clip", "0.3"], "--clip")):
+        with pytest.raises(SystemExit) as stop:
+            run(tmp_path, *flags)
+        assert what in str(stop.value.code) and "\n" not in str(stop.value.code)
+    assert equal(before[0], everything(tmp_path)[0])
+
+
+@pytest.mark.parametrize("advantage", ["dual", "single", "act_only"])
+def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, proposing, run):
+    """dual: reviews paid in S, scaled; single: one advantage for all; act_only: reviews get none."""
+    seen = []
+    monkeypatch.setattr(train.grpo, "update", lambda model, ref, opt, segments, advantages, *rest: (
+        seen.extend(advantages), train.grpo.Stats(tokens=1))[1])
+    monkeypatch.setattr(train, "shaping", lambda text, result: float(len(text) % 7) + 0.1 * len(seen))
+    run(tmp_path, "--steps", "3", "--group", "4", "--eval_every", "0", "--advantage", advantage)
+    act, skill = zip(*seen)
+    if advantage == "dual":
+        assert act != skill and any(skill) and max(map(abs, skill)) <= 0.2 * 1.51  # (n - 1) / sqrt(n), n = 4
+    if advantage == "single":
+        assert act == skill and any(act)
+    if advantage == "act_only":
+        assert not any(skill)
+
+
+def test_environment_variable_names_the_data(tmp_path):
+    """$WEBSHOP_DATA pointing nowhere must not silently fall back to the made-up shop."""
+    run = subprocess.run([sys.executable, "train.py", "--steps", "0"], cwd=ROOT, capture_output=True, text=True,
+                         env={**os.environ, "WEBSHOP_DATA": str(tmp_path / "nothing")})
+    assert run.returncode != 0 and "nothing" in run.stderr and "Traceback" not in run.stderr
