@@ -153,9 +153,10 @@ class SkillBank:
             general = values["category"] == "general"
             (self.general_skills if general else self.task_specific_skills.setdefault(family, [])).append(skill)
             return "added", skill.skill_id
+        by_id = any(s.skill_id == values["skill_id"] for s in self.skills())  # a title may look like another's id
         for skills in (self.general_skills, *self.task_specific_skills.values()):
             for i, skill in enumerate(skills):
-                if values["skill_id"] in (skill.skill_id, skill.title):
+                if values["skill_id"] == (skill.skill_id if by_id else skill.title):
                     # An edited skill counts as the newest of its list: it keeps its seat while it is probed.
                     skills.append(Skill(skill.skill_id, **text, extra=skill.extra))
                     del skills[i]

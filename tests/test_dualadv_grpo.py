@@ -1,4 +1,4 @@
-"""The advantages, the loss and the update, against numbers worked by hand and against everything that must not matter."""
+"""The advantages, the loss and the update: against numbers worked by hand, and against what must not matter."""
 
 import copy
 import math
@@ -165,9 +165,9 @@ def test_entropy_is_a_bonus():
 def test_one_advantage_per_row_or_per_token():
     """Bug: (B,) is broadcast along the tokens, so that token 0 of every row gets row 0's advantage."""
     logp = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
-    mask = torch.tensor([[True, True], [True, False]])
+    mask = torch.tensor([[True, True], [False, True]])
     per_row = policy_loss(logp, logp, None, torch.tensor([1.0, -4.0]), mask, kl=0.0)
-    per_token = policy_loss(logp, logp, None, torch.tensor([[1.0, 1.0], [-4.0, 99.0]]), mask, kl=0.0)
+    per_token = policy_loss(logp, logp, None, torch.tensor([[1.0, 1.0], [99.0, -4.0]]), mask, kl=0.0)
     assert per_row.item() == per_token.item() == pytest.approx((-1 - 1 + 4) / 3)
 
 
@@ -295,7 +295,7 @@ def batch(tiny):
 @pytest.fixture(scope="module")
 def reference(tiny):
     """A reference that differs from the policy, so that the KL term has a gradient."""
-    model = tiny.reference()
+    model = copy.deepcopy(tiny.model).requires_grad_(False)
     generator = torch.Generator().manual_seed(5)
     for p in model.parameters():
         p.add_(0.02 * torch.randn(p.shape, generator=generator))
@@ -476,7 +476,7 @@ def test_first_epoch_ratio_is_one(tiny, model, temperature):
 def test_kl_starts_at_zero_and_a_tight_clip_norm_holds(tiny, model, batch):
     """Bug: policy and reference are scored with different masks or temperatures; or max_norm never reaches the clip."""
     segments, advantages = batch
-    stats = update(model, tiny.reference(), AdamW(model, 1e-4), segments, advantages, logprobs, temperature=0.7)
+    stats = update(model, copy.deepcopy(model), AdamW(model, 1e-4), segments, advantages, logprobs, temperature=0.7)
     assert stats.kl == pytest.approx(0.0, abs=1e-9)
 
     class SGD(AdamW):

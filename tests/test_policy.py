@@ -315,6 +315,7 @@ def test_noise_is_uniform_and_uncorrelated(seeds):
     seeds = [{"keys": mix(0, i, 0, 0), "places": mix(0, 0, 0, i), "turns": mix(0, 0, i, 0), "raw": i}[seeds]
              for i in range(n)]
     values = gumbel(seeds, vocab, "cpu")
+    assert len(values[:, :3].unique(dim=0)) == n  # no two alike
     draws = values.argmax(-1)
     assert abs(chi_square(torch.bincount(draws, minlength=vocab), torch.full((vocab,), n / vocab))) < 4
     pairs = draws[:-1] // 2 * (vocab // 2) + draws[1:] // 2  # of one seed and the next

@@ -51,7 +51,8 @@ class World:
 
 def proposed(bank, task, title, family="a", category=None, episode=0):
     """An Edit as a review would make it."""
-    arguments = dict(category=category or family, title=title, principle=f"{title} text", when_to_apply="x", evidence="y")
+    arguments = dict(category=category or family, title=title, principle=f"{title} text", when_to_apply="x",
+                     evidence="y")
     result = bank.apply("propose_skill", arguments, family, copy_bank=True)
     assert result["status"] == "added"
     return Edit(episode, task, family, "propose_skill", arguments, result["bank"], result["skill_id"])
@@ -82,7 +83,8 @@ def test_score_by_hand():
     """Bug: a slow win counts less than a fast loss, or the bonus is for the steps that were used."""
     assert [score(True, steps, 15) for steps in (1, 3, 15)] == pytest.approx([1 + 14 / 15, 1.8, 1.0])
     assert [score(False, steps, 15) for steps in (1, 15)] == [0.0, 0.0]
-    values = [score(won, steps, limit) for won in (False, True) for limit in (1, 15, 50) for steps in range(1, limit + 1)]
+    values = [score(won, steps, limit) for won in (False, True) for limit in (1, 15, 50)
+              for steps in range(1, limit + 1)]
     assert min(values) == 0.0 and max(values) < 2.0
     assert all(value >= 1.0 for value in values if value)
 
@@ -230,7 +232,7 @@ def test_each_distinct_run_is_played_once(monkeypatch):
 
 
 def test_an_update_that_only_rewords_another_seat_is_seen(monkeypatch):
-    """Bug: runs are told apart by skill ids: an update keeps its id, so with and without would be one run, U always 0."""
+    """Bug: runs are told apart by skill ids, which an update keeps: with and without are one run, U is always 0."""
     bank = SkillBank([Skill("dyn_001", "old", "o", "w")])
     arguments = dict(skill_id="dyn_001", title="old", principle="better", when_to_apply="w", reason="r")
     result = bank.apply("update_skill", arguments, "a", copy_bank=True)
@@ -294,9 +296,10 @@ def test_a_run_is_the_same_whatever_is_played_beside_it(env, tiny, monkeypatch):
         for (*_, mine), (*_, theirs) in zip(spoken(episode), spoken(other)):
             assert mine == pytest.approx(theirs, abs=1e-5)
     # And the same as one episode alone, drawn from the task's own stream.
-    alone = rollout(tiny, env, [second.probes[1]], bank, seed=5, how=HOW, with_review=False, keys=[mix(second.probes[1])])
-    assert [ids for ids, *_ in spoken(alone[0])] == [ids for ids, *_ in spoken(together[second.probes[1], ()])]
-    stranger = rollout(tiny, env, [second.probes[1]], bank, seed=5, how=HOW, with_review=False, keys=[3])
+    one = second.probes[1]
+    alone = rollout(tiny, env, [one], bank, seed=5, how=HOW, with_review=False, keys=[mix(one)])
+    assert [ids for ids, *_ in spoken(alone[0])] == [ids for ids, *_ in spoken(together[one, ()])]
+    stranger = rollout(tiny, env, [one], bank, seed=5, how=HOW, with_review=False, keys=[3])
     assert draws(stranger[0]) != draws(alone[0]), "another stream must say something else, or nothing was tested"
 
 
@@ -319,7 +322,7 @@ def test_an_edit_that_no_prompt_shows_is_worth_exactly_nothing(env, tiny, monkey
 
 
 def test_with_and_without_share_their_luck(env, tiny, monkeypatch):
-    """Bug: the pairing is on paper only. A near-uniform policy follows the noise, so both runs must say nearly the same."""
+    """Bug: the pairing is on paper only. A near-uniform policy follows the noise, so both runs say nearly the same."""
     monkeypatch.setattr(env, "limit", 2)
     task = env.train_tasks[0]
     edit = proposed(SkillBank(), task, "Search the kind first", env.family(task))

@@ -56,3 +56,20 @@ def test_no_path_of_a_machine_and_no_registry_in_the_tree():
             private = r"/(work|root|home/\w+)/|/opt/wheels|index-url|https?://[\w.]*py(pi|torch)\.org"
             found = re.search(private, path.read_text())
             assert not found, f"{file}: {found and found[0]}"
+
+
+def test_the_readme_quotes_lines_that_exist():
+    """A README that names code which has moved on is worse than none (nanoVLM's says "train.py ~200", really 702)."""
+    rows = re.findall(r"^\|[^|]+\| `(.+)` \| `(\w+\.py)` \|$", (ROOT / "README.md").read_text(), re.M)
+    assert len(rows) > 8
+    for line, file in rows:
+        assert line in (ROOT / file).read_text(), (line, file)
+    for file in re.findall(r"`((?:worlds/|tests/)?\w+\.py)`", (ROOT / "README.md").read_text()):
+        assert (ROOT / file).is_file() or (ROOT / "worlds" / file).is_file(), file
+
+
+def test_the_readme_names_flags_that_exist():
+    """Every --flag in the README is one of train.py's or eval.py's."""
+    known = set(re.findall(r'^    (\w+): \w+ = knob', (ROOT / "train.py").read_text(), re.M))
+    known |= set(re.findall(r'add_argument\("--(\w+)"', (ROOT / "eval.py").read_text())) | {"help", "no"}
+    assert set(re.findall(r"--([a-z_]+)", (ROOT / "README.md").read_text())) <= known

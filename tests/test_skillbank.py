@@ -132,6 +132,14 @@ def test_update_by_id_and_by_title():
     assert bank.to_dict() == before
 
 
+def test_an_id_wins_over_a_title():
+    """Bug: a skill that a confused policy titled `dyn_002` takes all the updates that are meant for dyn_002."""
+    bank = SkillBank([Skill("dyn_001", "dyn_002", "p", "w"), Skill("dyn_002", "t", "q", "w")])
+    new = dict(skill_id="dyn_002", title="x", principle="y", when_to_apply="z", reason="r")
+    assert bank.apply("update_skill", new, "footwear")["skill_id"] == "dyn_002"
+    assert [s.title for s in bank.general_skills] == ["dyn_002", "x"]
+
+
 def test_keep_and_unknown_tools_change_nothing():
     """Bug: keep_skill counts as an edit and is probed; an unknown tool raises in the middle of a rollout."""
     bank = bank_of(1)
@@ -299,8 +307,9 @@ def test_saving_is_atomic(tmp_path, monkeypatch):
 
 
 WEIRD = ["Plain", "plain", "Plain!", "a: b # c", 'He said "no": \'yes\'', "--- three dashes", "💰 — ≤ 5 €", "你好",
-         "line\nbreak\n---\nname: x", "tab\tcarriage\rreturn", "back\\slash \\n", "- list", "{brace}", "null", "yes", "12",
-         "\x00\x07\x1b control", "\x7f\x85\x9f\u2028\u2029\ufeff\uffff odd", " blanks ", "x" * 300, "*&!%@`|>", "..."]
+         "line\nbreak\n---\nname: x", "tab\tcarriage\rreturn", "back\\slash \\n", "- list", "{brace}", "null", "yes",
+         "12", "\x00\x07\x1b control",
+         "\x7f\x85\x9f\u2028\u2029\ufeff\uffff odd", " blanks ", "x" * 300, "*&!%@`|>", "..."]
 
 
 def test_skill_folders_round_trip(tmp_path):
@@ -345,7 +354,8 @@ def test_folders_can_be_written_again(tmp_path):
 def test_third_party_folders(tmp_path):
     """Bug: skills that others wrote, without our metadata, with folded YAML or Windows line ends, are refused."""
     files = {
-        "pdf-tools": "---\nname: pdf-tools\ndescription: >\n  Read\n  PDF files\nlicense: MIT\n---\n\n# PDF\n\nDo it.\n",
+        "pdf-tools": "---\nname: pdf-tools\ndescription: >\n  Read\n  PDF files\nlicense: MIT\n---\n\n"
+                     "# PDF\n\nDo it.\n",
         "windows": "---\r\nname: windows\r\ndescription: 'line: ends'\r\n---\r\nBody.\r\n",
         "bom": "\ufeff---\nname: bom\ndescription: 5\nmetadata: none\n---\nBody",
         "with-category": "---\nname: with-category\ndescription: d\nmetadata:\n  category: footwear\n---\nBody",
@@ -465,7 +475,7 @@ def test_shaping_table(text, value):
 
 
 def test_every_status_has_a_price():
-    """Bug: a status without an entry is a KeyError after an hour of rollouts; METHOD.md 2 and 3 list them all."""
+    """Bug: a status without an entry is a KeyError after an hour of rollouts (README, method 2 and 3)."""
     assert SHAPING == {"added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.0, "duplicate": -0.5,
                        "invalid_arguments": -1.0, "unknown_tool": -1.5, "parse_error": -2.0}
     assert not any(name.split("_")[0] in WORLD_ACTIONS for name in TOOLS)
@@ -499,7 +509,7 @@ def hostile(rng):
     text = thought + opening + body + closing
     if rng.random() < 0.3:  # cut, repeat or overwrite a stretch
         a, b = sorted(rng.randrange(len(text) + 1) for _ in range(2))
-        junk = rng.choice(["", text[a:b] * 2, "{" * 50, "}" * 50, "\x00", "\ud800", '"', "\\", "\\ud800", "\\u12", "\n"])
+        junk = rng.choice(["", text[a:b] * 2, "{" * 50, "}" * 50, "\x00", "\ud800", '"', "\\", "\\ud800", "\\u12"])
         text = rng.choice([text[:a], text[b:], text[:a] + junk + text[b:]])
     return text
 
@@ -512,7 +522,7 @@ MONSTERS = ["[" * 100_000, '{"a":' * 100_000, "<tool_call>" + "[" * 100_000 + "<
 
 
 def test_nothing_said_breaks_anything(tmp_path):
-    """Bug: one lone surrogate, NUL or [[[[... of a sampled review ends a training run, now or when the bank is saved."""
+    """Bug: one lone surrogate, NUL or [[[[... of a sampled review ends a training run, now or in save()."""
     rng, seen, path = random.Random(0), set(), tmp_path / "skills.json"
     bank = bank_of(3, footwear=1)
     for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(4000)]):

@@ -21,8 +21,8 @@ from a 7B model that brings both along; shoppers are ours.) One episode, in whic
     The score was 0.80 after 5 steps. The price limit matters.
         propose_skill {"title": "Footwear: check the price", "principle": "Skip footwear that cost more than the ...
 
-Measured with the useful skills, none, and the harmful ones in the prompt (success, 321-400 goals): made up .86, .19, .02;
-made up with human goals .86, .39, .08; the real 1,000 products .75, .14, .01.
+Measured with the useful skills, none, and the harmful ones in the prompt (success, 321-400 goals): made up .86, .19,
+.02; made up with human goals .86, .39, .08; the real 1,000 products .75, .14, .01.
 """
 
 import json
