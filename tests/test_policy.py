@@ -13,16 +13,16 @@ from worlds import checkpoints
 VOCAB, PAD = 300, 0
 SIZE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2)
-LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
 CONFIGS = {
     "llama": LlamaConfig(tie_word_embeddings=False, **SIZE),
     "llama tied, wide heads, biases": LlamaConfig(tie_word_embeddings=True, head_dim=24, attention_bias=True,
                                                   mlp_bias=True, **SIZE),
     "llama, a kv head per head": LlamaConfig(tie_word_embeddings=False, **SIZE | {"num_key_value_heads": 4}),
-    "llama, linear rope": LlamaConfig(rope_parameters=LINEAR, **SIZE),
-    "llama, llama3 rope": LlamaConfig(rope_parameters=LLAMA3, **SIZE),
+    "llama, linear rope": LlamaConfig(rope_scaling=LINEAR, **SIZE),
+    "llama, llama3 rope": LlamaConfig(rope_theta=500.0, rope_scaling=LLAMA3, **SIZE),
     "qwen2": Qwen2Config(tie_word_embeddings=False, **SIZE),
     "qwen2 tied": Qwen2Config(tie_word_embeddings=True, **SIZE | {"num_key_value_heads": 1}),
     "qwen3": Qwen3Config(tie_word_embeddings=False, head_dim=24, **SIZE),
