@@ -100,7 +100,7 @@ class Config:
 # What suits another model than a 1.5B one; a flag wins over these.
 PRESETS = {
     "tiny": dict(steps=20, tasks=4, eval_every=5, act_tokens=64, review_tokens=160, context=3072, cold_start=200,
-                 sft_lr=2e-3, lr=3e-4, budget=16384),
+                 sft_lr=2e-3, lr=3e-4),
     "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=32, act_tokens=64, review_tokens=160, context=4096,
                     rows=32, cold_start=50, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
 }
