@@ -231,7 +231,7 @@ def play(wave, policy, env, seed, how, with_review, bar):
         rows = sorted(live)
         limits = [how.review_tokens if row in reviewing else how.act_tokens for row in rows]
         heard = {}  # conversation -> ids of the next user message
-        for row, (ids, logp) in zip(rows, session.sample(rows, limits, how.temperature)):
+        for row, (ids, logp) in zip(rows, session.sample(rows, limits, temperature=how.temperature)):
             episode, game, bank, _ = live[row]
             episode.segments[-1].say(ids, logp, REVIEW if row in reviewing else ACT)
             text = policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids)

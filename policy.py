@@ -223,7 +223,7 @@ def gumbel(seeds, vocab, device):
     """
     key = torch.tensor(seeds, dtype=torch.int32, device=device)[:, None]  # (B, 1)
     x = torch.arange(vocab, dtype=torch.int32, device=device) * -1640531535  # Knuth's 2654435761 as int32
-    for _ in range(2):  # once leaves a trace of token id ^ token id in which of two tokens wins
+    for _ in range(2):  # a second round costs nothing beside the LM head and leaves no pattern in token id ^ key
         x = x ^ key  # (B, vocab)
         x ^= (x >> 16) & 0xFFFF  # int32 shifts are arithmetic, so the sign bits are masked off
         x *= 0x7FEB352D
@@ -298,7 +298,7 @@ class Session:
         self.policy.model.hidden(tokens, self.cache, places, positions, max(self.length[row] for row in batch))
 
     @torch.no_grad()
-    def sample(self, rows, max_new, temperature=1.0, stop=None):
+    def sample(self, rows, max_new, stop=None, temperature=1.0):
         """Decode each row until it draws a stop token or has max_new tokens (an int, or one per row).
 
         Returns [(ids, logp)] in the order of rows: the drawn tokens, the stop token among them, and the log-probability

@@ -1,5 +1,11 @@
-"""Before torch is imported: threads that do not spin for long, as in train.py, or busy cores make tests 10x slower."""
+"""What has to happen before any test module is imported."""
 
 import os
+from pathlib import Path
 
+# Threads that do not spin for long, as in train.py: on busy cores the tests would be ten times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# The real 1,000 products, for the tests that want them. The variable is taken away, or every other test would play on
+# them, too, instead of in the made-up shop.
+REAL_SHOP = Path(os.environ.pop("WEBSHOP_DATA", "") or Path(__file__).parents[2] / "shared" / "webshop_data")

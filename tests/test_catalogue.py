@@ -1,21 +1,19 @@
 """The made-up shop must be a fair game, and the scripted shoppers must show that habits decide it."""
 
 import json
-import os
 import random
 import re
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import REAL_SHOP
 
 from worlds import catalogue
 from worlds.catalogue import FAMILIES, HABITS, KIND, STEPS, Shopper, make, meaning, results, skill_texts
 from worlds.webshop import WebShop
 
 FILES = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json")
-REAL = Path(os.environ.get("WEBSHOP_DATA", Path(__file__).parents[2] / "shared" / "webshop_data"))
 FAMILY_OF = {kind: name for name, family in FAMILIES.items() for kind in family.kinds}
 
 
@@ -268,9 +266,9 @@ def test_the_docstring_tells_the_truth(shops):
         assert text in catalogue.__doc__, text
 
 
-@pytest.mark.skipif(not (REAL / FILES[0]).exists(), reason=f"no real WebShop data at {REAL}")
+@pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
 def test_shoppers_play_real_data():
     """Bug: shoppers that only know made-up pages (short titles, few options) fail in the real shop."""
-    shop = WebShop(REAL)
+    shop = WebShop(REAL_SHOP)
     none, useful, harmful = (success(shop, *kinds, episodes=100) for kinds in ((), ("useful",), ("harmful",)))
     assert useful > none + 0.1 and harmful <= none, (none, useful, harmful)

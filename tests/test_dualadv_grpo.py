@@ -455,7 +455,7 @@ def test_first_epoch_ratio_is_one(tiny, model, temperature):
     for row, task in enumerate(["the fox", "a very lazy dog 42", "dog"]):
         hear(row, chat.opening("be quick", task))
     for turn in range(3):
-        for row, (ids, logp) in enumerate(session.sample(range(3), [4 + turn, 9, 6], temperature)):
+        for row, (ids, logp) in enumerate(session.sample(range(3), [4 + turn, 9, 6], temperature=temperature)):
             segments[row].ids += ids
             segments[row].kind += [REVIEW if turn == 2 else ACT] * len(ids)
             segments[row].logp += logp

@@ -1,10 +1,9 @@
 """Tests of envs.py and worlds/shopping.py: what the policy reads, what is recorded of an episode, what it is paid."""
 
-import os
 import random
-from pathlib import Path
 
 import pytest
+from conftest import REAL_SHOP
 import torch
 
 import envs
@@ -15,7 +14,6 @@ from policy import logprobs
 from skillbank import Skill, SkillBank
 from worlds import shopping
 
-REAL = Path(os.environ.get("WEBSHOP_DATA") or Path(__file__).parents[2] / "shared" / "webshop_data")
 SHORT = Sampling(act_tokens=12, review_tokens=16, context=3000)
 
 
@@ -38,7 +36,7 @@ class Puppet(policies.Session):
 
     lines = []
 
-    def sample(self, rows, max_new, temperature=1.0, stop=None):
+    def sample(self, rows, max_new, stop=None, temperature=1.0):
         out = []
         for row in rows:
             ids = self.policy.chat.encode(self.lines[self.turn[row]]) + [self.policy.chat.end]
@@ -70,13 +68,13 @@ def test_splits_are_disjoint_and_the_same_for_every_split_asked_for(env):
         assert [world.goal(t) for t in (0, 500, 900)] == [env.goal(t) for t in (0, 500, 900)]
 
 
-@pytest.mark.skipif(not (REAL / "items_shuffle_1000.json").is_file(), reason="the real WebShop data is not there")
+@pytest.mark.skipif(not (REAL_SHOP / "items_shuffle_1000.json").is_file(), reason="the real WebShop data is not there")
 def test_real_splits_are_webshops_own():
     """Test goals are 0-499 and dev goals 500-1499 on the real data, as every published number assumes."""
-    test = envs.make("webshop", "test", data=REAL)
+    test = envs.make("webshop", "test", data=REAL_SHOP)
     assert test.tasks == list(range(500)) and test.dev_tasks == list(range(500, 1500))
     assert test.train_tasks == list(range(1500, 6910))
-    winnable = envs.make("webshop", "test", data=REAL, winnable_only=True)
+    winnable = envs.make("webshop", "test", data=REAL_SHOP, winnable_only=True)
     assert set(winnable.tasks) < set(test.tasks) and len(winnable.tasks) == 500 - 29
     families = [test.family(task) for task in test.train_tasks]
     assert set(families) == set(shopping.FAMILIES) | {"other"} and families.count("other") < len(families) / 5

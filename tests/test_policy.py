@@ -88,7 +88,7 @@ def drawn(policy, ids, keys, max_new=12, rows=None, temperature=1.0, seed=0, **o
     """Feed a prompt per row in a fresh session and sample every row once."""
     session = Session(policy, len(ids), max(map(len, ids)) + max_new, seed, keys)
     session.feed(range(len(ids)), [list(row) for row in ids])
-    return session.sample(range(len(ids)), max_new, temperature, **options)
+    return session.sample(range(len(ids)), max_new, temperature=temperature, **options)
 
 
 def assert_same(turns, others):
@@ -299,7 +299,7 @@ def test_frequencies_are_the_softmax(temperature, qwen3):
     session = Session(qwen3, n, 8, seed=3)
     session.feed([0], [list(prompt)])
     session.fork([0], n)
-    draws = torch.tensor([ids[0] for ids, _ in session.sample(range(n), 1, temperature)])
+    draws = torch.tensor([ids[0] for ids, _ in session.sample(range(n), 1, temperature=temperature)])
     counts = torch.bincount(draws, minlength=VOCAB)
     probabilities = expected_logp(qwen3, prompt, temperature)[-1].exp()
     assert (probabilities * n > 5).sum() > 20
@@ -425,7 +425,7 @@ def test_sampler_and_loss_agree(temperature, policy):
     session.feed(range(4), prompts(30, 2, 11, 1))
     masks, old = [[False] * len(row) for row in session.ids], [[0.0] * len(row) for row in session.ids]
     for turn in range(3):
-        for row, (ids, logp) in enumerate(session.sample(range(4), [9, 4, 1, 12], temperature)):
+        for row, (ids, logp) in enumerate(session.sample(range(4), [9, 4, 1, 12], temperature=temperature)):
             heard, = prompts(5 + row, seed=turn)
             session.feed([row], [heard])
             masks[row] += [True] * len(ids) + [False] * len(heard)

@@ -25,9 +25,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def env():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("WEBSHOP_DATA", raising=False)
-        return envs.make("webshop")
+    return envs.make("webshop")
 
 
 @pytest.fixture(scope="module")

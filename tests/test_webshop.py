@@ -3,13 +3,13 @@
 
 import gzip
 import json
-import os
 import random
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+from conftest import REAL_SHOP
 
 from worlds.webshop import BM25, WebShop, analyze, reward, reward_parts, title_nouns, token_set_ratio
 
@@ -91,7 +91,7 @@ def test_golden_search(shop):
 
 
 def real_data():
-    path = Path(os.environ.get("WEBSHOP_DATA") or ROOT.parent / "shared" / "webshop_data")
+    path = REAL_SHOP
     trace = path.parent / "webshop_golden" / "trace_real_fork_synthetic_seed0.json"
     if not path.is_dir() or not trace.is_file():
         pytest.skip(f"no real WebShop data at {path} with its trace {trace}: set WEBSHOP_DATA to have this checked")
