@@ -37,22 +37,14 @@ def group_advantage(rewards, groups, eps=1e-6):
     advantage = rewards.clone()
     for group in set(groups):
         mine = torch.tensor([g == group for g in groups], device=rewards.device)
-        if mine.sum() > 1:
-            advantage[mine] = rewards[mine] - rewards[mine].mean()
-        advantage[mine] /= (rewards[mine].std() if mine.sum() > 1 else 1.0) + eps
+        mean, std = (rewards[mine].mean(), rewards[mine].std()) if mine.sum() > 1 else (0.0, 1.0)
+        advantage[mine] = (rewards[mine] - mean) / (std + eps)
     return advantage.to(dtype)
 
 
 def dual_advantages(task_rewards, skill_rewards, groups, weight=0.2):
     """The two advantages (N,), (N,): of acting, and lambda = `weight` times that of reviewing."""
     return group_advantage(task_rewards, groups), weight * group_advantage(skill_rewards, groups)
-
-
-def single_advantage(task_rewards, skill_rewards, groups):
-    """The ablation that DualAdv replaces: one advantage from R + S for every token."""
-    total = torch.as_tensor(task_rewards) + torch.as_tensor(skill_rewards)
-    advantage = group_advantage(total, groups)
-    return advantage, advantage
 
 
 def policy_loss(logp, old_logp, ref_logp, advantage, mask, clip=0.2, kl=0.01, entropy=None, entropy_weight=0.001,
@@ -120,7 +112,7 @@ class AdamW:
     def load_state_dict(self, state):
         self.adam.load_state_dict(state["adam"])
         for master, saved in zip(self.master, state["master"] or []):
-            master.copy_(saved)
+            master.data.copy_(saved)
 
 
 def micro_batches(lengths, budget):

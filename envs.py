@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from dualadv_grpo import ACT, FORCED, REVIEW
 from policy import Session
-from skillbank import review, review_prompt, skills_prompt, tool_call
+from skillbank import review, review_prompt, skills_prompt
 from worlds import shopping
 
 # ---- What a world is ------------------------------------------------------------------------------------------------
@@ -162,24 +162,6 @@ def opening(env, task, game, shown):
     return f"{env.rules}\n{skills_prompt(shown)}", f"Task: {env.goal(task)}\n{game.page}"
 
 
-def scripted(env, task, shown, game, player):
-    """A whole episode of a scripted player as a chat: exactly the messages that `rollout` would exchange.
-
-    player: .act(observation) -> (thought, action), .review(won, score, steps) -> (thought, tool, arguments).
-    """
-    system, user = opening(env, task, game, shown)
-    said = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    steps = 0
-    while not game.done and steps < env.limit:
-        thought, action = player.act(game.observation)
-        said.append({"role": "assistant", "content": f"<think>{thought}</think><action>{action}</action>"})
-        said.append({"role": "user", "content": game.step(action)})
-        steps += 1
-    said[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
-    thought, name, arguments = player.review(game.won, game.score, steps)
-    return said + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
-
-
 def rollout(policy, env, tasks, bank, group=1, seed=0, how=None, with_review=True, keys=None, desc="rollout"):
     """Play each task `group` times; with_review asks for the skill review at the end of each episode.
 
@@ -188,20 +170,36 @@ def rollout(policy, env, tasks, bank, group=1, seed=0, how=None, with_review=Tru
     transcript, not on what is played beside it.
     """
     how = how or Sampling()
+    most = room(policy, env, how)
     banks = bank if isinstance(bank, list) else [bank] * len(tasks)
     played = []  # (Episode, Game, its bank, opening ids)
     for i in range(len(tasks) * group):
         task, mine = tasks[i // group], banks[i // group]
         shown = mine.retrieve(env.goal(task), env.family(task), how.top_k)
         game = env.start(task)
+        while len(ids := policy.chat.opening(*opening(env, task, game, shown))) > most and shown:
+            shown = shown[:-1]  # too many words in the bank for this context: fewer skills are shown
         episode = Episode(task, env.family(task), keys[i] if keys else i, shown, opening(env, task, game, shown))
-        played.append((episode, game, mine, policy.chat.opening(*episode.opening)))
+        played.append((episode, game, mine, ids))
     # Episodes with the same opening lie side by side, so that they share one prefill; memory bounds how many at once.
     order = sorted(range(len(played)), key=lambda i: (played[i][3], i))
     with tqdm(total=len(played), desc=desc, leave=False, disable=None) as bar:
         for start in range(0, len(order), how.rows):
             play([played[i] for i in order[start:start + how.rows]], policy, env, seed, how, with_review, bar)
     return [episode for episode, *_ in played]
+
+
+def room(policy, env, how):
+    """How many tokens an opening may have, so that the review and an answer fit behind it. ValueError if too few."""
+    context, answer = min(how.context, policy.model.cfg.max_len), max(how.act_tokens, how.review_tokens)
+    question = len(policy.chat.encode(review_prompt("a_family_name", False, 0.0, env.limit, env.limit)))
+    most = context - answer - question - 100  # 100: the chat template, the notes on what was dropped
+    task = max(env.train_tasks, key=lambda task: len(env.goal(task)))
+    needed = len(policy.chat.opening(*opening(env, task, env.start(task), [])))
+    if needed > most:
+        raise ValueError(f"a context of {context} tokens is too short: the task takes up to {needed}, the review's "
+                         f"question {question}, an answer {answer}; raise --context or lower --review_tokens")
+    return most
 
 
 def play(wave, policy, env, seed, how, with_review, bar):
@@ -211,13 +209,6 @@ def play(wave, policy, env, seed, how, with_review, bar):
     openings = {}
     for i, (*_, ids) in enumerate(wave):
         openings.setdefault(tuple(ids), []).append(i)
-    answer = max(how.act_tokens, how.review_tokens)
-    ask = len(policy.chat.encode(review_prompt("a_family_name", False, 0.0, env.limit, env.limit)))
-    needed = max(map(len, openings)) + ask + answer + 100  # 100: the chat template, the notes on what was dropped
-    if needed > context:
-        raise ValueError(f"a context of {context} tokens is too short: the task and the skills take "
-                         f"{needed - ask - answer}, the review's question {ask}, an answer up to {answer}; "
-                         "raise --context (or lower --top_k, --act_tokens, --review_tokens)")
     session.feed(range(len(openings)), [list(ids) for ids in openings])
     live = {}  # conversation -> what it plays
     for first, members in enumerate(openings.values()):
@@ -273,7 +264,7 @@ def hear(session, row, chat, episode, reply, page, ask, answer):
     opening = old.ids[:old.turns[0]]
     for dropped in range(1, len(old.turns) + 1):
         start = old.turns[dropped] if dropped < len(old.turns) else len(old.ids)
-        note = f"[{dropped} earlier turns dropped]\n"
+        note = f"[{episode.steps - len(old.turns) + dropped} earlier turns dropped]\n"
         head = opening + old.ids[start:]
         ids = chat.turn(note + page + ask, head[-1])
         # A quarter stays free, or every turn from here on would read everything anew.

@@ -56,14 +56,14 @@ def evaluate(policy, env, bank, tasks, how, seed=0, desc="eval"):
     return rollout(policy, env, tasks, bank, seed=seed, how=how, with_review=False, keys=list(tasks), desc=desc)
 
 
-def play_online(policy, env, bank, tasks, how, seed=0, k=4, batch=16):
+def play_online(policy, env, bank, tasks, how, seed=0, k=4, batch=16, alpha=0.3, clip=False):
     """The online protocol on a copy of the bank: returns (episodes, the grown bank, the committed edits)."""
     bank, episodes, committed = copy.deepcopy(bank), [], []
     for start in range(0, len(tasks), batch):
         some = tasks[start:start + batch]
         played = rollout(policy, env, some, bank, seed=seed, how=how, keys=list(some), desc="online")
         edits = edits_of(played)
-        probe(policy, env, bank, edits, k, policies.mix(seed, start), how)
+        probe(policy, env, bank, edits, k, policies.mix(seed, start), how, alpha, clip)
         committed += commit(bank, edits)
         episodes += played
     return episodes, bank, committed
@@ -77,20 +77,20 @@ def checkpoint_of(run):
 
 def read_flags():
     parser = argparse.ArgumentParser(description="Play every game of a split once, under three bank protocols.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+                                     allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
     parser.add_argument("target", help="a run directory of train.py, or a model (directory, HF id, smollm2)")
-    parser.add_argument("--env", default="webshop", help="world")
-    parser.add_argument("--split", default="test", help="train, dev or test")
+    parser.add_argument("--env", default="webshop", help="world (default: webshop)")
+    parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
     parser.add_argument("--data", help="directory of the real data; by default the run's, or the world's own")
     parser.add_argument("--human_goals", action="store_true", help="WebShop's human instructions")
     parser.add_argument("--bank", help="skill bank for frozen and online; by default the run's")
-    parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="which of the three")
+    parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="which of the three (default: all)")
     parser.add_argument("--limit", type=int, help="only the first so many games, for a quick look")
-    parser.add_argument("--temperature", type=float, default=0.4, help="of sampling")
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes' random streams")
-    parser.add_argument("--probes", type=int, default=4, help="online: K, probe tasks per edit")
-    parser.add_argument("--batch", type=int, default=16, help="online: episodes between two commits")
+    parser.add_argument("--temperature", type=float, default=0.4, help="of sampling (default: 0.4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes' random streams (default: 0)")
+    parser.add_argument("--probes", type=int, default=4, help="online: K, probe tasks per edit (default: 4)")
+    parser.add_argument("--batch", type=int, default=16, help="online: episodes between two commits (default: 16)")
     parser.add_argument("--device", default="", help="cpu, cuda, ...; by default cuda where there is one")
     parser.add_argument("--out", help="JSON file; by default eval_<split>.json in the run, or here")
     for f in fields(Sampling)[1:]:
@@ -99,6 +99,10 @@ def read_flags():
     args.protocols = args.protocols.split(",")
     if unknown := set(args.protocols) - set(PROTOCOLS):
         parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(PROTOCOLS)}")
+    for name, least in dict(limit=1, temperature=0, probes=1, batch=1, act_tokens=1, review_tokens=1, context=1, rows=1,
+                            top_k=0).items():
+        if getattr(args, name) is not None and not getattr(args, name) >= least:
+            parser.error(f"--{name} {getattr(args, name)}: must be at least {least}")
     return args
 
 
@@ -115,6 +119,8 @@ def main():
                           for name, value in flags.items()})
         env = envs.make(args.env, args.split, args.data or settings.get("data"),
                         human_goals=args.human_goals or settings.get("human_goals", False))
+        if not args.data and settings.get("world", env.describe()) != env.describe():
+            raise ValueError(f"{args.target} was trained in {settings['world']}, this is {env.describe()}; give --data")
         policy = policies.load(str(checkpoint or args.target), policies.pick_device(args.device))
     except (ValueError, OSError) as error:
         sys.exit(f"eval.py: {error}")
@@ -123,12 +129,14 @@ def main():
     result = {"target": args.target, "env": env.describe(), "split": args.split, "games": len(tasks),
               "temperature": args.temperature, "seed": args.seed, "protocols": {}}
     for protocol in args.protocols:
-        if protocol == "frozen" and not bank.skills():
+        if protocol == "frozen" and not bank.skills() and "none" in result["protocols"]:
             print("frozen   the bank is empty: the same as none")
+            result["protocols"][protocol] = result["protocols"]["none"]
             continue
         start, committed = time.time(), []
         if protocol == "online":
-            episodes, grown, committed = play_online(policy, env, bank, tasks, how, args.seed, args.probes, args.batch)
+            episodes, grown, committed = play_online(policy, env, bank, tasks, how, args.seed, args.probes, args.batch,
+                                                     settings.get("alpha", 0.3), settings.get("clip_utility", False))
         else:
             grown = bank if protocol == "frozen" else SkillBank()
             episodes = evaluate(policy, env, grown, tasks, how, args.seed, protocol)

@@ -126,11 +126,12 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Llama, Qwen2/2.5 or Qwen3. Calling it gives logits (B, T, vocab); `hidden` stops before the LM head."""
 
+    recompute = False  # gradient checkpointing: activations are recomputed in backward
+
     def __init__(self, cfg):
         super().__init__()
         self.cfg = cfg
         self.freq = None  # RoPE's frequencies, made on the device of the first tokens
-        self.recompute = False  # gradient checkpointing: activations are recomputed in backward
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.dim),
             "layers": nn.ModuleList(Block(cfg) for _ in range(cfg.layers)),
@@ -219,7 +220,7 @@ def gumbel(seeds, vocab, device):
     """Gumbel noise (len(seeds), vocab) float32 that depends on each seed and nothing else: no generator, no state.
 
     An integer hash (lowbias32, keyed twice) of (seed, token id) gives a uniform number u; -log(-log1p(-u)) makes it
-    Gumbel. The same on every device.
+    Gumbel. The uniform numbers are the same on every device.
     """
     key = torch.tensor(seeds, dtype=torch.int32, device=device)[:, None]  # (B, 1)
     x = torch.arange(vocab, dtype=torch.int32, device=device) * -1640531535  # Knuth's 2654435761 as int32
@@ -380,7 +381,7 @@ class Policy:
     """A decoder, its tokenizer and its chat template. `stop`: the ids that end an assistant turn."""
 
     def __init__(self, model, tokenizer, name):
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.model, self.tokenizer = model, tokenizer
         self.chat = checkpoints.Chat(tokenizer, name)
         eos = model.cfg.hf.get("eos_token_id")  # a number, several (Llama 3), or none
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}

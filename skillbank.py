@@ -36,6 +36,7 @@ SHAPING = {  # the launchers' values; not_found is not among them
 # First words of what one does in a text world: who calls these as a tool has confused acting with reviewing.
 WORLD_ACTIONS = {"search", "click", "buy", "go", "open", "close", "take", "put", "move", "clean", "heat", "cool", "use",
                  "slice", "examine", "inventory", "look"}
+MAX_TEXT = 400  # characters of an argument: a bank of essays would crowd the task out of the context
 STOP_WORDS = set("a an and are as at be before but by do for from i if in into is it its me my not of on or so than "
                  "that the then this to was when where which with you your find looking need want price lower".split())
 
@@ -137,7 +138,7 @@ class SkillBank:
         if not isinstance(arguments, dict):
             return "invalid_arguments", None
         values = {key: arguments.get(key) for key in TOOLS[name]}
-        if not all(isinstance(v, str) and v.strip() for v in values.values()):
+        if not all(isinstance(v, str) and 0 < len(v.strip()) <= MAX_TEXT for v in values.values()):
             return "invalid_arguments", None
         # JSON can spell half a surrogate pair (\ud800), which no file and no tokenizer takes: a question mark instead.
         values = {key: value.encode("utf-8", "replace").decode().strip() for key, value in values.items()}
@@ -196,7 +197,7 @@ def review_prompt(family, won, score, steps, limit):
     calls = [f'- {name}: {", ".join(arguments)}' for name, arguments in TOOLS.items()]
     return "\n".join([
         f"The episode is over: {outcome}, score {score:.2f}, {steps} of {limit} steps. Family: {family}.",
-        "Now review it instead of acting. Call exactly one tool; all its arguments are text:",
+        f"Now review it instead of acting. Call exactly one tool; arguments are texts of up to {MAX_TEXT} characters:",
         *calls,
         f"Rules: category is {family} or general. Propose a rule that would help on other {family} tasks, not this "
         "one's answer. Update a shown skill by its id if it is wrong or vague. Keep if there is nothing to change.",
@@ -245,7 +246,8 @@ def shaping(text, result):
     """The review's reward before its utility: the call's status and the form of the text (README, method 3)."""
     reward = SHAPING[result["status"]]
     name, arguments, _ = parse_tool_call(text)
-    if result["status"] == "unknown_tool" and re.split(r"[\W_]+", name or "")[0].lower() in WORLD_ACTIONS:
+    verb = re.split(r"[\W_]+", (name or "").lower())[0]
+    if result["status"] == "unknown_tool" and verb in WORLD_ACTIONS and not name.endswith("_skill"):
         reward = -3.0
     if not re.search(r"<think>.*?</think>", text, re.S):
         reward -= 0.5
@@ -262,20 +264,19 @@ def shaping(text, result):
 def commit(bank, edits, rule="positive"):
     """Carry edits with measured .utility over into the bank; returns those that were.
 
-    positive: those with U > 0, best first, at most one per task; none: nothing (the released training); all: every
-    valid edit. A proposal that has become a duplicate by then is dropped.
+    positive: those with U > 0, best first, at most one per task and per updated skill; none: nothing (the released
+    training); all: every valid edit. A proposal that has become a duplicate by then is dropped.
     """
     if rule not in ("positive", "none", "all"):
         raise ValueError(f"commit rule {rule!r}: choose positive, none or all")
-    if rule == "none":
-        return []
-    committed, tasks = [], set()
+    trial, chosen, done = copy.deepcopy(bank), [], set()
     for edit in sorted(edits, key=lambda e: -e.utility) if rule == "positive" else edits:
-        if rule == "positive" and (edit.utility <= 0 or edit.task in tasks):
+        about = {edit.task, edit.skill_id if edit.name == "update_skill" else edit.task}
+        if rule == "none" or rule == "positive" and (edit.utility <= 0 or about & done):
             continue
-        result = bank.apply(edit.name, edit.arguments, edit.family)
-        if result["status"] in ("added", "updated"):
-            tasks.add(edit.task)
-            edit.skill_id = result["skill_id"]
-            committed.append(edit)
-    return committed
+        if trial.apply(edit.name, edit.arguments, edit.family)["status"] in ("added", "updated"):
+            chosen.append(edit)
+            done |= about
+    for edit in reversed(chosen) if rule == "positive" else chosen:  # the best last: it was probed as the newest
+        edit.skill_id = bank.apply(edit.name, edit.arguments, edit.family)["skill_id"]
+    return chosen

@@ -22,7 +22,7 @@ import resource
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class Config:
     clip_utility: bool = knob(False, "max(0, U), as the released code does")
     commit: str = knob("positive", "which edits enter the bank: positive (U > 0), none (released training), all")
     # DualAdv-GRPO
-    advantage: str = knob("dual", "dual, single (one advantage from R + S) or act_only (reviews are not trained)")
+    advantage: str = knob("dual", "dual, single (one advantage from R + S) or act_only (reviews get none)")
     skill_weight: float = knob(0.2, "lambda: weight of the review's advantage")
     lr: float = knob(1e-6, "learning rate")
     kl: float = knob(-1.0, "beta of the KL to the reference; -1 is the paper's for the world (WebShop 0.05)")
@@ -99,16 +99,17 @@ class Config:
 
 # What suits another model than a 1.5B one; a flag wins over these.
 PRESETS = {
-    "tiny": dict(steps=20, tasks=4, eval_every=5, act_tokens=64, review_tokens=160, context=3072, cold_start=200,
-                 sft_lr=2e-3, lr=3e-4),
+    "tiny": dict(steps=20, tasks=4, eval_every=5, act_tokens=64, review_tokens=160, context=3072, cold_start=800,
+                 sft_batch=4, sft_lr=3e-3, lr=3e-4),
     "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=32, act_tokens=64, review_tokens=160, context=4096,
                     rows=32, cold_start=50, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
 }
 CHOICES = {"advantage": ("dual", "single", "act_only"), "commit": ("positive", "none", "all")}
 AT_LEAST = {"steps": 0, "tasks": 1, "group": 1, "eval_every": 0, "eval_tasks": 1, "save_every": 1, "act_tokens": 8,
             "review_tokens": 8, "rows": 1, "top_k": 0, "cold_start": 0, "sft_batch": 1, "probes": 1, "budget": 1,
-            "temperature": 0, "eval_temperature": 0, "probe_temperature": 0, "lr": 0, "sft_lr": 0}
-FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # may change when a run is resumed
+            "temperature": 0, "eval_temperature": 0, "probe_temperature": 0, "lr": 0, "sft_lr": 0, "clip": 0, "entropy": 0,
+            "skill_weight": 0, "alpha": 0, "max_norm": 0, "context": 1, "kl": -1}
+FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # free to change in a resumed run
 
 
 def read_flags(argv=None):
@@ -124,7 +125,7 @@ def read_flags(argv=None):
             parser.add_argument(f"--{f.name}", type=f.type, choices=CHOICES.get(f.name), help=text, metavar="X")
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     for name, least in AT_LEAST.items():
-        if given.get(name, least) < least:
+        if not given.get(name, least) >= least:  # nor is NaN
             parser.error(f"--{name} {given[name]}: must be at least {least}")
     model = given.get("model") or ("Qwen/Qwen2.5-1.5B-Instruct" if torch.cuda.is_available() else "tiny")
     cfg = Config(**{**PRESETS.get(model, {}), **given, "model": model})
@@ -190,10 +191,9 @@ def train(cfg, env, policy, reference, optimizer, bank, start):
         R = [e.reward for e in episodes]
         S = [utility.get(i, 0.0) + shaping(e.review, e.edit) for i, e in enumerate(episodes)]
         groups = [i // cfg.group for i in range(len(episodes))]
-        if cfg.advantage == "single":
-            a_act, a_skill = grpo.single_advantage(R, S, groups)
-        else:
-            a_act, a_skill = grpo.dual_advantages(R, S, groups, cfg.skill_weight * (cfg.advantage == "dual"))
+        a_act, a_skill = grpo.dual_advantages(R, S, groups, cfg.skill_weight * (cfg.advantage == "dual"))
+        if cfg.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
+            a_act = a_skill = grpo.group_advantage([r + s for r, s in zip(R, S)], groups)
 
         # 5: one clipped step
         segments = [(segment, i) for i, e in enumerate(episodes) for segment in e.segments]
@@ -226,8 +226,7 @@ def train(cfg, env, policy, reference, optimizer, bank, start):
 
 
 def sampling(cfg, temperature):
-    how = Sampling(**{f.name: getattr(cfg, f.name) for f in fields(Sampling)})
-    return replace(how, temperature=temperature)
+    return Sampling(temperature, *(getattr(cfg, f.name) for f in fields(Sampling)[1:]))
 
 
 def bar(name):
@@ -293,18 +292,19 @@ def log(cfg, row):
 def open_run(cfg, env):
     """(policy, reference, optimizer, bank, first step): a new run, cold-started, or the one to resume."""
     out, device, checkpoint = Path(cfg.out), policies.pick_device(cfg.device), checkpoint_of(cfg.out)
+    settings = {**asdict(cfg), "world": env.describe()}
     if checkpoint and not cfg.resume:
         raise ValueError(f"{out} holds a run; --resume continues it, --out DIR starts another beside it")
     if cfg.resume and (out / "config.json").is_file():
         before = json.loads((out / "config.json").read_text())
-        for name, value in asdict(cfg).items():
+        for name, value in settings.items():
             if name not in FREE and before.get(name) != value:
-                raise ValueError(f"--resume: {out} was run with --{name} {before.get(name)}, this is {value}; "
+                raise ValueError(f"--resume: {out} was run with {name} {before.get(name)}, this is {value}; "
                                  "give the same flags, or another --out")
     if checkpoint:
         policy = policies.load(str(checkpoint), device)
         optimizer = grpo.AdamW(policy.model, cfg.lr)
-        state = torch.load(checkpoint / "trainer.pt", map_location=device, weights_only=True)
+        state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
         lines = (out / "metrics.jsonl").read_text().splitlines()
         write_atomic(out / "metrics.jsonl", "".join(
@@ -314,13 +314,14 @@ def open_run(cfg, env):
     else:
         policy = policies.load(cfg.model, device, text=env.corpus() if cfg.model == "tiny" else None, seed=cfg.seed)
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "config.json", json.dumps(asdict(cfg), indent=1) + "\n")
+        write_atomic(out / "config.json", json.dumps(settings, indent=1) + "\n")
         write_atomic(out / "metrics.jsonl", "")
+        envs.room(policy, env, sampling(cfg, cfg.temperature))  # too short a context: say so before the cold start
         if cfg.cold_start:
             cold_start(policy, env, cfg)
         policy.save(out / "reference")
         optimizer, bank, start = grpo.AdamW(policy.model, cfg.lr), SkillBank(), 0
-    reference = policies.load(str(out / "reference"), device).model.requires_grad_(False)
+    reference = policies.load(str(out / "reference"), device).model.requires_grad_(False) if cfg.kl else None
     return policy, reference, optimizer, bank, start
 
 
@@ -328,11 +329,13 @@ def main():
     torch.set_flush_denormal(True)
     cfg = read_flags()
     new = checkpoint_of(cfg.out) is None
+    policies.Decoder.recompute = cfg.recompute
     try:
+        if cfg.wandb:
+            import wandb  # noqa: F401 -- not there: say so now, not after the cold start
         env = envs.make(cfg.env, "train", cfg.data, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
         print(env.describe(), flush=True)
         policy, reference, optimizer, bank, start = open_run(cfg, env)
-        policy.model.recompute = cfg.recompute
         print(f"{cfg.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
               f"{policy.device}; run in {cfg.out}", flush=True)
         if new and cfg.eval_every:  # a baseline before any update

@@ -220,7 +220,7 @@ def test_a_transcript_that_outgrows_the_context_goes_on_in_a_second_segment(env,
     task = env.train_tasks[0]
     lines = ["<think>look</think><action>search[shoes]</action>", "<think>back</think><action>click[back to search]"
              "</action>"] * 7 + ["<think>last</think><action>search[boots]</action>", "<think>done</think>"]
-    how = Sampling(act_tokens=40, review_tokens=40, context=1300)
+    how = Sampling(act_tokens=40, review_tokens=40, context=900)
     episode = puppet_rollout(monkeypatch, policy, env, task, lines, how=how)
     assert episode.steps == env.limit and len(episode.segments) > 1 and episode.review == lines[-1]
     opening = policy.chat.opening(*episode.opening)
@@ -234,7 +234,7 @@ def test_a_transcript_that_outgrows_the_context_goes_on_in_a_second_segment(env,
         assert segment.kind[:len(opening)] == [FORCED] * len(opening)
     # The real sampler too: random answers, same bookkeeping, and the model agrees with what was recorded.
     monkeypatch.undo()
-    episode = rollout(policy, env, [task], SkillBank(), how=Sampling(act_tokens=60, review_tokens=40, context=1000))[0]
+    episode = rollout(policy, env, [task], SkillBank(), how=Sampling(act_tokens=60, review_tokens=40, context=800))[0]
     assert len(episode.segments) > 1
     for segment in episode.segments:
         mask = torch.tensor([segment.kind]) != FORCED

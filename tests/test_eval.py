@@ -62,7 +62,7 @@ def test_online_grows_a_copy_of_the_bank_from_batch_to_batch(model, monkeypatch)
                      "when_to_apply": "always", "evidence": "none"}
         return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
 
-    def probe(policy, env, bank, edits, k, seed, how):
+    def probe(policy, env, bank, edits, k, seed, how, alpha, clip):
         for i, edit in enumerate(edits):
             edit.utility = 1.0 if i == 0 else -1.0
 
@@ -79,14 +79,16 @@ def test_an_empty_bank_is_not_played_twice(model, tmp_path, monkeypatch, capsys)
     """Frozen with nothing in the bank is the same prompts and the same random numbers as none."""
     run(model, "--split", "dev", "--limit", 2, "--protocols", "none,frozen", "--act_tokens", 8, "--review_tokens", 8,
         "--context", 1500, "--out", tmp_path / "r.json", monkeypatch=monkeypatch)
-    assert list(json.loads((tmp_path / "r.json").read_text())["protocols"]) == ["none"]
+    protocols = json.loads((tmp_path / "r.json").read_text())["protocols"]
+    assert list(protocols) == ["none", "frozen"] and protocols["none"] == protocols["frozen"]
     assert "same as none" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags, what", [
     (["/no/model"], "/no/model"), (["MODEL", "--split", "tset"], "tset"),
     (["MODEL", "--bank", "/no/bank"], "/no/bank"), (["MODEL", "--data", "/no/data"], "/no/data"),
-    (["MODEL", "--protocols", "warm"], "warm"), (["MODEL", "--x"], "--x"),
+    (["MODEL", "--protocols", "warm"], "warm"), (["MODEL", "--x"], "--x"), (["MODEL", "--limit", "0"], "--limit"),
+    (["MODEL", "--temperature", "-1"], "--temperature"), (["tiny"], "tiny"),
 ])
 def test_bad_input_ends_with_one_line(flags, what, model, monkeypatch, capsys):
     """A traceback is no answer to a typo."""

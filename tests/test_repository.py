@@ -60,6 +60,7 @@ def test_no_path_of_a_machine_and_no_registry_in_the_tree():
 
 def test_the_readme_quotes_lines_that_exist():
     """A README that names code which has moved on is worse than none (nanoVLM's says "train.py ~200", really 702)."""
+    assert not re.search(r"@[A-Z]+@", (ROOT / "README.md").read_text()), "a placeholder was left"
     rows = re.findall(r"^\|[^|]+\| `(.+)` \| `(\w+\.py)` \|$", (ROOT / "README.md").read_text(), re.M)
     assert len(rows) > 8
     for line, file in rows:

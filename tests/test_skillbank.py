@@ -592,8 +592,8 @@ def test_commit_positive():
              edit(4, 0.3, "best OF 1"), edit(5, 0.9, "old"), edit(5, 0.1, "next of 5"), edit(6, 0.01, "slight")]
     committed = commit(bank, edits)
     assert [e.arguments["title"] for e in committed] == ["best of 1", "next of 5", "slight"]
-    assert titles(bank) == ["old", "best of 1", "next of 5", "slight"]
-    assert [e.skill_id for e in committed] == ["dyn_002", "dyn_003", "dyn_004"], "the ids in this bank, not the copy's"
+    assert titles(bank) == ["old", "slight", "next of 5", "best of 1"]  # the best last: it was probed as the newest
+    assert [e.skill_id for e in committed] == ["dyn_004", "dyn_003", "dyn_002"], "the ids in this bank, not the copy's"
 
 
 def test_commit_updates_and_lost_targets():
@@ -618,3 +618,12 @@ def test_commit_unknown_rule():
     """Bug: a misspelt rule is taken for another."""
     with pytest.raises(ValueError, match="'best'.*positive, none or all"):
         commit(SkillBank(), [], "best")
+
+
+def test_commit_takes_only_the_better_of_two_updates_of_a_skill():
+    """Bug: two tasks update dyn_001, and the worse text, measured on a bank that is no more, overwrites the better."""
+    bank = SkillBank()
+    bank.apply("propose_skill", dict(SHOE, title="old", principle="old"), "footwear")
+    updates = [edit(task, utility, title, name="update_skill", skill_id="dyn_001", reason="vague")
+               for task, utility, title in ((1, 0.05, "worse"), (2, 1.5, "better"))]
+    assert [e.utility for e in commit(bank, updates)] == [1.5] and titles(bank) == ["better"]

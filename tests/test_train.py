@@ -15,6 +15,7 @@ import envs
 import policy as policies
 import train
 from skillbank import SkillBank
+from worlds import catalogue
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
@@ -178,7 +179,7 @@ def test_help_shows_every_knob_with_its_default(capsys):
 
 
 @pytest.mark.parametrize("flags", [["--nonsense"], ["--lr", "fast"], ["--tasks", "0"], ["--commit", "maybe"],
-                                   ["--temperature", "-1"], ["--advantage", "triple"], ["--step", "3"]])
+                                   ["--temperature", "-1"], ["--lr", "nan"], ["--advantage", "triple"], ["--step", "3"]])
 def test_a_wrong_flag_gets_one_line(flags, capsys):
     """argparse prints forty lines of usage before it says what is wrong; and --step must not pass for --steps."""
     with pytest.raises(SystemExit) as stop:
@@ -198,7 +199,7 @@ def test_flags_win_over_presets():
 @pytest.mark.parametrize("flags, what", [
     (["--data", "/no/such/place"], "/no/such/place"), (["--model", "/no/such/model"], "/no/such/model"),
     (["--env", "chess"], "chess"), (["--device", "quantum"], "quantum"), (["--sft_data", "/no/chats"], "/no/chats"),
-    (["--context", "400", "--eval_every", "1"], "--context"),
+    (["--context", "400", "--eval_every", "0"], "--context"),
 ])
 def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, monkeypatch, run):
     """Missing data, a wrong model, a context that holds nothing: the line says which, and what to do."""
@@ -209,10 +210,16 @@ def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, mo
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(tmp_path, monkeypatch, run):
-    """Starting anew in a finished run's directory would lose it; resuming with another lr would lie about it."""
+    """Starting anew in a finished run's directory would lose it; resuming with another lr would lie about it.
+
+    And a run that forgets its --data must not go on in the made-up shop, nor the other way round.
+    """
+    other = catalogue.make(tmp_path / "other_shop", products=120, seed=5)
+    tmp_path /= "run"
     run(tmp_path, "--steps", "0", "--eval_every", "0")
     before = everything(tmp_path)
-    for flags, what in ((["--steps", "0"], "--resume"), (["--resume", "--eval_every", "0", "--clip", "0.3"], "--clip")):
+    for flags, what in ((["--steps", "0"], "--resume"), (["--resume", "--eval_every", "0", "--clip", "0.3"], "clip 0.2"),
+                        (["--resume", "--eval_every", "0", "--data", str(other)], "made-up")):
         with pytest.raises(SystemExit) as stop:
             run(tmp_path, *flags)
         assert what in str(stop.value.code) and "\n" not in str(stop.value.code)

@@ -362,3 +362,10 @@ def test_speed(shop):
         shop.step(f"click[{shop.available_actions()['clickables'][2]}]")
         shop.step("click[description]")
     assert time.perf_counter() - start < 3
+
+
+def test_a_query_of_underscores_and_marks_is_no_crash():
+    """A policy at temperature 1 repeats itself: 255 underscores in a row used to end the run, and its resumption."""
+    for glue in ("_", "\u200d", "\u0301"):
+        for n in (254, 255, 256, 600):
+            assert "boot" in analyze("boots " + glue * n + " boots")

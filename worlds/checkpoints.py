@@ -127,6 +127,8 @@ def _read_folder(folder, name):
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
+    if (folder / "latest").is_file():
+        raise ValueError(f"{name} is a run directory of train.py; name one of its checkpoints/step_... instead")
     hf = _read_json(folder, "config.json", name)
     if hf is None:
         raise ValueError(f"{name}: no config.json there; --model wants a checkpoint directory in HF format")
@@ -222,13 +224,13 @@ def _byte_level(bpe):
     return bpe
 
 
-def tiny(text, seed=0, vocab=1024):
+def tiny(text, seed=0, vocab=2048):
     """A Llama of a million parameters and a byte-level BPE trained on `text` (a list), both made from nothing."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     if not text:
-        raise ValueError("load('tiny') needs text=[...] to train its tokenizer on; envs.make(...).corpus() gives it")
+        raise ValueError("tiny is made by train.py (its tokenizer from the world's text: text=env.corpus()); name a run or a checkpoint")
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     bpe = _byte_level(Tokenizer(models.BPE()))
     bpe.train_from_iterator(text, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, show_progress=False,
@@ -362,7 +364,9 @@ class Chat:
 
     def _pieces(self, said):
         """The template's own text before each message, as ids."""
-        text = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        # Llama 3 writes a date into the prompt: its own default, or a run resumed tomorrow would be another run.
+        text = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True,
+                                                  date_string="26 Jul 2024")
         pieces = []
         for message in said:
             piece, found, text = text.partition(message["content"])

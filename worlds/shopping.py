@@ -11,47 +11,56 @@ import os
 import random
 import re
 import tempfile
+from pathlib import Path
 
 import envs
-from skillbank import Skill
+from skillbank import Skill, review_prompt, tool_call
 from worlds import catalogue
 from worlds.webshop import WebShop
 
 # Keyword families as in SkillRL's WebShop bank; these lists are our own. The first family with a word of the task text
 # gets it; the order puts the sharpest words first ("watch band" is an accessory although a watch is electronic, too).
 FAMILIES = {
-    "footwear": "shoe shoes sneaker sneakers boot boots sandal sandals slipper slippers loafer loafers heels pumps"
-                     " flats"
-                " clogs mules oxfords footwear slides flip-flops moccasins",
-    "apparel": "shirt shirts t-shirt t-shirts tee tees top tops blouse blouses dress dresses pant pants jeans shorts"
-               " skirt skirts leggings sweater sweaters hoodie hoodies sweatshirt sweatshirts jacket jackets coat coats"
-               " suit suits vest vests cardigan cardigans pajama pajamas underwear bra bras panties sock socks lingerie"
-               " swimsuit swimsuits bikini bikinis jumpsuit jumpsuits romper rompers robe robes sleepwear tights briefs"
-               " boxers polo polos tank tanks tuxedo tuxedos overalls swimwear loungewear lounge activewear"
-               " suiting blazer blazers henley henleys tunic tunics",
-    "accessories": "watch watches wristwatch bag bags handbag handbags backpack backpacks wallet wallets belt belts hat"
-                   " hats cap caps scarf scarves glove gloves sunglasses jewelry necklace necklaces bracelet bracelets"
-                   " earring earrings tie ties purse purses umbrella umbrellas luggage band bands",
-    "electronics": "phone phones smartphone smartphones laptop laptops computer computers tablet tablets headphone"
-                   " headphones earbud earbuds earphones headset headsets speaker speakers charger chargers cable"
-                                      " cables"
-                   " cord cords adapter adapters camera cameras lens lenses tv tvs television televisions monitor"
-                   " monitors keyboard keyboards mouse projector projectors binoculars scopes router routers microphone"
-                   " microphones battery batteries usb hdmi bluetooth desktop desktops antenna antennas radio radios"
-                   " receiver receivers player players subwoofer soundbar tripod tripods printer printers drone drones"
-                   " wireless electronics telescopes minis cases",
-    "beauty_health": "shampoo conditioner hair skin makeup lipstick lip mascara eyelash eyelashes eyeliner foundation"
-                     " concealer cream creams lotion lotions serum serums moisturizer moisturizers soap toothpaste"
-                     " toothbrush toothbrushes floss mouthwash deodorant perfume fragrance cologne nail nails brush"
-                     " brushes razor razors shaving beauty face facial body bath dental oral teeth massage mirror"
-                     " mirrors wig wigs sunscreen cleanser scrubs cosmetic",
-    "home_decor": "chair chairs sofa sofas couch couches table tables desk desks bed beds mattress mattresses lamp"
-                     " lamps"
-                  " light lights lighting chandelier chandeliers curtain curtains drape drapes rug rugs pillow pillows"
-                  " blanket blankets shelf shelves bookcase bookcases cabinet cabinets dresser dressers ottoman"
-                                     " ottomans"
-                  " stool stools bench benches candle candles clock clocks wall decor vase vases furniture headboard"
-                  " nightstand nightstands panels window storage pouf poufs sconces lampshade box bedding poster",
+    "footwear": (
+        "shoe shoes sneaker sneakers boot boots sandal sandals slipper slippers loafer loafers heels pumps flats "
+        "clogs mules oxfords footwear slides flip-flops moccasins"
+    ),
+    "apparel": (
+        "shirt shirts t-shirt t-shirts tee tees top tops blouse blouses dress dresses pant pants jeans shorts "
+        "skirt skirts leggings sweater sweaters hoodie hoodies sweatshirt sweatshirts jacket jackets coat coats "
+        "suit suits vest vests cardigan cardigans pajama pajamas underwear bra bras panties sock socks lingerie "
+        "swimsuit swimsuits bikini bikinis jumpsuit jumpsuits romper rompers robe robes sleepwear tights briefs "
+        "boxers polo polos tank tanks tuxedo tuxedos overalls swimwear loungewear lounge activewear suiting blazer "
+        "blazers henley henleys tunic tunics"
+    ),
+    "accessories": (
+        "watch watches wristwatch bag bags handbag handbags backpack backpacks wallet wallets belt belts hat hats "
+        "cap caps scarf scarves glove gloves sunglasses jewelry necklace necklaces bracelet bracelets earring "
+        "earrings tie ties purse purses umbrella umbrellas luggage band bands"
+    ),
+    "electronics": (
+        "phone phones smartphone smartphones laptop laptops computer computers tablet tablets headphone headphones "
+        "earbud earbuds earphones headset headsets speaker speakers charger chargers cable cables cord cords "
+        "adapter adapters camera cameras lens lenses tv tvs television televisions monitor monitors keyboard "
+        "keyboards mouse projector projectors binoculars scopes router routers microphone microphones battery "
+        "batteries usb hdmi bluetooth desktop desktops antenna antennas radio radios receiver receivers player "
+        "players subwoofer soundbar tripod tripods printer printers drone drones wireless electronics telescopes "
+        "minis cases"
+    ),
+    "beauty_health": (
+        "shampoo conditioner hair skin makeup lipstick lip mascara eyelash eyelashes eyeliner foundation concealer "
+        "cream creams lotion lotions serum serums moisturizer moisturizers soap toothpaste toothbrush toothbrushes "
+        "floss mouthwash deodorant perfume fragrance cologne nail nails brush brushes razor razors shaving beauty "
+        "face facial body bath dental oral teeth massage mirror mirrors wig wigs sunscreen cleanser scrubs "
+        "cosmetic"
+    ),
+    "home_decor": (
+        "chair chairs sofa sofas couch couches table tables desk desks bed beds mattress mattresses lamp lamps "
+        "light lights lighting chandelier chandeliers curtain curtains drape drapes rug rugs pillow pillows "
+        "blanket blankets shelf shelves bookcase bookcases cabinet cabinets dresser dressers ottoman ottomans "
+        "stool stools bench benches candle candles clock clocks wall decor vase vases furniture headboard "
+        "nightstand nightstands panels window storage pouf poufs sconces lampshade box bedding poster"
+    ),
 }
 FAMILY_OF = {word: family for family, words in reversed(list(FAMILIES.items())) for word in words.split()}
 
@@ -83,7 +92,7 @@ class WebShopEnv:
 
     def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False):
         data = data or os.environ.get("WEBSHOP_DATA")
-        self.source = data or "made-up catalogue"
+        self.source = f"data in {Path(data).name}" if data else "made-up catalogue"
         with tempfile.TemporaryDirectory() as folder:
             # The seed is the world's, not the run's: only so are test goals never trained on.
             where = data or catalogue.make(folder, seed=seed)
@@ -129,7 +138,7 @@ class WebShopEnv:
                      for i, text in enumerate(texts)]
             game = self.start(task)
             player = catalogue.Shopper(game.shop, task, family, shown, rng)
-            chats.append(envs.scripted(self, task, shown, game, player))
+            chats.append(scripted(self, task, shown, game, player))
         return chats
 
 
@@ -171,3 +180,21 @@ def brackets(shop, observation):
         text += ("\n" if new_line else " ") + (part if kind == "text" else f"[{part.lower()}]")
         before = kind
     return text.strip()
+
+
+def scripted(env, task, shown, game, player):
+    """A whole episode of a scripted player as a chat: exactly the messages that `rollout` would exchange.
+
+    player: .act(observation) -> (thought, action), .review(won, score, steps) -> (thought, tool, arguments).
+    """
+    system, user = envs.opening(env, task, game, shown)
+    said = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    steps = 0
+    while not game.done and steps < env.limit:
+        thought, action = player.act(game.observation)
+        said.append({"role": "assistant", "content": f"<think>{thought}</think><action>{action}</action>"})
+        said.append({"role": "user", "content": game.step(action)})
+        steps += 1
+    said[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
+    thought, name, arguments = player.review(game.won, game.score, steps)
+    return said + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]

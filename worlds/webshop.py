@@ -349,7 +349,10 @@ def analyze(text):
     while match := _TOKEN.search(classes, position):
         start, position = match.span()
         if position - start > 255:  # Lucene's scanner sees 255 characters at a time
-            position = _TOKEN.match(classes, start, start + 255).end()
+            cut = _TOKEN.match(classes, start, start + 255)
+            position = cut.end() if cut else start + 255
+            if not cut:             # 255 underscores or marks in a row are no word yet
+                continue
         word = text[start:position]
         if word[-1] == "s" and word[-2:-1] in ("'", "’", "＇"):
             word = word[:-2]
