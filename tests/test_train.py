@@ -179,7 +179,8 @@ def test_help_shows_every_knob_with_its_default(capsys):
 
 
 @pytest.mark.parametrize("flags", [["--nonsense"], ["--lr", "fast"], ["--tasks", "0"], ["--commit", "maybe"],
-                                   ["--temperature", "-1"], ["--lr", "nan"], ["--advantage", "triple"], ["--step", "3"]])
+                                   ["--temperature", "-1"], ["--lr", "nan"], ["--advantage", "triple"],
+                                   ["--step", "3"]])
 def test_a_wrong_flag_gets_one_line(flags, capsys):
     """argparse prints forty lines of usage before it says what is wrong; and --step must not pass for --steps."""
     with pytest.raises(SystemExit) as stop:
