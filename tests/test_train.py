@@ -219,8 +219,9 @@ def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(tmp_path, mo
     tmp_path /= "run"
     run(tmp_path, "--steps", "0", "--eval_every", "0")
     before = everything(tmp_path)
-    for flags, what in ((["--steps", "0"], "--resume"), (["--resume", "--eval_every", "0", "--clip", "0.3"], "clip 0.2"),
-                        (["--resume", "--eval_every", "0", "--data", str(other)], "made-up")):
+    again = ["--resume", "--eval_every", "0"]
+    for flags, what in ((["--steps", "0"], "--resume"), ([*again, "--clip", "0.3"], "clip 0.2"),
+                        ([*again, "--data", str(other)], "made-up")):
         with pytest.raises(SystemExit) as stop:
             run(tmp_path, *flags)
         assert what in str(stop.value.code) and "\n" not in str(stop.value.code)
