@@ -107,8 +107,8 @@ PRESETS = {
 CHOICES = {"advantage": ("dual", "single", "act_only"), "commit": ("positive", "none", "all")}
 AT_LEAST = {"steps": 0, "tasks": 1, "group": 1, "eval_every": 0, "eval_tasks": 1, "save_every": 1, "act_tokens": 8,
             "review_tokens": 8, "rows": 1, "top_k": 0, "cold_start": 0, "sft_batch": 1, "probes": 1, "budget": 1,
-            "temperature": 0, "eval_temperature": 0, "probe_temperature": 0, "lr": 0, "sft_lr": 0, "clip": 0, "entropy": 0,
-            "skill_weight": 0, "alpha": 0, "max_norm": 0, "context": 1, "kl": -1}
+            "temperature": 0, "eval_temperature": 0, "probe_temperature": 0, "lr": 0, "sft_lr": 0, "clip": 0,
+            "entropy": 0, "skill_weight": 0, "alpha": 0, "max_norm": 0, "context": 1, "kl": -1}
 FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # free to change in a resumed run
 
 
