@@ -3,9 +3,22 @@
 import os
 from pathlib import Path
 
+import pytest
+
 # Threads that do not spin for long, as in train.py: on busy cores the tests would be ten times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # The real 1,000 products, for the tests that want them. The variable is taken away, or every other test would play on
 # them, too, instead of in the made-up shop.
 REAL_SHOP = Path(os.environ.pop("WEBSHOP_DATA", "") or Path(__file__).parents[2] / "shared" / "webshop_data")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """A tiny model's operations are too small to share: two threads on a busy machine wait for each other."""
+    import torch  # after the variable above is set
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

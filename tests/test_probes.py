@@ -14,13 +14,7 @@ from probes import Edit, edits_of, probe, score, select, utility
 from skillbank import Skill, SkillBank
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A tiny model's operations are too small to share: two threads on a busy machine wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

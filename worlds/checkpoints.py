@@ -230,8 +230,8 @@ def tiny(text, seed=0, vocab=2048):
     from transformers import PreTrainedTokenizerFast
 
     if not text:
-        raise ValueError("tiny is made by train.py (load('tiny', text=env.corpus()) trains its tokenizer on the world's "
-                         "text); name a run or a checkpoint instead")
+        raise ValueError("tiny is made by train.py (its tokenizer is trained on the world's text: text=env.corpus()); "
+                         "name a run or a checkpoint instead")
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     bpe = _byte_level(Tokenizer(models.BPE()))
     bpe.train_from_iterator(text, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, show_progress=False,
