@@ -101,8 +101,8 @@ class Config:
 PRESETS = {
     "tiny": dict(steps=20, tasks=4, eval_every=5, act_tokens=64, review_tokens=160, context=3072, cold_start=800,
                  sft_batch=4, sft_lr=3e-3, lr=3e-4),
-    "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=32, act_tokens=64, review_tokens=160, context=4096,
-                    rows=32, cold_start=50, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
+    "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=16, act_tokens=64, review_tokens=160, context=4096,
+                    rows=32, cold_start=20, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
 }
 CHOICES = {"advantage": ("dual", "single", "act_only"), "commit": ("positive", "none", "all")}
 AT_LEAST = {"steps": 0, "tasks": 1, "group": 1, "eval_every": 0, "eval_tasks": 1, "save_every": 1, "act_tokens": 8,
