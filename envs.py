@@ -64,7 +64,7 @@ class Env(Protocol):
     def project(self, text: str) -> tuple: ...  # assistant text -> (action, valid)
     def demonstrations(self, count: int, seed: int) -> list: ...  # chats of scripted players, for the cold start
     def corpus(self) -> list: ...  # the world's own text, for the tokenizer of `tiny`
-    def describe(self) -> str: ...  # one line for the log: whose games these are
+    def describe(self) -> str: ...  # one line: whose games these are; the same for every split and filter of them
 
 
 def make(name, split="train", data=None, seed=0, human_goals=False, winnable_only=False):

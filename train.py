@@ -313,10 +313,9 @@ def open_run(cfg, env):
         print(f"resuming {out} after step {start}")
     else:
         policy = policies.load(cfg.model, device, text=env.corpus() if cfg.model == "tiny" else None, seed=cfg.seed)
-        out.mkdir(parents=True, exist_ok=True)
+        envs.room(policy, env, sampling(cfg, cfg.temperature))  # too short a context: say so before the cold start
         write_atomic(out / "config.json", json.dumps(settings, indent=1) + "\n")
         write_atomic(out / "metrics.jsonl", "")
-        envs.room(policy, env, sampling(cfg, cfg.temperature))  # too short a context: say so before the cold start
         if cfg.cold_start:
             cold_start(policy, env, cfg)
         policy.save(out / "reference")
@@ -334,7 +333,7 @@ def main():
         if cfg.wandb:
             import wandb  # noqa: F401 -- not there: say so now, not after the cold start
         env = envs.make(cfg.env, "train", cfg.data, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
-        print(env.describe(), flush=True)
+        print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
         policy, reference, optimizer, bank, start = open_run(cfg, env)
         print(f"{cfg.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
               f"{policy.device}; run in {cfg.out}", flush=True)

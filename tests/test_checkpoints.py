@@ -459,7 +459,8 @@ def test_transcript_marks_what_the_assistant_says(template, system, spoken):
     assert said[-1] and sum(a != b for a, b in zip(said, said[1:])) == 3  # forced | said | forced | said
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\n", "naïve café", "価格 🎉 👩‍👩‍👧 \U0001F1EB\U0001F1F7",
+@pytest.mark.parametrize("text", ["", " ", "\n\n", "naïve café",
+                                  "価格 🎉 👩‍👩‍👧 \U0001F1EB\U0001F1F7",
                                   "e\u0301 \u200f\u202e", "a\x00b\x1b\ufffe", "\u2028\u2029\x85\r\n", "x" * 5000])
 def test_any_text_survives(text, tokenizer):
     """The bug: emoji, control characters or an empty observation crash the tokenizer, or come back as other text."""

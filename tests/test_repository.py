@@ -23,8 +23,9 @@ def test_lines_fit_the_screen_and_hold_one_statement():
     for path in PYTHON:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             assert len(line) <= 120, f"{path.name}:{number}"
-        lines = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
-        assert len(lines) == len(set(lines)) or path.name == "envs.py", path.name  # Protocols: `def f(self): ...`
+        statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
+        lines = [node.lineno for node in statements if ast.unparse(node) != "..."]  # a Protocol's `def f(self): ...`
+        assert len(lines) == len(set(lines)), path.name
 
 
 def test_only_envs_knows_a_world_by_name():

@@ -306,7 +306,8 @@ def test_saving_is_atomic(tmp_path, monkeypatch):
     assert SkillBank.load(path) == bank_of(5) and os.listdir(path.parent) == ["skills.json"]
 
 
-WEIRD = ["Plain", "plain", "Plain!", "a: b # c", 'He said "no": \'yes\'', "--- three dashes", "💰 — ≤ 5 €", "你好",
+WEIRD = ["Plain", "plain", "Plain!", "a: b # c", 'He said "no": \'yes\'', "--- three dashes",
+         "💰 — ≤ 5 €", "你好",
          "line\nbreak\n---\nname: x", "tab\tcarriage\rreturn", "back\\slash \\n", "- list", "{brace}", "null", "yes",
          "12", "\x00\x07\x1b control",
          "\x7f\x85\x9f\u2028\u2029\ufeff\uffff odd", " blanks ", "x" * 300, "*&!%@`|>", "..."]

@@ -92,7 +92,7 @@ class WebShopEnv:
 
     def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False):
         data = data or os.environ.get("WEBSHOP_DATA")
-        self.source = f"data in {Path(data).name}" if data else "made-up catalogue"
+        self.source = f"data in {Path(data).resolve().name}" if data else "made-up catalogue"
         with tempfile.TemporaryDirectory() as folder:
             # The seed is the world's, not the run's: only so are test goals never trained on.
             where = data or catalogue.make(folder, seed=seed)
@@ -110,8 +110,7 @@ class WebShopEnv:
         self.families = [family_of(goal["instruction_text"]) for goal in self.shop.goals]
 
     def describe(self):
-        return (f"webshop, {self.source}: {len(self.shop.products)} products, {len(self.shop.goals)} goals, "
-                f"{len(self.train_tasks)} to train on")
+        return f"webshop, {self.source}: {len(self.shop.products)} products, {len(self.shop.goals)} goals"
 
     def family(self, task):
         return self.families[task]
@@ -162,7 +161,8 @@ class ShopGame:
 def brackets(shop, observation):
     """A page for a language model: what can be clicked stands in [brackets], one line per product or option group.
 
-    The released prompts list every clickable text a second time as an action; this takes about half the tokens.
+    The released prompts list every clickable text a second time as an action; this takes .57 of the
+    tokens (SmolLM2's, on real results and product pages).
     """
     parts = observation.split(" [SEP] ")
     if parts[0].startswith("Thank you"):  # ... Purchased, asin, B0..., options, {...}
