@@ -122,6 +122,7 @@ def main():
         if not args.data and settings.get("world", env.describe()) != env.describe():
             raise ValueError(f"{args.target} was trained in {settings['world']}, this is {env.describe()}; give --data")
         policy = policies.load(str(checkpoint or args.target), policies.pick_device(args.device))
+        envs.room(policy, env, how)  # refuse a context that is too short before the first game
     except (ValueError, OSError) as error:
         sys.exit(f"eval.py: {error}")
     tasks = env.tasks[:args.limit]

@@ -89,6 +89,7 @@ def test_an_empty_bank_is_not_played_twice(model, tmp_path, monkeypatch, capsys)
     (["MODEL", "--bank", "/no/bank"], "/no/bank"), (["MODEL", "--data", "/no/data"], "/no/data"),
     (["MODEL", "--protocols", "warm"], "warm"), (["MODEL", "--x"], "--x"), (["MODEL", "--limit", "0"], "--limit"),
     (["MODEL", "--temperature", "-1"], "--temperature"), (["tiny"], "tiny"),
+    (["MODEL", "--context", "300"], "--context"),
 ])
 def test_bad_input_ends_with_one_line(flags, what, model, monkeypatch, capsys):
     """A traceback is no answer to a typo."""
