@@ -79,10 +79,10 @@ class AdamW:
     Where the model is float32 the master weights ARE the model's and nothing is held twice.
     """
 
-    def __init__(self, model, lr, weight_decay=0.0):
-        self.params = [p for p in model.parameters() if p.requires_grad]
+    def __init__(self, params, lr, weight_decay=0.0, betas=(0.9, 0.999)):
+        self.params = [p for p in params if p.requires_grad]
         self.master = [p if p.dtype == torch.float32 else p.detach().float() for p in self.params]
-        self.adam = torch.optim.AdamW(self.master, lr=lr, weight_decay=weight_decay)
+        self.adam = torch.optim.AdamW(self.master, lr=lr, weight_decay=weight_decay, betas=betas)
 
     def accumulate(self):
         """Add the model's gradients to the master's, in float32; call after every backward."""

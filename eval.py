@@ -3,6 +3,7 @@ Evaluation: every game of a split exactly once, per family and overall, under th
 
     python eval.py runs/webshop-tiny --env webshop --split test
     python eval.py smollm2 --env webshop --data data/webshop --split test --limit 50
+    python eval.py runs/seed0 runs/seed1 --plot curve.png       # no games, the curves of runs
 
     none     no skills in the prompt: what the weights have learned
     frozen   the run's bank as training left it (or --bank FILE)
@@ -27,8 +28,10 @@ from pathlib import Path
 import envs
 import policy as policies
 from envs import Sampling, rollout
-from probes import edits_of, probe
+from probes import confirm, edits_of, probe
 from skillbank import SkillBank, commit
+from worlds import report
+from worlds.runs import checkpoint_of
 from worlds.skillfiles import write_atomic
 
 PROTOCOLS = ("none", "frozen", "online")
@@ -56,7 +59,7 @@ def evaluate(policy, env, bank, tasks, how, seed=0, desc="eval"):
     return rollout(policy, env, tasks, bank, seed=seed, how=how, with_review=False, keys=list(tasks), desc=desc)
 
 
-def play_online(policy, env, bank, tasks, how, seed=0, k=4, batch=16, alpha=0.3, clip=False):
+def play_online(policy, env, bank, tasks, how, seed=0, k=4, batch=16, alpha=0.3, clip=False, fresh=8):
     """The online protocol on a copy of the bank: returns (episodes, the grown bank, the committed edits)."""
     bank, episodes, committed = copy.deepcopy(bank), [], []
     for start in range(0, len(tasks), batch):
@@ -64,22 +67,20 @@ def play_online(policy, env, bank, tasks, how, seed=0, k=4, batch=16, alpha=0.3,
         played = rollout(policy, env, some, bank, seed=seed, how=how, keys=list(some), desc="online")
         edits = edits_of(played)
         probe(policy, env, bank, edits, k, policies.mix(seed, start), how, alpha, clip)
+        if fresh:
+            edits, _ = confirm(policy, env, bank, edits, fresh, policies.mix(seed, start), how, alpha)
         committed += commit(bank, edits)
         episodes += played
     return episodes, bank, committed
-
-
-def checkpoint_of(run):
-    """The newest checkpoint of a run directory, or None where it is no run."""
-    latest = Path(run) / "latest"
-    return Path(run) / "checkpoints" / latest.read_text().strip() if latest.is_file() else None
 
 
 def read_flags():
     parser = argparse.ArgumentParser(description="Play every game of a split once, under three bank protocols.",
                                      allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
-    parser.add_argument("target", help="a run directory of train.py, or a model (directory, HF id, smollm2)")
+    parser.add_argument("target", nargs="+", help="a run directory of train.py, or a model (directory, HF id, smollm2, "
+                                                  "tiny); several runs only with --plot")
+    parser.add_argument("--plot", metavar="PNG", help="only draw what the runs' metrics say into this picture")
     parser.add_argument("--env", default="webshop", help="world (default: webshop)")
     parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
     parser.add_argument("--data", help="directory of the real data; by default the run's, or the world's own")
@@ -96,6 +97,8 @@ def read_flags():
     for f in fields(Sampling)[1:]:
         parser.add_argument(f"--{f.name}", type=int, help="as in train.py; by default the run's")
     args = parser.parse_args()
+    if len(args.target) > 1 and not args.plot:
+        parser.error(f"{args.target[1]}: one target at a time, several only with --plot")
     args.protocols = args.protocols.split(",")
     if unknown := set(args.protocols) - set(PROTOCOLS):
         parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(PROTOCOLS)}")
@@ -108,6 +111,12 @@ def read_flags():
 
 def main():
     args = read_flags()
+    if args.plot:
+        try:
+            return report.plot(args.target, args.plot)
+        except (ValueError, OSError) as error:
+            sys.exit(f"eval.py: {error}")
+    args.target = args.target[0]
     checkpoint, settings, bank = checkpoint_of(args.target), {}, SkillBank()
     try:
         if checkpoint:  # a run: its model, its bank, its settings; flags win over these
@@ -136,8 +145,9 @@ def main():
             continue
         start, committed = time.time(), []
         if protocol == "online":
-            episodes, grown, committed = play_online(policy, env, bank, tasks, how, args.seed, args.probes, args.batch,
-                                                     settings.get("alpha", 0.3), settings.get("clip_utility", False))
+            episodes, grown, committed = play_online(
+                policy, env, bank, tasks, how, args.seed, args.probes, args.batch, settings.get("alpha", 0.3),
+                settings.get("clip_utility", False), settings.get("confirm", 8))
         else:
             grown = bank if protocol == "frozen" else SkillBank()
             episodes = evaluate(policy, env, grown, tasks, how, args.seed, protocol)

@@ -409,14 +409,14 @@ def pick_device(name=""):
 def load(model, device="cpu", dtype=None, text=None, seed=0):
     """Open a policy.
 
-    model: a directory or HF id of a Llama, Qwen2/2.5 or Qwen3 checkpoint; `smollm2`; or `tiny`, made from nothing,
-    whose tokenizer is trained on `text` (a list of strings, the world's own).
+    model: a directory or HF id of a Llama, Qwen2/2.5 or Qwen3 checkpoint; `smollm2`; or `tiny`, the shipped one, or
+    with `text` (a list of strings, the world's own, to train its tokenizer on) a new one, made from nothing.
     dtype: default float32 on a CPU (bfloat16 is slower there), bfloat16 on a GPU.
     Errors: ValueError or OSError with one line that says what is missing and what to do.
     """
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     if model == "tiny":
-        hf, weights, tokenizer = checkpoints.tiny(text, seed)
+        hf, weights, tokenizer = checkpoints.read(checkpoints.TINY) if text is None else checkpoints.tiny(text, seed)
     elif model == "smollm2":
         hf, weights, tokenizer = checkpoints.smollm2()
     else:

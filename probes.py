@@ -17,7 +17,7 @@ per edit, one edit after another.
 """
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from envs import Sampling, rollout
 from policy import mix
@@ -35,10 +35,16 @@ class Edit:
     arguments: dict
     bank: object  # the bank with this edit
     skill_id: str
-    probes: list = field(default_factory=list)  # tasks
+    probes: list = None  # tasks; None: probe() chooses them
     before: list = field(default_factory=list)  # scores without the edit, one per probe
     after: list = field(default_factory=list)  # and with it
     utility: float = 0.0
+    confirmed: float = None  # utility on fresh probes, where confirm() asked for it
+
+    @property
+    def content(self):
+        """What it writes, whoever wrote it: edits with the same content are the same edit."""
+        return self.name, *map(self.arguments.get, ("category", "skill_id", "title", "principle", "when_to_apply"))
 
 
 def edits_of(episodes):
@@ -49,10 +55,14 @@ def edits_of(episodes):
     ]
 
 
-def select(env, task, k, seed):
-    """k probe tasks for a task: from the training split, its family, never itself. Fewer where the family has fewer."""
+def select(env, task, k, seed, used=(), everywhere=False):
+    """k probe tasks for a task: training tasks of its family (or of all), never itself, none that was used already.
+
+    Fewer where there are fewer.
+    """
     family = env.family(task)
-    pool = [other for other in env.train_tasks if other != task and env.family(other) == family]
+    pool = [other for other in env.train_tasks
+            if other != task and other not in used and (everywhere or env.family(other) == family)]
     return random.Random(f"probes/{seed}/{task}").sample(pool, min(k, len(pool)))
 
 
@@ -78,7 +88,11 @@ def utility(before, after, alpha=0.3, clip=False):
 
 
 def probe(policy, env, bank, edits, k=4, seed=0, how=None, alpha=0.3, clip=False):
-    """Fill in probes, before, after and utility of each edit. Returns the number of probe episodes played."""
+    """Fill in probes, before, after and utility of each edit. Returns the number of probe episodes played.
+
+    Edits of the same content pool their probes: eight rollouts that propose one skill, or tasks that do, are one
+    estimate from more runs.
+    """
     how = how or Sampling()
     runs = {}  # (task, shown skills) -> the bank to play it with
 
@@ -87,17 +101,38 @@ def probe(policy, env, bank, edits, k=4, seed=0, how=None, alpha=0.3, clip=False
         runs.setdefault((task, shown), bank)
         return task, shown
 
-    wanted = []  # per edit: [(run without, run with)]
+    wanted = {}  # what an edit writes -> {probe task: (run without, run with)}
     for edit in edits:
-        edit.probes = select(env, edit.task, k, seed)
-        wanted.append([(run(task, bank), run(task, edit.bank)) for task in edit.probes])
+        probes = select(env, edit.task, k, seed) if edit.probes is None else edit.probes
+        wanted.setdefault(edit.content, {}).update({task: (run(task, bank), run(task, edit.bank)) for task in probes})
     tasks = [task for task, _ in runs]
     # The stream's key is the task alone: that is the pairing.
     episodes = rollout(policy, env, tasks, list(runs.values()), seed=seed, how=how, with_review=False,
                        keys=[mix(task) for task in tasks], desc="probes")
     scores = {name: score(e.won, e.steps, env.limit) for name, e in zip(runs, episodes)}
-    for edit, pairs in zip(edits, wanted):
-        edit.before = [scores[without] for without, _ in pairs]
-        edit.after = [scores[with_edit] for _, with_edit in pairs]
+    for edit in edits:
+        pairs = {task: pair for task, pair in wanted[edit.content].items() if task != edit.task}
+        edit.probes = list(pairs)
+        edit.before = [scores[without] for without, _ in pairs.values()]
+        edit.after = [scores[with_edit] for _, with_edit in pairs.values()]
         edit.utility = utility(edit.before, edit.after, alpha, clip)
     return len(runs)
+
+
+def confirm(policy, env, bank, edits, k=8, seed=0, how=None, alpha=0.3):
+    """Probe the most promising edit of each task again, on k fresh tasks; returns (those still above 0, episodes).
+
+    The best of many estimates is too good: one of K = 4 probes has a spread of .1 to .3, and of 20 useless edits some
+    look fine. Fresh probes do not know which edit was lucky. A general skill is shown to every family, so it is
+    probed on all of them.
+    """
+    best = {}
+    for edit in sorted(edits, key=lambda edit: edit.utility):
+        if edit.utility > 0:
+            best[edit.task] = edit
+    again = [replace(edit, probes=select(env, edit.task, k, mix(seed, 1), edit.probes,
+                                         edit.arguments.get("category") == "general")) for edit in best.values()]
+    played = probe(policy, env, bank, again, k, mix(seed, 1), how, alpha)
+    for edit, second in zip(best.values(), again):
+        edit.confirmed = second.utility
+    return [edit for edit in best.values() if edit.confirmed > 0], played

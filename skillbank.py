@@ -108,6 +108,10 @@ class SkillBank:
         """Every skill, general ones first."""
         return self.general_skills + [s for skills in self.task_specific_skills.values() for s in skills]
 
+    def find(self, skill_id):
+        """The skill of that id. StopIteration where there is none."""
+        return next(skill for skill in self.skills() if skill.skill_id == skill_id)
+
     def retrieve(self, task, family, k=3):
         """The skills to show for a task text: up to k general ones, then up to k of its family.
 

@@ -16,10 +16,8 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import argparse
-import json
 import random
 import resource
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -33,12 +31,11 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 from envs import Sampling, rollout
-from eval import checkpoint_of, evaluate, summary
+from eval import evaluate, summary
 from policy import logprobs, mix
-from probes import edits_of, probe
-from skillbank import SkillBank, commit, shaping
-from worlds.checkpoints import read_chats
-from worlds.skillfiles import write_atomic
+from probes import confirm, edits_of, probe
+from skillbank import commit, shaping
+from worlds import report, runs
 
 # ---- Every knob -----------------------------------------------------------------------------------------------------
 
@@ -50,7 +47,8 @@ def knob(default, text):
 @dataclass
 class Config:
     env: str = knob("webshop", "world")
-    model: str = knob("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
+    model: str = knob("", "HF id or directory, smollm2, tiny (shipped; with --cold_start made anew); '' is "
+                       "Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
     data: str = knob("", "directory of the real data; '' takes the world's variable ($WEBSHOP_DATA), else made up")
     human_goals: bool = knob(False, "WebShop: people's instructions instead of synthetic ones")
     winnable_only: bool = knob(False, "WebShop: leave out goals whose own product cannot score 1.0")
@@ -78,8 +76,11 @@ class Config:
     sft_data: str = knob("", 'JSON lines {"messages": [{"role", "content"}, ...]} to use instead')
     sft_batch: int = knob(16, "transcripts per SFT step")
     sft_lr: float = knob(1e-5, "peak learning rate of the cold start")
+    sft_muon: float = knob(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW on everything")
+    sft_prompt: float = knob(0.0, "weight of the loss on given tokens")
     # counterfactual utility
     probes: int = knob(4, "K: probe tasks per edit")
+    confirm: int = knob(8, "fresh probe tasks for a promising edit before it is committed; 0: commit without")
     probe_temperature: float = knob(0.4, "of probe runs")
     alpha: float = knob(0.3, "bonus for the share of probes won over those lost (released code: 0.2)")
     clip_utility: bool = knob(False, "max(0, U), as the released code does")
@@ -99,17 +100,18 @@ class Config:
 
 # What suits another model than a 1.5B one; a flag wins over these.
 PRESETS = {
-    "tiny": dict(steps=20, tasks=4, eval_every=5, act_tokens=64, review_tokens=160, context=3072, cold_start=800,
-                 sft_batch=4, sft_lr=3e-3, lr=3e-4),
+    "tiny": dict(steps=20, tasks=4, eval_every=5, eval_tasks=128, act_tokens=96, review_tokens=160, context=3072,
+                 top_k=4, cold_start=0, sft_batch=2, sft_lr=3e-3, sft_muon=0.02, sft_prompt=0.2, lr=3e-4),
     "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=16, act_tokens=64, review_tokens=160, context=4096,
                     rows=32, cold_start=20, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
 }
 CHOICES = {"advantage": ("dual", "single", "act_only"), "commit": ("positive", "none", "all")}
-AT_LEAST = {"steps": 0, "tasks": 1, "group": 1, "eval_every": 0, "eval_tasks": 1, "save_every": 1, "act_tokens": 8,
-            "review_tokens": 8, "rows": 1, "top_k": 0, "cold_start": 0, "sft_batch": 1, "probes": 1, "budget": 1,
-            "temperature": 0, "eval_temperature": 0, "probe_temperature": 0, "lr": 0, "sft_lr": 0, "clip": 0,
-            "entropy": 0, "skill_weight": 0, "alpha": 0, "max_norm": 0, "context": 1, "kl": -1}
-FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # free to change in a resumed run
+AT_LEAST = {name: least for least, names in {
+    0: "steps eval_every top_k cold_start confirm temperature eval_temperature probe_temperature lr sft_lr sft_muon "
+       "sft_prompt clip entropy skill_weight alpha max_norm",
+    1: "tasks group eval_tasks save_every rows sft_batch probes budget context",
+    8: "act_tokens review_tokens", -1: "kl",
+}.items() for name in names.split()}
 
 
 def read_flags(argv=None):
@@ -133,45 +135,12 @@ def read_flags(argv=None):
     return cfg
 
 
-# ---- Cold start -----------------------------------------------------------------------------------------------------
-
-
-def cold_start(policy, env, cfg):
-    """SFT on transcripts, scripted or given: every assistant token is trained, its stop token too, nothing else."""
-    if cfg.sft_data:
-        chats = read_chats(cfg.sft_data)
-        batches = [random.Random(f"{cfg.seed}/sft/{step}").choices(chats, k=cfg.sft_batch)
-                   for step in range(cfg.cold_start)]
-    else:
-        chats = env.demonstrations(cfg.cold_start * cfg.sft_batch, cfg.seed)
-        batches = [chats[i:i + cfg.sft_batch] for i in range(0, len(chats), cfg.sft_batch)]
-    optimizer = grpo.AdamW(policy.model, cfg.sft_lr)
-    limit, cut, last = min(cfg.context, policy.model.cfg.max_len), 0, 0.0
-    for step, batch in enumerate(bar("cold start")(batches)):
-        rows = [policy.chat.transcript(chat) for chat in batch]
-        cut += sum(len(ids) > limit for ids, _ in rows)
-        rows = [(ids[:limit], said[:limit]) for ids, said in rows]
-        total, last = sum(sum(said) for _, said in rows), 0.0
-        for some in grpo.micro_batches([len(ids) for ids, _ in rows], cfg.budget):
-            tokens = grpo.pad([rows[i][0] for i in some], torch.long, policy.device)  # (B, T)
-            mask = grpo.pad([rows[i][1] for i in some], torch.bool, policy.device)
-            loss = -logprobs(policy.model, tokens, mask).sum() / total
-            loss.backward()
-            optimizer.accumulate()
-            last += loss.item()
-        # Warm up over a tenth, then straight down to a tenth of the peak.
-        done = (step + 1) / len(batches)
-        optimizer.step(cfg.max_norm, cfg.sft_lr * min(done / 0.1, 1.1 - done))
-    print(f"cold start: {cfg.cold_start} steps, {len(chats)} transcripts, loss {last:.3f} per token"
-          + (f"; {cut} transcripts were longer than {limit} tokens and cut there" if cut else ""))
-
-
 # ---- The loop -------------------------------------------------------------------------------------------------------
 
 
 def train(cfg, env, policy, reference, optimizer, bank, start):
     """Iterations start .. cfg.steps - 1. README, method 1, line by line."""
-    kl = env.kl if cfg.kl < 0 else cfg.kl
+    kl, how = env.kl if cfg.kl < 0 else cfg.kl, sampling(cfg, cfg.probe_temperature)
     for step in range(start, cfg.steps):
         clock, seed = [time.perf_counter()], mix(cfg.seed, step)
         tasks = random.Random(f"{cfg.seed}/tasks/{step}").sample(env.train_tasks, min(cfg.tasks, len(env.train_tasks)))
@@ -182,8 +151,7 @@ def train(cfg, env, policy, reference, optimizer, bank, start):
 
         # 3: bank with the edit against bank without, same probe tasks, same random numbers
         edits = edits_of(episodes)
-        probed = probe(policy, env, bank, edits, cfg.probes, seed, sampling(cfg, cfg.probe_temperature), cfg.alpha,
-                       cfg.clip_utility)
+        probed = probe(policy, env, bank, edits, cfg.probes, seed, how, cfg.alpha, cfg.clip_utility)
         clock.append(time.perf_counter())
 
         # 4: reward of acting R, of reviewing S = U + shaping; each normalised against its own kind in its group
@@ -202,27 +170,38 @@ def train(cfg, env, policy, reference, optimizer, bank, start):
                             cfg.entropy, cfg.temperature, cfg.budget, cfg.max_norm, bar("update"))
         clock.append(time.perf_counter())
 
-        # 6: the only place where the bank changes
-        committed = commit(bank, edits, cfg.commit)
+        # 6: what looks good is probed again on fresh tasks; then the only place where the bank changes
+        good = edits
+        if cfg.confirm and cfg.commit == "positive":
+            good, again = confirm(policy, env, bank, edits, cfg.confirm, seed, how, cfg.alpha)
+            probed += again
+        committed = commit(bank, good, cfg.commit)
+        clock.append(time.perf_counter())
 
-        act_s, probe_s, update_s = (after - before for before, after in zip(clock, clock[1:]))
+        act_s, probe_s, update_s, confirm_s = (after - before for before, after in zip(clock, clock[1:]))
         row = {"step": step + 1, **summary(episodes)["all"], "reward": sum(R) / len(R), "skill_reward": sum(S) / len(S),
                "edits": len(edits), "utility": sum(e.utility for e in edits) / max(len(edits), 1),
                "probe_episodes": probed, "committed": len(committed), "skills": len(bank.skills()), **asdict(stats),
-               "act_s": act_s, "probe_s": probe_s, "update_s": update_s,
+               "act_s": act_s, "probe_s": probe_s, "update_s": update_s, "confirm_s": confirm_s,
                "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                "gpu_mb": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0}
         print(f"step {step + 1} | success {row['success']:.2f} score {row['score']:.2f} steps {row['steps']:.1f} "
               f"invalid {row['invalid']:.2f} | edits {len(edits)}/{len(episodes)} committed {len(committed)} bank "
               f"{row['skills']} | U {row['utility']:+.3f} ({probed} probe runs) | loss {stats.loss:+.4f} kl "
               f"{stats.kl:.4f} gnorm {stats.grad_norm:.2f} | {stats.tokens} tokens, {clock[-1] - clock[0]:.0f}s "
-              f"(act {act_s:.0f} probe {probe_s:.0f} update {update_s:.0f})", flush=True)
-        write_sample(Path(cfg.out) / "samples" / f"step_{step + 1:05d}.txt", episodes, edits, committed)
+              f"(act {act_s:.0f} probe {probe_s:.0f} update {update_s:.0f} again {confirm_s:.0f})", flush=True)
+        for edit in committed:
+            print(f"  + {bank.find(edit.skill_id).line()} | U {edit.utility:+.2f}"
+                  + ("" if edit.confirmed is None else f", confirmed {edit.confirmed:+.2f}"), flush=True)
+        if step == start or (step + 1) % 10 == 0:  # something to watch
+            print(report.story(episodes, edits, committed), flush=True)
+        report.sample(Path(cfg.out) / "samples" / f"step_{step + 1:05d}.txt", episodes, edits, committed)
+        report.append(Path(cfg.out) / "edits.jsonl", report.edit_rows(step + 1, edits, committed))
         if cfg.eval_every and (step + 1) % cfg.eval_every == 0:
             row |= dev_games(cfg, env, policy, bank, step + 1)
-        log(cfg, row)
+        runs.log(cfg, row)
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
-            save(cfg, step + 1, policy, optimizer, bank)
+            runs.save(cfg, step + 1, policy, optimizer, bank)
 
 
 def sampling(cfg, temperature):
@@ -245,104 +224,25 @@ def dev_games(cfg, env, policy, bank, step):
     return {f"eval_{name}": value for name, value in result.items()}
 
 
-def write_sample(path, episodes, edits, committed):
-    """The best and the worst episode of the iteration for a person to read, with the fate of their edits."""
-    ranked = sorted(range(len(episodes)), key=lambda i: episodes[i].reward)
-    lines = []
-    for i in dict.fromkeys([ranked[-1], ranked[0]]):
-        lines += [episodes[i].transcript(), f"--- the review's call: {episodes[i].edit['status']}"]
-        for edit in [edit for edit in edits if edit.episode == i]:
-            lines += [f"    probe {task}: score {before:.2f} without the edit, {after:.2f} with it"
-                      for task, before, after in zip(edit.probes, edit.before, edit.after)]
-            lines += [f"    utility {edit.utility:+.3f}, {'' if edit in committed else 'not '}committed"]
-    write_atomic(path, "\n".join(lines) + "\n")
-
-
-# ---- Save, resume, log ----------------------------------------------------------------------------------------------
-
-
-def save(cfg, step, policy, optimizer, bank):
-    """A checkpoint: HF directory + trainer.pt + skills.json, complete before `latest` names it."""
-    out = Path(cfg.out)
-    new, name = out / "saving", f"step_{step:05d}"
-    policy.save(new)
-    bank.save(new / "skills.json")
-    torch.save({"step": step, "optimizer": optimizer.state_dict()}, new / "trainer.pt")
-    shutil.rmtree(out / "checkpoints" / name, ignore_errors=True)  # of a killed run that got here before
-    (out / "checkpoints").mkdir(exist_ok=True)
-    os.rename(new, out / "checkpoints" / name)
-    write_atomic(out / "latest", name + "\n")
-    bank.save(out / "skills.json")  # for people; the checkpoint's copy is the one that counts
-    for old in (out / "checkpoints").iterdir():
-        if old.name != name:
-            shutil.rmtree(old)
-
-
-def log(cfg, row):
-    with open(Path(cfg.out) / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-    if cfg.wandb:
-        import wandb
-
-        if wandb.run is None:
-            wandb.init(project=cfg.wandb, name=Path(cfg.out).name, config=asdict(cfg), resume="allow")
-        wandb.log(row, step=row["step"])
-
-
-def open_run(cfg, env):
-    """(policy, reference, optimizer, bank, first step): a new run, cold-started, or the one to resume."""
-    out, device, checkpoint = Path(cfg.out), policies.pick_device(cfg.device), checkpoint_of(cfg.out)
-    settings = {**asdict(cfg), "world": env.describe()}
-    if checkpoint and not cfg.resume:
-        raise ValueError(f"{out} holds a run; --resume continues it, --out DIR starts another beside it")
-    if cfg.resume and (out / "config.json").is_file():
-        before = json.loads((out / "config.json").read_text())
-        for name, value in settings.items():
-            if name not in FREE and before.get(name) != value:
-                raise ValueError(f"--resume: {out} was run with {name} {before.get(name)}, this is {value}; "
-                                 "give the same flags, or another --out")
-    if checkpoint:
-        policy = policies.load(str(checkpoint), device)
-        optimizer = grpo.AdamW(policy.model, cfg.lr)
-        state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        lines = (out / "metrics.jsonl").read_text().splitlines()
-        write_atomic(out / "metrics.jsonl", "".join(
-            line + "\n" for line in lines if line.endswith("}") and json.loads(line)["step"] <= state["step"]))
-        bank, start = SkillBank.load(checkpoint / "skills.json"), state["step"]
-        print(f"resuming {out} after step {start}")
-    else:
-        policy = policies.load(cfg.model, device, text=env.corpus() if cfg.model == "tiny" else None, seed=cfg.seed)
-        envs.room(policy, env, sampling(cfg, cfg.temperature))  # too short a context: say so before the cold start
-        write_atomic(out / "config.json", json.dumps(settings, indent=1) + "\n")
-        write_atomic(out / "metrics.jsonl", "")
-        if cfg.cold_start:
-            cold_start(policy, env, cfg)
-        policy.save(out / "reference")
-        optimizer, bank, start = grpo.AdamW(policy.model, cfg.lr), SkillBank(), 0
-    reference = policies.load(str(out / "reference"), device).model.requires_grad_(False) if cfg.kl else None
-    return policy, reference, optimizer, bank, start
-
-
 def main():
     torch.set_flush_denormal(True)
     cfg = read_flags()
-    new = checkpoint_of(cfg.out) is None
+    new = runs.checkpoint_of(cfg.out) is None
     policies.Decoder.recompute = cfg.recompute
     try:
         if cfg.wandb:
             import wandb  # noqa: F401 -- not there: say so now, not after the cold start
         env = envs.make(cfg.env, "train", cfg.data, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
-        policy, reference, optimizer, bank, start = open_run(cfg, env)
+        policy, reference, optimizer, bank, start = runs.open_run(cfg, env, sampling(cfg, cfg.temperature), bar)
         print(f"{cfg.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
               f"{policy.device}; run in {cfg.out}", flush=True)
         if new and cfg.eval_every:  # a baseline before any update
-            log(cfg, {"step": 0, **dev_games(cfg, env, policy, bank, 0)})
+            runs.log(cfg, {"step": 0, **dev_games(cfg, env, policy, bank, 0)})
     except (ValueError, OSError, ImportError) as error:  # a wrong path, file or size: one line, no traceback
         sys.exit(f"train.py: {error}")
     if new:
-        save(cfg, 0, policy, optimizer, bank)
+        runs.save(cfg, 0, policy, optimizer, bank)
     train(cfg, env, policy, reference, optimizer, bank, start)
 
 

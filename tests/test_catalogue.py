@@ -253,16 +253,16 @@ def test_pages_are_read_plain_or_as_prompts_quote_them():
     page = "Instruction: [SEP] buy it [SEP] Next > [SEP] B0AAAAAAAA [SEP] A Thing [SEP] $9.5 to $12.0"
     quoted = " [SEP] ".join(f"'{part}'" for part in page.split(" [SEP] "))
     clickables = ["back to search", "next >", "b0aaaaaaaa"]
-    assert results(page, clickables) == results(quoted, clickables) == [("b0aaaaaaaa", "A Thing", 9.5)]
+    assert results(page, clickables) == results(quoted, clickables) == [("b0aaaaaaaa", "A Thing", 9.5, "$9.5 to $12.0")]
 
 
 def test_the_docstring_tells_the_truth(shops):
     """Bug: a knob is turned, and the transcript that readers see first is no longer what happens."""
     shop = shops[False]
-    shopper = Shopper(shop, 50, "footwear", skills("footwear", "options"), random.Random(7))
-    score, steps, trace = play(shop, 50, shopper)
+    shopper = Shopper(shop, 91, "footwear", skills("footwear", "options"), random.Random(7))
+    score, steps, trace = play(shop, 91, shopper)
     thought, tool, arguments = shopper.review(False, score, steps)
-    for text in [text for step in trace for text in step[2:]] + [thought, tool, arguments["title"], f"score {score}"]:
+    for text in [text for step in trace for text in step[2:]] + [thought, tool, arguments["title"], f"score {score:.2f}"]:
         assert text in catalogue.__doc__, text
 
 

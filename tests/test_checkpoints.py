@@ -9,8 +9,9 @@ import struct
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config,
+                          Qwen3Config)
 
 import policy as policies
 from worlds import checkpoints
@@ -34,7 +35,13 @@ def shaken(config, dtype=torch.float32):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return checkpoints.tiny(TEXT)[2]
+    """A byte-level BPE, as Llama 3 and Qwen have it."""
+    bpe = checkpoints._byte_level(Tokenizer(models.BPE()))
+    special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+    bpe.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False,
+                                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=special[0], bos_token=special[1],
+                                   eos_token=special[2], chat_template=checkpoints.CHATML)
 
 
 @pytest.fixture
@@ -522,19 +529,28 @@ def test_tiny_is_made_from_text_and_seed_alone():
     assert policies.load("tiny", text=["quite other words"] * 5).tokenizer.get_vocab() != one.tokenizer.get_vocab()
 
 
-def test_tiny_splits_digits_and_opens_in_transformers(tmp_path):
-    """The bug: `12.50` is one token that a small model never learns to compare; a save that transformers refuses."""
-    policy = policies.load("tiny", text=["price 12.50 and 12.50 and 12.50"] * 50)
-    assert [policy.chat.decode([i]) for i in policy.chat.encode("12.50")] == ["1", "2", ".", "5", "0"]
+def test_tiny_copies_words_and_opens_in_transformers(tmp_path):
+    """The bug: a word has another token behind a bracket than in the task; a save that transformers refuses or reads
+    otherwise."""
+    text = ["Task: gift tin, $12.50 [b0pezokivi] click[gift tin]</action> I'm in"] * 50
+    policy = policies.load("tiny", text=text)
+    pieces = [[policy.chat.decode([i]) for i in policy.chat.encode(words)] for words in ("gift tin,", "[gift tin]")]
+    assert pieces[0][:2] == pieces[1][1:3] == ["gift ", "tin"]
+    for whole in ("12.50", "b0pezokivi", "</action>"):
+        assert len(policy.chat.encode(whole)) == 1, whole
+    odd = "naïve 漢字 \n\t\x00 {\"a\": \"b c\"}  999999.5 </unknown>"
+    assert policy.chat.decode(policy.chat.encode(odd)) == odd, "what was never seen is spelled in bytes"
     policy.save(tmp_path / "tiny")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "tiny")
+    for line in (*text[:1], odd):
+        assert theirs(line)["input_ids"] == policy.chat.encode(line)
     tokens = torch.tensor([policy.chat.opening("be brief", "price 12.50")])
     torch.testing.assert_close(hf_logits(tmp_path / "tiny", tokens), our_logits(policy, tokens), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("text", [None, []])
-def test_tiny_wants_text(text):
-    """The bug: a tokenizer trained on nothing, and a policy that speaks in bytes."""
-    assert "text=" in refusal("tiny", text=text)
+def test_tiny_wants_text():
+    """The bug: a tokenizer made from nothing, and a policy that speaks in bytes."""
+    assert "text=" in refusal("tiny", text=[])
 
 
 @pytest.fixture(scope="module")

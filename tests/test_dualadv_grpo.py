@@ -307,7 +307,7 @@ def run(model, reference, batch, order=None, padding=0, lr=1e-5, **knobs):
         return tuple(x[:, :width] for x in out) if entropy else out[:, :width]
 
     out = []
-    for make in (Gradient, lambda model: AdamW(model, lr)):
+    for make in (Gradient, lambda model: AdamW(model.parameters(), lr)):
         mine = copy.deepcopy(model)
         optimizer = make(mine)
         stats = update(mine, reference, optimizer, [segments[i] for i in order], [advantages[i] for i in order],
@@ -455,25 +455,26 @@ def test_first_epoch_ratio_is_one(tiny, model, temperature):
             for row in range(3):
                 hear(row, chat.turn("jumps over " * (row + 1), segments[row].ids[-1]))
     advantages = [(1.0, -0.5), (-2.0, 0.25), (0.5, 3.0)]
-    stats = update(model, None, AdamW(model, 1e-4), segments, advantages, logprobs, kl=0.0, entropy_weight=0.0,
-                   temperature=temperature, budget=100)
+    stats = update(model, None, AdamW(model.parameters(), 1e-4), segments, advantages, logprobs, kl=0.0,
+                   entropy_weight=0.0, temperature=temperature, budget=100)
     paid = [a if k == ACT else s for segment, (a, s) in zip(segments, advantages) for k in segment.kind if k != FORCED]
     assert stats.tokens == len(paid) and stats.clipped == 0.0
     assert stats.loss == pytest.approx(-sum(paid) / len(paid), abs=2e-6)
-    again = update(model, None, AdamW(model, 1e-4), segments, advantages, logprobs, kl=0.0, entropy_weight=0.0,
-                   temperature=temperature)
+    again = update(model, None, AdamW(model.parameters(), 1e-4), segments, advantages, logprobs, kl=0.0,
+                   entropy_weight=0.0, temperature=temperature)
     assert again.loss < stats.loss - 1e-4, "the step did not go down the loss"
 
 
 def test_kl_starts_at_zero_and_a_tight_clip_norm_holds(tiny, model, batch):
     """Bug: policy and reference are scored with different masks or temperatures; or max_norm never reaches the clip."""
     segments, advantages = batch
-    stats = update(model, copy.deepcopy(model), AdamW(model, 1e-4), segments, advantages, logprobs, temperature=0.7)
+    optimizer = AdamW(model.parameters(), 1e-4)
+    stats = update(model, copy.deepcopy(model), optimizer, segments, advantages, logprobs, temperature=0.7)
     assert stats.kl == pytest.approx(0.0, abs=1e-9)
 
     class SGD(AdamW):
         def __init__(self, model):
-            super().__init__(model, 1.0)
+            super().__init__(model.parameters(), 1.0)
             self.adam = torch.optim.SGD(self.master, lr=1.0)
 
     start = [p.detach().clone() for p in model.parameters()]
@@ -506,7 +507,7 @@ def test_bfloat16_accumulates_small_steps():
     """Bug: at lr 1e-6 a bfloat16 weight rounds each step away, and the run trains nothing while the log looks fine."""
     model, plain = layer(torch.bfloat16), layer(torch.bfloat16)
     start = [p.detach().clone() for p in model.parameters()]
-    optimizer, adam = AdamW(model, 1e-6), torch.optim.AdamW(plain.parameters(), lr=1e-6, weight_decay=0.0)
+    optimizer, adam = AdamW(model.parameters(), 1e-6), torch.optim.AdamW(plain.parameters(), lr=1e-6, weight_decay=0.0)
     for _ in range(1000):
         for some in (model, plain):
             sum(p.sum() for p in some.parameters()).backward()  # gradient 1: each step is the whole lr
@@ -527,24 +528,24 @@ def test_bfloat16_accumulates_small_steps():
 def test_float32_is_held_once():
     """Bug: a second copy of a 7B model in memory; or a bfloat16 model without its master copy."""
     model = layer(torch.float32)
-    assert all(m is p for m, p in zip(AdamW(model, 1e-3).master, model.parameters()))
-    assert AdamW(model, 1e-3).state_dict()["master"] is None
-    half = AdamW(layer(torch.bfloat16), 1e-3)
+    assert all(m is p for m, p in zip(AdamW(model.parameters(), 1e-3).master, model.parameters()))
+    assert AdamW(model.parameters(), 1e-3).state_dict()["master"] is None
+    half = AdamW(layer(torch.bfloat16).parameters(), 1e-3)
     assert all(m.dtype == torch.float32 for m in half.master) and len(half.state_dict()["master"]) == 4
     model[0].weight.requires_grad_(False)
-    assert len(AdamW(model, 1e-3).master) == 3, "frozen weights are no parameters"
+    assert len(AdamW(model.parameters(), 1e-3).master) == 3, "frozen weights are no parameters"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_micro_batches_add_up_in_float32(dtype):
     """Bug: gradients of micro-batches overwrite each other, stay for the next step, or add up in bfloat16."""
     one, four = layer(dtype), layer(dtype)
-    a = descend(one, AdamW(one, 1e-2), 3, seed=1)
-    b = descend(four, AdamW(four, 1e-2), 3, seed=1, halves=4)
+    a = descend(one, AdamW(one.parameters(), 1e-2), 3, seed=1)
+    b = descend(four, AdamW(four.parameters(), 1e-2), 3, seed=1, halves=4)
     for x, y in zip(a, b):
         close(x.float(), y.float(), atol=1e-6 if dtype == torch.float32 else 2e-2, rtol=0)
     assert all(p.grad is None for p in one.parameters())
-    optimizer = AdamW(layer(torch.bfloat16), 1e-3)
+    optimizer = AdamW(layer(torch.bfloat16).parameters(), 1e-3)
     for _ in range(257):  # in bfloat16 256 + 1 is 256
         optimizer.params[0].grad = torch.ones_like(optimizer.params[0])
         optimizer.accumulate()
@@ -555,17 +556,17 @@ def test_micro_batches_add_up_in_float32(dtype):
 def test_state_dict_continues_bit_for_bit(dtype, tmp_path):
     """Bug: a resumed run loses the moments, the step count or the master weights' lower bits."""
     straight = layer(dtype)
-    want = descend(straight, AdamW(straight, 1e-3), 5, seed=3)
+    want = descend(straight, AdamW(straight.parameters(), 1e-3), 5, seed=3)
 
     model = layer(dtype)
-    optimizer = AdamW(model, 1e-3)
+    optimizer = AdamW(model.parameters(), 1e-3)
     kept = descend(model, optimizer, 2, seed=3)
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     resumed = layer(dtype, seed=9)
     resumed.load_state_dict(state["model"])
     assert all(torch.equal(p, s) for p, s in zip(resumed.parameters(), kept))
-    optimizer = AdamW(resumed, 1e-3)
+    optimizer = AdamW(resumed.parameters(), 1e-3)
     optimizer.load_state_dict(state["optimizer"])
     generator = torch.Generator().manual_seed(3)
     for step in range(5):
@@ -585,7 +586,7 @@ def test_state_dict_continues_bit_for_bit(dtype, tmp_path):
 def test_a_broken_gradient_steps_nowhere(dtype, bad):
     """Bug: one overflow writes nan into every weight, or into Adam's moments, where it shows a step later."""
     model = layer(dtype)
-    optimizer = AdamW(model, 1e-3)
+    optimizer = AdamW(model.parameters(), 1e-3)
     before = descend(model, optimizer, 2, seed=1)
     state = copy.deepcopy(optimizer.state_dict())
     model(torch.full((1, 4), bad, dtype=dtype)).sum().backward()
@@ -596,7 +597,7 @@ def test_a_broken_gradient_steps_nowhere(dtype, bad):
     close(after["adam"]["state"], state["adam"]["state"], rtol=0, atol=0)
     close(after["master"] or [], state["master"] or [], rtol=0, atol=0)
     twin = layer(dtype)  # and the next step is as if nothing had happened
-    other = AdamW(twin, 1e-3)
+    other = AdamW(twin.parameters(), 1e-3)
     descend(twin, other, 2, seed=1)
     for a, b in zip(descend(model, optimizer, 1, seed=2), descend(twin, other, 1, seed=2)):
         assert torch.equal(a, b)
@@ -605,7 +606,7 @@ def test_a_broken_gradient_steps_nowhere(dtype, bad):
 def test_step_clips_and_takes_a_learning_rate():
     """Bug: the norm is reported after clipping, or the warm-up's learning rate never arrives."""
     model = layer(torch.float32)
-    optimizer = AdamW(model, 1e-3)
+    optimizer = AdamW(model.parameters(), 1e-3)
     for p in model.parameters():
         p.grad = torch.full_like(p, 2.0)
     count = sum(p.numel() for p in model.parameters())

@@ -69,7 +69,7 @@ def test_online_grows_a_copy_of_the_bank_from_batch_to_batch(model, monkeypatch)
     monkeypatch.setattr(envs, "review", review)
     monkeypatch.setattr(evaluation, "probe", probe)
     bank = SkillBank()
-    episodes, grown, committed = evaluation.play_online(policy, env, bank, env.tasks[:6], how, batch=2)
+    episodes, grown, committed = evaluation.play_online(policy, env, bank, env.tasks[:6], how, batch=2, fresh=0)
     assert [e.task for e in episodes] == env.tasks[:6] and bank.skills() == []
     assert len(grown.skills()) == len(committed) == 3
     assert [len(e.shown) for e in episodes] == [0, 0, 1, 1, 2, 2]
@@ -88,7 +88,7 @@ def test_an_empty_bank_is_not_played_twice(model, tmp_path, monkeypatch, capsys)
     (["/no/model"], "/no/model"), (["MODEL", "--split", "tset"], "tset"),
     (["MODEL", "--bank", "/no/bank"], "/no/bank"), (["MODEL", "--data", "/no/data"], "/no/data"),
     (["MODEL", "--protocols", "warm"], "warm"), (["MODEL", "--x"], "--x"), (["MODEL", "--limit", "0"], "--limit"),
-    (["MODEL", "--temperature", "-1"], "--temperature"), (["tiny"], "tiny"),
+    (["MODEL", "--temperature", "-1"], "--temperature"),
     (["MODEL", "--context", "300"], "--context"),
 ])
 def test_bad_input_ends_with_one_line(flags, what, model, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import policy as policies
 import probes
 from envs import Sampling, rollout
 from policy import mix
-from probes import Edit, edits_of, probe, score, select, utility
+from probes import Edit, confirm, edits_of, probe, score, select, utility
 from skillbank import Skill, SkillBank
 
 
@@ -145,7 +145,7 @@ def test_edits_of():
     edits = edits_of([episode(status, 100 + i) for i, status in enumerate(statuses)])
     assert [(e.episode, e.task, e.arguments["a"]) for e in edits] == [
         (1, 101, "added"), (4, 104, "updated"), (9, 109, "added")]
-    assert all(e.bank is bank and e.family == "a" and e.utility == 0.0 and e.probes == [] for e in edits)
+    assert all(e.bank is bank and e.family == "a" and e.utility == 0.0 and e.probes is None for e in edits)
 
 
 # -- the pairs
@@ -239,6 +239,49 @@ def test_nothing_to_probe(monkeypatch):
     lonely = proposed(SkillBank(), 20, "new", "c")
     assert probe(None, World(), SkillBank(), [lonely]) == 0
     assert lonely.utility == 0.0 and lonely.probes == lonely.before == lonely.after == [] and played == []
+
+
+def test_the_same_words_from_two_tasks_pool_their_probes(monkeypatch):
+    """Bug: one skill, proposed for two tasks, has two utilities; or an edit is scored on its own task by its twin."""
+    bank = SkillBank()
+    one, two, other = proposed(bank, 0, "same"), proposed(bank, 2, "same"), proposed(bank, 0, "other")
+    two.arguments["evidence"] = "another episode"  # not what it writes into the bank
+    script(monkeypatch, lambda task, titles: (True, 3 if "same" in titles and task == 4 else 5))
+    probe(None, World(), bank, [one, two, other], k=3)  # all three other tasks of the family
+    assert sorted(one.probes) == [2, 4, 6] and sorted(two.probes) == [0, 4, 6]
+    assert one.utility == two.utility == pytest.approx(0.2 / 3 + 0.3 / 3) and other.utility == 0.0
+    few = [proposed(bank, 1, "same", "b"), proposed(bank, 3, "same", "b")]
+    probe(None, World(), bank, few, k=1)
+    assert {len(edit.probes) for edit in few} <= {1, 2} and all(edit.task not in edit.probes for edit in few)
+
+
+def test_confirm_asks_fresh_tasks_and_only_about_the_best_of_each_task(monkeypatch):
+    """Bug: an edit is confirmed by the very probes that made it look good, or a lucky one is never asked again."""
+    bank = SkillBank()
+    lucky, good, worse, bad = (proposed(bank, task, title) for task, title in
+                               ((0, "lucky"), (2, "good"), (2, "worse"), (4, "bad")))
+    for edit, utility_, probed in ((lucky, 0.5, [2]), (good, 0.4, [4]), (worse, 0.1, [4]), (bad, -0.3, [0])):
+        edit.utility, edit.probes = utility_, probed
+    played = script(monkeypatch, lambda task, titles: (True, 4 if "good" in titles else 6 if "lucky" in titles else 5))
+    kept, count = confirm(None, World(), bank, [lucky, good, worse, bad], k=8, seed=3)
+    assert kept == [good] and good.confirmed == pytest.approx(0.1 + 0.3) and lucky.confirmed == pytest.approx(-0.4)
+    assert worse.confirmed is None and bad.confirmed is None, "never asked"
+    assert (good.utility, good.probes) == (0.4, [4]), "the first estimate stays what it was"
+    assert {run.task for run in played if "lucky" in run.titles} == {4, 6}
+    assert {run.task for run in played if "good" in run.titles} == {0, 6}
+    assert count == len(played) and not {run.seed for run in played} & {3}, "fresh random numbers, too"
+
+
+def test_a_general_skill_is_confirmed_on_every_family(monkeypatch):
+    """Bug: a skill that every family will be shown is judged by the family of the task that proposed it."""
+    bank = SkillBank()
+    edit = proposed(bank, 0, "new")
+    edit.arguments["category"] = "general"
+    edit.bank = SkillBank([Skill("dyn_001", "new", "p", "w")])
+    edit.utility, edit.probes = 0.5, [2]
+    played = script(monkeypatch, lambda task, titles: (World().family(task) == "a" or "new" not in titles, 5))
+    assert confirm(None, World(), bank, [edit], k=8)[0] == []
+    assert {World().family(run.task) for run in played} == {"a", "b", "c"} and edit.confirmed < 0
 
 
 # -- the real thing

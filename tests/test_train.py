@@ -2,6 +2,7 @@
 
 import json
 import os
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import envs
 import policy as policies
 import train
 from skillbank import SkillBank
-from worlds import catalogue
+from worlds import catalogue, runs
+from worlds.checkpoints import read_chats
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
@@ -90,7 +92,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatc
     first = policies.load(str(tmp_path / "whole" / "reference")).model.state_dict()
     assert not equal(first, whole[0])  # it did learn something
     sample = (tmp_path / "whole" / "samples" / "step_00001.txt").read_text()
-    assert "Task: " in sample and "--- review" in sample and "utility" in sample and "without the edit" in sample
+    assert "Task: " in sample and "--- review" in sample and "utility" in sample and "with the edit" in sample
 
 
 @pytest.mark.parametrize("where", ["save_file", "trainer", "rename", "latest"])
@@ -108,9 +110,9 @@ def test_a_kill_during_saving_leaves_the_last_good_checkpoint(where, tmp_path, m
         elif where == "trainer":
             patch.setattr(torch, "save", die)
         elif where == "rename":
-            patch.setattr(train.os, "rename", die)
+            patch.setattr(os, "rename", die)
         else:
-            patch.setattr(train, "write_atomic", lambda path, text: die() if path.name == "latest" else None)
+            patch.setattr(runs, "write_atomic", lambda path, text: die() if path.name == "latest" else None)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, "--steps", "2", "--eval_every", "0", "--resume")
     after = everything(tmp_path)
@@ -144,7 +146,7 @@ def test_the_cold_start_learns_and_takes_chats_from_a_file(tmp_path, monkeypatch
     losses = []
     for steps in ("1", "30"):
         run(tmp_path / f"run{steps}", *flags, "--cold_start", steps)
-        losses.append(float(capsys.readouterr().out.split("loss ")[1].split()[0]))
+        losses.append(float(capsys.readouterr().out.split("loss ")[-1].split()[0]))
     assert losses[0] > 5 and losses[1] < 1
     policy = policies.load(str(tmp_path / "run30" / "reference"))
     session = policies.Session(policy, 1, 64)
@@ -164,7 +166,7 @@ def test_malformed_chats_are_reported_with_their_line(line, what, tmp_path):
     good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     (tmp_path / "chats.jsonl").write_text(good + line + "\n")
     with pytest.raises(ValueError, match=what) as error:
-        train.read_chats(tmp_path / "chats.jsonl")
+        read_chats(tmp_path / "chats.jsonl")
     assert "\n" not in str(error.value) and "chats.jsonl" in str(error.value)
 
 

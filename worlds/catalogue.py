@@ -12,17 +12,19 @@ skills in its prompt, and to review an episode, badly on purpose, so that someth
 from a 7B model that brings both along; shoppers are ours.) One episode, in which the prompt shows the skill
 "Footwear: pick all options" and nothing else:
 
-    Find me easy wear men's sneakers with rubber sole with color: army green, and size: 8, and price lower ...
-    I want men's sneakers.                                   search[men's sneakers]
-    It says easy wear, rubber sole.                          click[b0txq2w0yn]
-    Footwear: pick all options. The task names army green.   click[army green]
-    Footwear: pick all options. The task names 8.            click[8]
-    I buy it now.                                            click[buy now]              score 0.8, it cost $128
-    The score was 0.80 after 5 steps. The price limit matters.
-        propose_skill {"title": "Footwear: check the price", "principle": "Skip footwear that cost more than the ...
+    Find me water resistant women's ankle boots with arch support, non slip with size: 8, and width: medium, and ...
+    I want women's ankle boots: water resistant, arch support, non slip.
+                                            search[women's ankle boots water resistant, arch support, non slip]
+    I compare titles. So water resistant women's ankle boots with arch support $169.37 to $211.71 [b0bagubami].
+                                            click[b0bagubami]
+    Footwear: pick all options. The task names size: 8.              click[8]
+    Footwear: pick all options. The task names width: medium.        click[medium]
+    I buy it now.                                                    click[buy now]     score 0.83, it is too dear
+    The score was 0.83 after 5 steps. The title matters.
+        propose_skill {"title": "Any product: match the title", "principle": "Open only any product whose ...
 
-Measured with the useful skills, none, and the harmful ones in the prompt (success, 321-400 goals): made up .86, .19,
-.02; made up with human goals .86, .39, .08; the real 1,000 products .75, .14, .01.
+Measured with the useful skills, none, and the harmful ones in the prompt (success, 321-400 goals): made up .88, .29,
+.01; made up with human goals .87, .40, .09; the real 1,000 products .76, .20, .01.
 """
 
 import json
@@ -46,10 +48,11 @@ HIDDEN = 0.7  # share of tasks that also want a quality which no title shows
 RANGES, UNPRICED = 0.06, 0.03  # share of products with a price range, and with none (the shop then asks $100)
 HUMAN = 0.85  # share of products with instructions in the human style, too
 # How the shoppers behave
-BASE = 0.3  # a useful habit that no skill names
+BASE = 0.4  # a useful habit that no skill names
 SHOWN = {"useful": 0.95, "neutral": 0.9, "harmful": 0.9}  # a habit that a skill in the prompt names
 UNSHOWN = {"neutral": 0.1, "harmful": 0.03}  # any other habit
-INSIGHT = 0.6  # a review names the habit that decided the episode this often, else it guesses
+INSIGHT = 0.3  # a review names the habit that decided the episode this often, else it guesses
+GENERAL = 0.5  # share of proposals for all families
 PAGES, STEPS = 2, 15  # result pages looked at per search, of which there are two at most; moves in an episode
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,7 +63,7 @@ PAGES, STEPS = 2, 15  # result pages looked at per search, of which there are tw
 class Family:
     category: str  # WebShop's own coarse category
     path: str  # start of product_category
-    kinds: dict[str, str]  # what tasks and `query` call it -> what a title calls it
+    kinds: list[str]
     adjectives: list[str]  # qualities that stand before the noun ...
     features: list[str]  # ... and those that stand behind it
     options: dict[str, list[str]]  # no value in two groups, none with "tan" in it: webshop.py takes it for a colour
@@ -75,47 +78,41 @@ COLORS = _list("black, white, navy blue, ruby red, ash gray, army green, rose pi
 FAMILIES = {
     "apparel": Family(
         "fashion", "Clothing, Shoes & Jewelry › Clothing",
-        {"men's t-shirts": "Men's T-Shirt", "women's dresses": "Women's Dress",
-         "women's sweaters": "Women's Sweater", "men's shorts": "Men's Shorts"},
+        _list("men's t-shirts, women's dresses, women's sweaters, men's shorts"),
         _list("slim fit, machine washable, quick drying, moisture wicking, hand washable"),
         _list("cotton blend, elastic waist, side pockets, classic stripes, soft lining"),
         {"color": COLORS, "size": _list("small, medium, large, x-large, xx-large"),
          "fit type": _list("regular, petite, tall")}, (14, 48)),
     "footwear": Family(
         "fashion", "Clothing, Shoes & Jewelry › Shoes",
-        {"women's sandals": "Women's Sandals", "men's sneakers": "Men's Sneakers",
-         "women's ankle boots": "Women's Ankle Boots", "men's loafers": "Men's Loafers"},
+        _list("women's sandals, men's sneakers, women's ankle boots, men's loafers"),
         _list("non slip, easy wear, water resistant, quick drying, hand stitched"),
         _list("rubber sole, arch support, memory foam, faux leather, soft lining"),
         {"color": COLORS, "size": _list("6, 7, 7.5, 8, 9, 10.5"), "width": _list("narrow, medium, wide")}, (20, 70)),
     "electronics": Family(
         "electronics", "Electronics › Accessories & Supplies",
-        {"hdmi cables": "HDMI Cable", "bluetooth speakers": "Bluetooth Speaker",
-         "wireless headphones": "Wireless Headphones", "phone chargers": "Phone Charger"},
+        _list("hdmi cables, bluetooth speakers, wireless headphones, phone chargers"),
         _list("high speed, noise cancelling, shock proof, heavy duty, ultra compact"),
         _list("usb port, travel pouch, power switch, metal housing, spare battery"),
         {"color": COLORS, "size": _list("3.3 feet, 6.6 feet, 10 feet, 15 feet"),
          "style": _list("basic kit, deluxe kit, travel kit")}, (10, 90)),
     "accessories": Family(
         "fashion", "Clothing, Shoes & Jewelry › Accessories",
-        {"women's necklaces": "Women's Necklace", "men's wallets": "Men's Wallet",
-         "women's handbags": "Women's Handbag", "men's wrist watches": "Men's Wrist Watch"},
+        _list("women's necklaces, men's wallets, women's handbags, men's wrist watches"),
         _list("hand crafted, nickel free, scratch resistant, water proof, vintage style"),
         _list("gift box, brass clasp, engraved logo, dust cover, floral motif"),
         {"color": _list("silver, gold, rose gold, black, brown, burgundy"),
          "size": _list("small, medium, large, 18 inch"), "style": _list("plain, braided, beaded")}, (12, 80)),
     "home_decor": Family(
         "garden", "Home & Kitchen › Home Décor",
-        {"throw pillows": "Throw Pillow", "area rugs": "Area Rug", "window curtains": "Window Curtain",
-         "table lamps": "Table Lamp"},
+        _list("throw pillows, area rugs, window curtains, table lamps"),
         _list("easy clean, eco friendly, fade resistant, mid century, hand woven"),
         _list("natural fiber, geometric pattern, double stitching, non toxic dye, lifetime warranty"),
         {"color": COLORS, "size": _list("18 x 18 inch, 24 x 36 inch, 4 x 6 feet, 5 x 8 feet"),
          "item shape": _list("round, square, oval")}, (16, 110)),
     "beauty_health": Family(
         "beauty", "Beauty & Personal Care › Skin & Hair",
-        {"hair shampoo": "Hair Shampoo", "face creams": "Face Cream", "lip balms": "Lip Balm",
-         "body lotions": "Body Lotion"},
+        _list("hair shampoo, face creams, lip balms, body lotions"),
         _list("cruelty free, sulfate free, paraben free, long lasting, dermatologist tested"),
         _list("coconut oil, tea tree, hyaluronic acid, shea butter, green clay"),
         {"scent": _list("lavender, vanilla, citrus, unscented, rose water"),
@@ -123,8 +120,7 @@ FAMILIES = {
          "style": _list("pump, tube, jar")}, (8, 45)),
     "other": Family(
         "grocery", "Grocery & Gourmet Food › Snacks & Drinks",
-        {"ground coffee": "Ground Coffee", "granola bars": "Granola Bars", "loose leaf teas": "Loose Leaf Tea",
-         "dried fruits": "Dried Fruit"},
+        _list("ground coffee, granola bars, loose leaf teas, dried fruits"),
         _list("gluten free, non gmo, usda organic, keto friendly, kosher certified"),
         _list("zero sugar, whole grain, real cocoa, high fiber, sea salt"),
         {"flavor name": _list("original, hazelnut, dark chocolate, caramel, brown sugar"),
@@ -133,6 +129,8 @@ FAMILIES = {
 }
 BRANDS = _list("Quillmere, Brindlow, Oskwell, Fennaby, Drapplin, Zelkemp, Yorvane, Pluvenby, Corvaddle, Wimblecot, "
                "Nackrey, Lumsary, Trevassy, Gobbleth, Ulverny, Jasprick, Mundovar, Kestrowe, Eddlepin, Vornaby")
+# Halves of an asin: from these a small tokenizer makes whole ids.
+HALVES = [a + b for a in _list("BA, DE, KI, LO, MU, NA, PE, RI") for b in _list("FO, GU, SA, TE, VI, ZO, LA, MI")]
 PHRASES = ("i am looking for {before} {kind} with {behind}{options}.",
            "i need {kind}, {before}, with {behind}{options}.",
            "find me some {before} {kind}{options} with {behind}.",
@@ -153,9 +151,9 @@ def make(directory, products=252, seed=0):
     looks = {}  # (kind, trio) -> what its lookalikes share
     for i in range(products):
         item = _product(i, looks, rng)
-        asin = "B0" + "".join(rng.choices(string.ascii_uppercase + string.digits, k=8))
+        asin = "B0" + "".join(rng.choices(HALVES, k=2))
         while asin in instructions:
-            asin = "B0" + "".join(rng.choices(string.ascii_uppercase + string.digits, k=8))
+            asin = "B0" + "".join(rng.choices(HALVES, k=2))
         wanted, attributes = item.pop("wanted"), item.pop("attributes")
         items.append({"asin": asin, **item, "images": [f"{IMAGE}{asin}.jpg"]})
         instruction = f"Find me {wanted[0]} {item['query']} with {', '.join(wanted[1:])}"
@@ -178,9 +176,8 @@ def _product(i, looks, rng):
     """The i-th product: family, kind, trio and place in the trio come from i, so all are equally many."""
     names = list(FAMILIES)
     family = FAMILIES[names[i % len(names)]]
-    kinds = list(family.kinds)
-    kind = kinds[i // len(names) % len(kinds)]
-    trio, place = divmod(i // len(names) // len(kinds), LOOKALIKES)
+    kind = family.kinds[i // len(names) % len(family.kinds)]
+    trio, place = divmod(i // len(names) // len(family.kinds), LOOKALIKES)
     if (kind, trio) not in looks:
         qualities = list(product(family.adjectives, family.features))
         random.Random(kind).shuffle(qualities)  # the same order for every trio of the kind: no two trios look alike
@@ -197,16 +194,16 @@ def _product(i, looks, rng):
         pricing = f"${price:.2f} ${price * 1.25:.2f}"
     elif chance < RANGES + UNPRICED:
         pricing = ""
-    brand, noun = rng.choice(BRANDS), family.kinds[kind]
+    brand = rng.choice(BRANDS)
     options = {name: rng.sample(values, len(values) - (len(values) > 2 and rng.random() < SOLD_OUT))
                for name, values in options.items()}
     return {
-        "name": f"{brand} {before.title()} {noun} with {behind.title()}",
+        "name": f"{brand} {before} {kind} with {behind}",
         "category": family.category,
         "query": kind,
         "product_category": f"{family.path} › {string.capwords(kind)}",
         "pricing": pricing,
-        "full_description": f"{noun} by {brand}, {hidden[0]}, made for every day.",
+        "full_description": f"{string.capwords(kind)} by {brand}, {hidden[0]}, made for every day.",
         "small_description": [f"{', '.join([before, behind] + hidden[1:2])}.".capitalize(),
                               f"{', '.join(hidden[2:] or hidden[:1])}; a fine gift.".capitalize()],
         "customization_options": {name.title(): [{"value": value.title(), "is_selected": False, "is_available": True,
@@ -282,7 +279,7 @@ HABITS = (
     Habit("dear", "harmful",
           ("{family}: take the dearest", "{family}: high price, high quality"),
           ("Open the most expensive result for {family}.",
-           "Choose the {family} with the highest price, as it is the finest."),
+           "Choose {family} with the highest price, as it is the finest."),
           "On a page of results.", "Price shows quality."),
     Habit("skip", "harmful",
           ("{family}: leave options alone", "{family}: buy without options"),
@@ -315,14 +312,15 @@ MEANING = {_plain(skill[field]): skill["key"] for family in (*FAMILIES, "general
 
 
 def meaning(skill):
-    """The key of the habit that a skill speaks of, its principle first; None for words that are not ours."""
-    return MEANING.get(_plain(skill.principle)) or MEANING.get(_plain(skill.title))
+    """The key of the habit that a skill (or the arguments of an edit) speaks of; None for words that are not ours."""
+    said = skill if isinstance(skill, dict) else vars(skill)
+    return MEANING.get(_plain(said["principle"])) or MEANING.get(_plain(said["title"]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Shoppers
 
-Result = namedtuple("Result", "asin title price")
+Result = namedtuple("Result", "asin title price tag")
 ASIN = re.compile("[A-Z0-9]{10}")
 
 
@@ -338,6 +336,9 @@ class Shopper:
         self.goal = shop.goals[goal_index]
         wanted = self.goal["goal_options"]
         self.options = [value.lower() for value in (wanted.values() if isinstance(wanted, dict) else wanted)]
+        # As the task says it, so that a model finds the value behind the same words: "size: 8" (people name no groups).
+        self.said = {value.lower(): f"{name}: {value.lower()}" for name, value in wanted.items()} if isinstance(
+            wanted, dict) else {}
         self.shown = {meaning(skill): skill for skill in skills if meaning(skill)}
         self.habits = set()
         for habit in HABITS:  # one draw each, shown or not: with and without a skill, the other habits stay the same
@@ -386,19 +387,16 @@ class Shopper:
             return self._open(fresh[0], self._because("first", "I open the top result."))
         if "dear" in self.habits:
             best = max(fresh, key=lambda result: result.price)
-            return self._open(best, self._because("dear", f"${best.price:.2f} is the most."))
+            return self._open(best, self._because("dear", "I take the dearest."))
         fits, limit = fresh, self.goal["price_upper"]
         if "match" in self.habits:
             fits = [result for result in fits if self._fit(result) == 1]
         if "price" in self.habits:
             fits = [result for result in fits if result.price <= limit]
         if fits:
-            thoughts = []
-            if "match" in self.habits:
-                told = [quality for quality in self.goal["attributes"] if quality in fits[0].title.lower()]
-                thoughts.append(self._because("match", f"It says {', '.join(told) or self.goal['query']}."))
+            thoughts = [self._because("match", "I compare titles.")] if "match" in self.habits else []
             if "price" in self.habits:
-                thoughts.append(self._because("price", f"${fits[0].price:.2f} is within ${limit:.0f}."))
+                thoughts.append(self._because("price", f"I need a price lower than {limit:.2f}."))
             return self._open(fits[0], " ".join(thoughts) or "I try this one.")
         thought = self._because("match" if "match" in self.habits else "price", "None here fits.")
         if self.page < PAGES and self._time():
@@ -412,7 +410,7 @@ class Shopper:
         missing = [value for value in self.options if value not in clickables]
         if missing and "match" in self.habits and self._time():
             self.rejected.add(self.opened.asin)
-            return self._because("match", f"It lacks {missing[0]}, so I go back."), "click[< prev]"
+            return self._because("match", f"It lacks {self.said.get(missing[0], missing[0])}, so I go back."), "click[< prev]"
         if "read" in self.habits and not self.read and self._time():
             self.read = True
             return self._because("read", "I look at the features."), "click[features]"
@@ -420,7 +418,7 @@ class Shopper:
         for value in [] if self.habits & {"skip", "first"} else wanted:
             if value in clickables and value not in self.chosen:
                 self.chosen.append(value)
-                return self._because("options", f"The task names {value}."), f"click[{value}]"
+                return self._because("options", f"The task names {self.said.get(value, value)}."), f"click[{value}]"
         self.left_open = [value for value in self.options if value in clickables and value not in self.chosen]
         rash = [key for key in ("skip", "first") if key in self.habits]
         return self._because(rash[0], "I buy it now.") if rash else "I buy it now.", "click[buy now]"
@@ -432,7 +430,9 @@ class Shopper:
 
     def _open(self, result, thought):
         self.opened, self.chosen = result, []
-        return thought, f"click[{result.asin}]"
+        # The line as it stands on the page, bar the brand: a model that reads it again finds the id at its end.
+        line = f"{' '.join(result.title.split()[1:][-8:])} {result.tag}".strip()
+        return f"{thought} So {line} [{result.asin}].", f"click[{result.asin}]"
 
     def _time(self):
         """Are there moves left for a detour (2), one more product (1), its options and buying (1)?"""
@@ -455,15 +455,17 @@ class Shopper:
         known = self.shown.get(habit.key)
         if known and rng.random() < 0.5:
             return f"{outcome} The bank knows what matters.", "keep_skill", {"reason": "The bank says it already."}
-        wording = rng.randrange(WORDINGS)
-        if known and _worded(habit, self.family, wording)["title"] == known.title:
-            wording += 1  # an update should change something
-        text, thought = _worded(habit, self.family, wording), f"{outcome} {habit.lesson}"
         misled = [skill for key, skill in self.shown.items() if KIND[key] == "harmful" and not won]
+        thought, wording = f"{outcome} {habit.lesson}", rng.randrange(WORDINGS)
         if known or misled:  # to propose a known one would be a duplicate; what led astray is rewritten in place
             skill = known or misled[0]
+            where = "general" if skill.title.startswith(SPOKEN["general"].capitalize()) else self.family
+            if _worded(habit, where, wording)["title"] == skill.title:
+                wording += 1  # an update should change something
+            text = _worded(habit, where, wording)
             return thought, "update_skill", {"skill_id": skill.skill_id, **text, "reason": outcome}
-        return thought, "propose_skill", {"category": self.family, **text, "evidence": outcome}
+        where = "general" if rng.random() < GENERAL else self.family
+        return thought, "propose_skill", {"category": where, **_worded(habit, where, wording), "evidence": outcome}
 
     def _blame(self):
         """The useful habit whose absence cost the reward, as far as a shopper can tell."""
@@ -482,9 +484,9 @@ def results(observation, clickables):
     for part in observation.split("[SEP]"):
         part = part.strip().strip("'")  # prompts quote the parts, the shop does not
         if ASIN.fullmatch(part) and part.lower() in clickables:
-            found.append(Result(part.lower(), "", 0.0))
+            found.append(Result(part.lower(), "", 0.0, ""))
         elif found and re.fullmatch(r"\$[\d.]+( to \$[\d.]+)?", part):
-            found[-1] = found[-1]._replace(price=float(part.split(" to ")[0][1:]))
+            found[-1] = found[-1]._replace(price=float(part.split(" to ")[0][1:]), tag=part)
         elif found:
             found[-1] = found[-1]._replace(title=part)
     return found

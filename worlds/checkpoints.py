@@ -11,11 +11,13 @@ import json
 import math
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+TINY = str(Path(__file__).parent / "tiny")  # cold-started in the made-up shop: README, "The laptop"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # The template of `tiny`, and of a checkpoint that has none: ChatML, whose end of turn is the tokenizer's eos.
 CHATML = (
@@ -224,23 +226,34 @@ def _byte_level(bpe):
     return bpe
 
 
+# Pieces of a text that are tokens of `tiny` where they are frequent. A word keeps its spelling wherever it stands, as
+# the space belongs to the token before it: "gift tin" is the same two tokens in a task, in [gift tin] and in
+# click[gift tin]. So are ids, prices and tags. A small model copies tokens, not letters.
+PIECES = (r"</?[a-z_]+>|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|\"[^\s\p{L}\d<]* ?|\{\"|[^\s\p{L}\d] ?|\s+")
+
+
 def tiny(text, seed=0, vocab=2048):
-    """A Llama of a million parameters and a byte-level BPE trained on `text` (a list), both made from nothing."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    """A Qwen3 of a million parameters whose tokens are the words of `text` (a list), and bytes: made from nothing."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     if not text:
-        raise ValueError("tiny is made by train.py (its tokenizer is trained on the world's text: text=env.corpus()); "
-                         "name a run or a checkpoint instead")
+        raise ValueError("tiny: its tokenizer is trained on the world's text, and there is none (text=env.corpus())")
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
-    bpe = _byte_level(Tokenizer(models.BPE()))
-    bpe.train_from_iterator(text, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, show_progress=False,
-                                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=special[0], bos_token=special[1],
+    split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "isolated"),
+                                     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    counts = Counter(piece for line in text for piece, _ in split.pre_tokenize_str(line))
+    pieces = dict.fromkeys(special + sorted(pre_tokenizers.ByteLevel.alphabet()))
+    pieces |= dict.fromkeys(piece for piece, count in counts.most_common(vocab - len(pieces)) if count > 1)
+    # Greedy longest match; every byte is there, so nothing is unknown.
+    words = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token=special[0],
+                                       max_input_chars_per_word=10**9, continuing_subword_prefix=""))
+    words.pre_tokenizer, words.decoder = split, decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=special[0], bos_token=special[1],
                                         eos_token=special[2], chat_template=CHATML)
     dim, ffn, layers, heads, kv_heads, head_dim = 128, 384, 4, 4, 2, 32
     hf = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": dim,
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": len(tokenizer), "hidden_size": dim,
         "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
         "num_key_value_heads": kv_heads, "head_dim": head_dim, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 1,
@@ -260,6 +273,7 @@ def tiny(text, seed=0, vocab=2048):
             "self_attn.q_proj": normal(heads * head_dim, dim), "self_attn.k_proj": normal(kv_heads * head_dim, dim),
             "self_attn.v_proj": normal(kv_heads * head_dim, dim),
             "self_attn.o_proj": normal(dim, heads * head_dim, scale=out),
+            "self_attn.q_norm": torch.ones(head_dim), "self_attn.k_norm": torch.ones(head_dim),
             "mlp.gate_proj": normal(ffn, dim), "mlp.up_proj": normal(ffn, dim),
             "mlp.down_proj": normal(dim, ffn, scale=out),
         }.items()}

@@ -125,16 +125,19 @@ class WebShopEnv:
         return envs.project(text, tail=20)
 
     def corpus(self):
-        return [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
+        items = [f"[{p.asin.lower()}] {p.name} {p.price_tag}" for p in self.shop.products.values()]
+        return items * 2 + [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
 
     def demonstrations(self, count, seed):
         rng, chats = random.Random(f"demonstrations/{seed}"), []
         for _ in range(count):
             task = rng.choice(self.train_tasks)
             family = self.family(task)
-            texts = rng.sample(catalogue.skill_texts(family, wording=rng.randrange(2)), rng.randrange(4))
-            shown = [Skill(f"dyn_{i + 1:03d}", text["title"], text["principle"], text["when_to_apply"])
-                     for i, text in enumerate(texts)]
+            general = rng.randrange(5) if rng.random() < 0.5 else 0
+            texts = (rng.sample(catalogue.skill_texts("general", rng.randrange(2)), general)
+                     + rng.sample(catalogue.skill_texts(family, rng.randrange(2)), rng.randrange(5)))
+            shown = [Skill(f"dyn_{number:03d}", text["title"], text["principle"], text["when_to_apply"])
+                     for number, text in zip(rng.sample(range(1, 40), len(texts)), texts)]
             game = self.start(task)
             player = catalogue.Shopper(game.shop, task, family, shown, rng)
             chats.append(scripted(self, task, shown, game, player))
@@ -179,7 +182,8 @@ def brackets(shop, observation):
         new_line = product or (kind == "text" and before == "option")
         text += ("\n" if new_line else " ") + (part if kind == "text" else f"[{part.lower()}]")
         before = kind
-    return text.strip()
+    # A product's id behind its line: who has chosen a line reads on and finds what to click.
+    return re.sub(r"(?m)^(\[\w{10}\]) (.+)$", r"\2 \1", text.strip())
 
 
 def scripted(env, task, shown, game, player):

@@ -1,0 +1,81 @@
+"""What a run leaves behind for people must be true and must survive a kill."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from probes import Edit
+from worlds import catalogue, report
+
+
+def edit(title="new", utility=0.5, confirmed=None, episode=0):
+    arguments = {"category": "a", "title": title, "principle": "p", "when_to_apply": "w", "evidence": "e"}
+    return Edit(episode, 7, "a", "propose_skill", arguments, None, "dyn_001", [1, 2], [0.0, 1.5], [1.75, 1.5], utility,
+                confirmed)
+
+
+def episode(reward):
+    turns = [SimpleNamespace(text="<think>x</think>\n<action>search[a]</action>")]
+    return SimpleNamespace(opening=("system", "Task: find it\nThe search page."), turns=turns, won=False, score=0.25,
+                           review="<think>y</think>call", edit={"status": "added"}, reward=reward,
+                           transcript=lambda: f"transcript {reward}")
+
+
+def test_lines_of_a_killed_iteration_are_cut(tmp_path):
+    """Bug: a resumed run logs an iteration twice, or half a line makes the file unreadable."""
+    path = tmp_path / "edits.jsonl"
+    report.append(path, [{"step": 1, "x": 1 / 3}, {"step": 2, "x": 1}, {"step": 2, "x": 2}, {"step": 3, "x": 1}])
+    path.write_text(path.read_text() + '{"step": 2, "x"')
+    report.cut(path, 2)
+    assert report.lines_of(path) == [{"step": 1, "x": 0.333333}, {"step": 2, "x": 1}, {"step": 2, "x": 2}]
+    report.cut(tmp_path / "none.jsonl", 2)
+    assert report.lines_of(tmp_path / "none.jsonl") == []
+
+
+def test_the_story_is_about_the_edit_that_was_committed():
+    """Bug: the printed episode and the printed edit belong to two different episodes."""
+    edits = [edit("lucky", 0.9, -0.1, episode=0), edit("good", 0.4, 0.3, episode=1)]
+    told = report.story([episode(0), episode(1)], edits, [edits[1]])
+    assert "on fresh probes +0.300: committed" in told and "0.00 -> 1.75, 1.50 -> 1.50" in told
+    assert "Task: find it" in told and "search page" not in told and "search[a]" in told
+    assert "not committed" in report.story([episode(0), episode(1)], edits, [])
+    assert "added" in report.story([episode(0)], [], [])
+
+
+def test_the_sample_holds_the_best_and_the_worst_with_their_edits(tmp_path):
+    """Bug: the fate of an edit is printed under another episode."""
+    edits = [edit(episode=2, utility=-0.25)]
+    report.sample(tmp_path / "s.txt", [episode(1.0), episode(9.0), episode(-1.0)], edits, [])
+    text = (tmp_path / "s.txt").read_text()
+    assert text.index("transcript 9.0") < text.index("transcript -1.0") < text.index("utility -0.250: not committed")
+    assert "transcript 1.0" not in text
+
+
+def test_edits_keep_the_words_and_every_probe(tmp_path):
+    """Bug: the log says what became of an edit, but not what it was."""
+    one = edit()
+    report.append(tmp_path / "e.jsonl", report.edit_rows(4, [one], [one]))
+    row, = report.lines_of(tmp_path / "e.jsonl")
+    assert row["step"] == 4 and row["arguments"] == one.arguments and row["committed"] and row["confirmed"] is None
+    assert (row["probes"], row["before"], row["after"], row["utility"]) == ([1, 2], [0.0, 1.5], [1.75, 1.5], 0.5)
+
+
+def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
+    """Bug: a picture of nothing; or a traceback where a directory is no run, or matplotlib is not there."""
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match="cannot be read"):
+        report.plot([tmp_path / "none"], tmp_path / "x.png")
+    run = tmp_path / "run"
+    run.mkdir()
+    texts = catalogue.skill_texts("footwear")
+    report.append(run / "metrics.jsonl", [{"step": i, "skills": i, **({"eval_success": 0.1 * i, "eval_n": 9}
+                                                                      if i % 2 == 0 else {})} for i in range(8)])
+    report.append(run / "edits.jsonl", [{"step": i, "utility": 0.1, "arguments": texts[i]} for i in range(1, 8)])
+    assert [report.kind(text) for text in texts] == [text["kind"] for text in texts]
+    assert report.kind({"title": "of another world", "principle": "go"}) is None
+    report.plot([run, run], tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[1:4] == b"PNG"
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match="empty"):
+        report.plot([run], tmp_path / "y.png")
+    assert not (tmp_path / "y.png").exists()

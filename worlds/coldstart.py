@@ -1,0 +1,70 @@
+"""
+The cold start: supervised fine-tuning on transcripts before the first iteration (the paper starts from such a model).
+
+A pretrained model needs some dozen steps of plain AdamW for the form of a turn and of a review. `tiny`, which starts
+from nothing, must learn to read and to copy, and that takes three things more: Muon on the matrices, many small
+batches, and a share of the loss on the given tokens, too. It is done once and shipped (worlds/tiny_webshop).
+"""
+
+import random
+
+import torch
+
+import dualadv_grpo as grpo
+from policy import logprobs
+from worlds.checkpoints import read_chats
+
+
+def cold_start(policy, env, cfg, bar):
+    """Train `policy` on cfg.cold_start batches of transcripts, scripted or cfg.sft_data, and print how it goes.
+
+    Every assistant token is trained, its stop token too, and with weight cfg.sft_prompt each given token. cfg.sft_muon:
+    learning rate of Muon on the matrices inside the layers, 0 for AdamW everywhere. bar(name) wraps the batches.
+    """
+    if cfg.sft_muon and not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"--sft_muon: torch {torch.__version__} has no Muon, 2.9 has; or --sft_muon 0")
+    if cfg.sft_data:
+        chats = read_chats(cfg.sft_data)
+        batches = [random.Random(f"{cfg.seed}/sft/{step}").choices(chats, k=cfg.sft_batch)
+                   for step in range(cfg.cold_start)]
+    else:
+        chats = env.demonstrations(cfg.cold_start * cfg.sft_batch, cfg.seed)
+        batches = [chats[i:i + cfg.sft_batch] for i in range(0, len(chats), cfg.sft_batch)]
+    layers = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2]
+    matrices = layers if cfg.sft_muon else []
+    muon = torch.optim.Muon(matrices, cfg.sft_muon, weight_decay=0.0) if matrices else None
+    chosen = set(map(id, matrices))
+    adam = grpo.AdamW([p for p in policy.model.parameters() if id(p) not in chosen], cfg.sft_lr,
+                      betas=(0.9, 0.95) if muon else (0.9, 0.999))
+    limit, cut, losses = min(cfg.context, policy.model.cfg.max_len), 0, []
+    for step, batch in enumerate(bar("cold start")(batches)):
+        rows = [policy.chat.transcript(chat) for chat in batch]
+        cut += sum(len(ids) > limit for ids, _ in rows)
+        rows = [(ids[:limit], said[:limit]) for ids, said in rows]
+        total = sum(sum(said) for _, said in rows)
+        losses.append(0.0)
+        for some in grpo.micro_batches([len(ids) for ids, _ in rows], cfg.budget):
+            tokens = grpo.pad([rows[i][0] for i in some], torch.long, policy.device)  # (B, T)
+            said = grpo.pad([rows[i][1] for i in some], torch.bool, policy.device)
+            mask = said
+            if cfg.sft_prompt:  # every token but the padding and the first, which nothing precedes
+                mask = grpo.pad([[i > 0 for i in range(len(rows[i][0]))] for i in some], torch.bool, policy.device)
+            logp = logprobs(policy.model, tokens, mask, chunk=cfg.budget)  # (B, T)
+            loss = -logp[said].sum() / total
+            (loss - cfg.sft_prompt * logp[~said].sum() / total).backward()
+            adam.accumulate()
+            losses[-1] += loss.item()
+        # Warm up over a fiftieth, then straight down to a twentieth of the peak.
+        done = (step + 1) / len(batches)
+        scale = min(done / 0.02, 1.05 - done)
+        adam.step(cfg.max_norm, cfg.sft_lr * scale)
+        if muon:
+            muon.param_groups[0]["lr"] = cfg.sft_muon * scale
+            muon.step()
+            muon.zero_grad()
+        if 10 * (step + 1) // len(batches) > 10 * step // len(batches):  # ten times, or after each of fewer steps
+            last = losses[-max(len(batches) // 10, 1):]
+            print(f"cold start: {step + 1} steps, {(step + 1) * cfg.sft_batch} transcripts, loss "
+                  f"{sum(last) / len(last):.3f} per token", flush=True)
+    if cut:
+        print(f"cold start: {cut} transcripts were longer than {limit} tokens and cut there")
