@@ -78,6 +78,7 @@ class Config:
     sft_lr: float = knob(1e-5, "peak learning rate of the cold start")
     sft_muon: float = knob(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW on everything")
     sft_prompt: float = knob(0.0, "weight of the loss on given tokens")
+    sft_copy: float = knob(1.0, "weight of the loss on words copied from the task or a page")
     # counterfactual utility
     probes: int = knob(4, "K: probe tasks per edit")
     confirm: int = knob(8, "fresh probe tasks for a promising edit before it is committed; 0: commit without")
@@ -101,14 +102,15 @@ class Config:
 # What suits another model than a 1.5B one; a flag wins over these.
 PRESETS = {
     "tiny": dict(steps=20, tasks=4, eval_every=5, eval_tasks=128, act_tokens=96, review_tokens=160, context=3072,
-                 top_k=4, cold_start=0, sft_batch=2, sft_lr=3e-3, sft_muon=0.02, sft_prompt=0.2, lr=3e-4),
+                 top_k=4, cold_start=0, sft_batch=2, sft_lr=3e-3, sft_muon=0.02, sft_prompt=0.2, lr=3e-4,
+                 skill_weight=0.5),
     "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=16, act_tokens=64, review_tokens=160, context=4096,
                     rows=32, cold_start=20, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
 }
 CHOICES = {"advantage": ("dual", "single", "act_only"), "commit": ("positive", "none", "all")}
 AT_LEAST = {name: least for least, names in {
     0: "steps eval_every top_k cold_start confirm temperature eval_temperature probe_temperature lr sft_lr sft_muon "
-       "sft_prompt clip entropy skill_weight alpha max_norm",
+       "sft_prompt sft_copy clip entropy skill_weight alpha max_norm",
     1: "tasks group eval_tasks save_every rows sft_batch probes budget context",
     8: "act_tokens review_tokens", -1: "kl",
 }.items() for name in names.split()}

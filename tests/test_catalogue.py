@@ -262,7 +262,8 @@ def test_the_docstring_tells_the_truth(shops):
     shopper = Shopper(shop, 91, "footwear", skills("footwear", "options"), random.Random(7))
     score, steps, trace = play(shop, 91, shopper)
     thought, tool, arguments = shopper.review(False, score, steps)
-    for text in [text for step in trace for text in step[2:]] + [thought, tool, arguments["title"], f"score {score:.2f}"]:
+    said = [text for step in trace for text in step[2:]]
+    for text in (*said, thought, tool, arguments["title"], f"score {score:.2f}"):
         assert text in catalogue.__doc__, text
 
 

@@ -113,7 +113,7 @@ def test_pages_show_every_clickable_once_in_brackets(env):
             for name in available:
                 if name != "search":
                     assert f"[{name}]" in game.page, (name, game.page)
-            assert env.goal(task) not in game.page  # the task stands in the first message only
+            assert env.goal(task) not in game.page  # `step` puts it below a new page, once
             clicks = [f"click[{name}]" for name in available if name != "buy now"]
             game.step(rng.choice(clicks + ["search[men's shoes]"]))
 
@@ -127,7 +127,8 @@ def test_an_unchanged_page_is_not_repeated(env):
     game = env.start(env.train_tasks[0])
     page = game.step(f"search[{env.goal(env.train_tasks[0])}]")
     asin = next(name for name in env_actions(game) if name.startswith("b0"))
-    assert asin in page and game.step(f"click[{asin}]") == game.page
+    task = f"\nTask: {env.goal(env.train_tasks[0])}"
+    assert asin in page and game.step(f"click[{asin}]") == game.page + task and task not in game.page
     assert game.step("click[no such button]") == "Same page." and len(game.page) > 20
 
 

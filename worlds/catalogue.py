@@ -410,7 +410,8 @@ class Shopper:
         missing = [value for value in self.options if value not in clickables]
         if missing and "match" in self.habits and self._time():
             self.rejected.add(self.opened.asin)
-            return self._because("match", f"It lacks {self.said.get(missing[0], missing[0])}, so I go back."), "click[< prev]"
+            lack = self.said.get(missing[0], missing[0])
+            return self._because("match", f"It lacks {lack}, so I go back."), "click[< prev]"
         if "read" in self.habits and not self.read and self._time():
             self.read = True
             return self._because("read", "I look at the features."), "click[features]"

@@ -12,6 +12,7 @@ import torch
 
 import dualadv_grpo as grpo
 from policy import logprobs
+from skillbank import review_prompt
 from worlds.checkpoints import read_chats
 
 
@@ -36,12 +37,14 @@ def cold_start(policy, env, cfg, bar):
     chosen = set(map(id, matrices))
     adam = grpo.AdamW([p for p in policy.model.parameters() if id(p) not in chosen], cfg.sft_lr,
                       betas=(0.9, 0.95) if muon else (0.9, 0.999))
+    rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
     limit, cut, losses = min(cfg.context, policy.model.cfg.max_len), 0, []
     for step, batch in enumerate(bar("cold start")(batches)):
         rows = [policy.chat.transcript(chat) for chat in batch]
         cut += sum(len(ids) > limit for ids, _ in rows)
         rows = [(ids[:limit], said[:limit]) for ids, said in rows]
-        total = sum(sum(said) for _, said in rows)
+        weights = [weigh(ids, said, rules, cfg.sft_copy) for ids, said in rows]
+        total, done = sum(map(sum, weights)), (step + 1) / len(batches)
         losses.append(0.0)
         for some in grpo.micro_batches([len(ids) for ids, _ in rows], cfg.budget):
             tokens = grpo.pad([rows[i][0] for i in some], torch.long, policy.device)  # (B, T)
@@ -49,13 +52,13 @@ def cold_start(policy, env, cfg, bar):
             mask = said
             if cfg.sft_prompt:  # every token but the padding and the first, which nothing precedes
                 mask = grpo.pad([[i > 0 for i in range(len(rows[i][0]))] for i in some], torch.bool, policy.device)
+            weight = grpo.pad([weights[i] for i in some], torch.float32, policy.device)  # (B, T)
+            weight = weight + cfg.sft_prompt * ~said
             logp = logprobs(policy.model, tokens, mask, chunk=cfg.budget)  # (B, T)
-            loss = -logp[said].sum() / total
-            (loss - cfg.sft_prompt * logp[~said].sum() / total).backward()
+            (-(weight * logp).sum() / total).backward()
             adam.accumulate()
-            losses[-1] += loss.item()
+            losses[-1] -= logp.detach()[said].sum().item() / sum(sum(said) for _, said in rows)
         # Warm up over a fiftieth, then straight down to a twentieth of the peak.
-        done = (step + 1) / len(batches)
         scale = min(done / 0.02, 1.05 - done)
         adam.step(cfg.max_norm, cfg.sft_lr * scale)
         if muon:
@@ -68,3 +71,17 @@ def cold_start(policy, env, cfg, bar):
                   f"{sum(last) / len(last):.3f} per token", flush=True)
     if cut:
         print(f"cold start: {cut} transcripts were longer than {limit} tokens and cut there")
+
+
+def weigh(ids, said, rules, copy):
+    """The loss's weight of each token: 0 where given, `copy` where said after it was given, else 1.
+
+    Ids, prices and option values are copied from the task or a page; they decide an episode and are few. Tokens of the
+    rules (a set of ids) are on every transcript and do not count as copied.
+    """
+    seen, weights = set(), []
+    for token, mine in zip(ids, said):
+        weights.append((copy if token in seen and token not in rules else 1.0) if mine else 0.0)
+        if not mine:
+            seen.add(token)
+    return weights

@@ -149,6 +149,7 @@ class ShopGame:
 
     def __init__(self, shop, task):
         self.shop, self.done, self.won, self.score = shop, False, False, 0.0
+        self.task = shop.goals[task]["instruction_text"]
         self.observation = shop.reset(task)
         self.page = brackets(self.shop, self.observation)
 
@@ -157,8 +158,9 @@ class ShopGame:
         if self.done:
             self.score, self.won = reward, reward == 1.0
         before, self.page = self.page, brackets(self.shop, self.observation)
-        # An option click leaves the page as it was; the growing chat need not hold it twice.
-        return "Same page." if self.page == before else self.page
+        # An option click leaves the page as it was; the growing chat need not hold it twice. A new page repeats the
+        # task, as the original's pages do: a small model finds near words sooner than far ones.
+        return "Same page." if self.page == before else self.page if self.done else f"{self.page}\nTask: {self.task}"
 
 
 def brackets(shop, observation):

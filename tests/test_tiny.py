@@ -1,0 +1,74 @@
+"""The shipped model: small, readable by others, and really one that heeds skills."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lab import bank_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import envs
+import policy as policies
+import train
+from envs import Sampling, rollout
+from eval import evaluate, summary
+from skillbank import SkillBank
+from worlds import catalogue
+from worlds.checkpoints import TINY
+
+HOW = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def env():
+    return envs.make("webshop")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return policies.load("tiny")
+
+
+def test_it_is_small_and_opens_in_transformers(env, tiny):
+    """Bug: a repository of a hundred megabytes; or weights that only our decoder can read."""
+    assert sum(file.stat().st_size for file in Path(TINY).iterdir()) <= 6_000_000
+    chat, = env.demonstrations(1, seed=5)
+    ids, _ = tiny.chat.transcript(chat)
+    theirs = AutoModelForCausalLM.from_pretrained(TINY).eval()
+    with torch.no_grad():
+        tokens = torch.tensor([ids])
+        torch.testing.assert_close(theirs(tokens).logits, tiny.model(tokens), atol=2e-3, rtol=0)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    for message in chat:
+        assert tokenizer(message["content"])["input_ids"] == tiny.chat.encode(message["content"])
+        assert tokenizer.decode(tiny.chat.encode(message["content"])) == message["content"]
+
+
+def test_it_heeds_the_skills_in_its_prompt(env, tiny):
+    """Bug: a checkpoint that ignores its skills: every utility is noise and the laptop has nothing to show."""
+    games = env.dev_tasks[:48]
+    none, useful, harmful = (summary(evaluate(tiny, env, bank_of(kind), games, HOW))["all"]["success"]
+                             for kind in ("none", "useful", "harmful"))
+    assert useful > none + 0.2 and harmful <= none, (none, useful, harmful)
+
+
+def test_it_writes_all_kinds_of_skills(env, tiny):
+    """Bug: reviews that do not parse, or that are all good already, leave nothing to learn."""
+    episodes = rollout(tiny, env, env.train_tasks[:24], SkillBank(), how=Sampling(1.0, 96, 160, 3072, top_k=4))
+    written = [e.edit["arguments"] for e in episodes if e.edit["status"] == "added"]
+    assert len(written) >= 16, [e.edit["status"] for e in episodes]
+    assert {catalogue.KIND.get(catalogue.meaning(text)) for text in written} >= {"useful", "harmful"}
+
+
+def test_it_is_refused_for_a_world_it_does_not_know(tmp_path, monkeypatch):
+    """Bug: the shipped model plays another catalogue for an hour and looks broken."""
+    catalogue.make(tmp_path / "shop", products=84, seed=9)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--model", "tiny", "--data", str(tmp_path / "shop"), "--out",
+                                      str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    assert "--cold_start" in stop.value.code and "\n" not in stop.value.code
+    assert json.loads((Path(TINY) / "config.json").read_text())["world"] == envs.make("webshop").describe()
