@@ -15,7 +15,7 @@ from skillbank import Skill, SkillBank
 def model(tmp_path_factory):
     """A random tiny policy on disk."""
     path = tmp_path_factory.mktemp("models") / "random"
-    policies.load("tiny", text=envs.make("webshop").corpus()[:100]).save(path)
+    policies.load("tiny", text=envs.make("webshop").corpus()[-100:]).save(path)
     return path
 
 

@@ -28,7 +28,7 @@ SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_
 def model(tmp_path_factory):
     """A random tiny policy on disk, so that not every run trains a tokenizer."""
     path = tmp_path_factory.mktemp("models") / "random"
-    policies.load("tiny", text=envs.make("webshop").corpus()[:300]).save(path)
+    policies.load("tiny", text=envs.make("webshop").corpus()[-300:]).save(path)
     return str(path)
 
 
