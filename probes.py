@@ -126,13 +126,13 @@ def confirm(policy, env, bank, edits, k=8, seed=0, how=None, alpha=0.3):
     look fine. Fresh probes do not know which edit was lucky. A general skill is shown to every family, so it is
     probed on all of them.
     """
-    best = {}
+    best, seed = {}, mix(seed, 1)
     for edit in sorted(edits, key=lambda edit: edit.utility):
         if edit.utility > 0:
             best[edit.task] = edit
-    again = [replace(edit, probes=select(env, edit.task, k, mix(seed, 1), edit.probes,
+    again = [replace(edit, probes=select(env, edit.task, k, seed, edit.probes,
                                          edit.arguments.get("category") == "general")) for edit in best.values()]
-    played = probe(policy, env, bank, again, k, mix(seed, 1), how, alpha)
+    played = probe(policy, env, bank, again, k, seed, how, alpha)
     for edit, second in zip(best.values(), again):
         edit.confirmed = second.utility
     return [edit for edit in best.values() if edit.confirmed > 0], played

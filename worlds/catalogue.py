@@ -335,10 +335,10 @@ class Shopper:
         self.shop, self.family, self.rng = shop, family, rng
         self.goal = shop.goals[goal_index]
         wanted = self.goal["goal_options"]
-        self.options = [value.lower() for value in (wanted.values() if isinstance(wanted, dict) else wanted)]
-        # As the task says it, so that a model finds the value behind the same words: "size: 8" (people name no groups).
-        self.said = {value.lower(): f"{name}: {value.lower()}" for name, value in wanted.items()} if isinstance(
-            wanted, dict) else {}
+        named = wanted if isinstance(wanted, dict) else {}  # people name values without their group
+        self.options = [value.lower() for value in (named.values() or wanted)]
+        # As the task says it, so that a model finds the value behind the same words: "size: 8".
+        self.said = {value.lower(): f"{name}: {value.lower()}" for name, value in named.items()}
         self.shown = {meaning(skill): skill for skill in skills if meaning(skill)}
         self.habits = set()
         for habit in HABITS:  # one draw each, shown or not: with and without a skill, the other habits stay the same

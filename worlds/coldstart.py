@@ -2,8 +2,8 @@
 The cold start: supervised fine-tuning on transcripts before the first iteration (the paper starts from such a model).
 
 A pretrained model needs some dozen steps of plain AdamW for the form of a turn and of a review. `tiny`, which starts
-from nothing, must learn to read and to copy, and that takes three things more: Muon on the matrices, many small
-batches, and a share of the loss on the given tokens, too. It is done once and shipped (worlds/tiny_webshop).
+from nothing, must learn to read, which takes Muon on the matrices, many small batches and a share of the loss on the
+given tokens, and then to copy, which takes more weight on the words it copies. Done once, and shipped: worlds/tiny.
 """
 
 import random
@@ -31,12 +31,12 @@ def cold_start(policy, env, cfg, bar):
     else:
         chats = env.demonstrations(cfg.cold_start * cfg.sft_batch, cfg.seed)
         batches = [chats[i:i + cfg.sft_batch] for i in range(0, len(chats), cfg.sft_batch)]
-    layers = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2]
-    matrices = layers if cfg.sft_muon else []
-    muon = torch.optim.Muon(matrices, cfg.sft_muon, weight_decay=0.0) if matrices else None
-    chosen = set(map(id, matrices))
-    adam = grpo.AdamW([p for p in policy.model.parameters() if id(p) not in chosen], cfg.sft_lr,
-                      betas=(0.9, 0.95) if muon else (0.9, 0.999))
+    rest, muon = list(policy.model.parameters()), None
+    if cfg.sft_muon:
+        matrices = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2]
+        rest = [p for p in rest if all(p is not matrix for matrix in matrices)]
+        muon = torch.optim.Muon(matrices, cfg.sft_muon, weight_decay=0.0)
+    adam = grpo.AdamW(rest, cfg.sft_lr, betas=(0.9, 0.95) if muon else (0.9, 0.999))
     rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
     limit, cut, losses = min(cfg.context, policy.model.cfg.max_len), 0, []
     for step, batch in enumerate(bar("cold start")(batches)):
@@ -44,7 +44,7 @@ def cold_start(policy, env, cfg, bar):
         cut += sum(len(ids) > limit for ids, _ in rows)
         rows = [(ids[:limit], said[:limit]) for ids, said in rows]
         weights = [weigh(ids, said, rules, cfg.sft_copy) for ids, said in rows]
-        total, done = sum(map(sum, weights)), (step + 1) / len(batches)
+        total = sum(map(sum, weights))
         losses.append(0.0)
         for some in grpo.micro_batches([len(ids) for ids, _ in rows], cfg.budget):
             tokens = grpo.pad([rows[i][0] for i in some], torch.long, policy.device)  # (B, T)
@@ -59,6 +59,7 @@ def cold_start(policy, env, cfg, bar):
             adam.accumulate()
             losses[-1] -= logp.detach()[said].sum().item() / sum(sum(said) for _, said in rows)
         # Warm up over a fiftieth, then straight down to a twentieth of the peak.
+        done = (step + 1) / len(batches)
         scale = min(done / 0.02, 1.05 - done)
         adam.step(cfg.max_norm, cfg.sft_lr * scale)
         if muon:

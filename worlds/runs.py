@@ -21,6 +21,7 @@ from worlds import report
 from worlds.coldstart import cold_start
 from worlds.skillfiles import write_atomic
 
+LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
 FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # free to change in a resumed run
 
 
@@ -50,7 +51,7 @@ def open_run(cfg, env, how, bar):
         optimizer = grpo.AdamW(policy.model.parameters(), cfg.lr)
         state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
-        for file in ("metrics.jsonl", "edits.jsonl"):
+        for file in LOGS:
             report.cut(out / file, state["step"])
         bank, start = SkillBank.load(checkpoint / "skills.json"), state["step"]
         print(f"resuming {out} after step {start}")
@@ -64,7 +65,7 @@ def open_run(cfg, env, how, bar):
                                  f"({env.describe()}); --cold_start 4000 makes one for it")
         envs.room(policy, env, how)  # too short a context: say so before the cold start
         write_atomic(out / "config.json", json.dumps(settings, indent=1) + "\n")
-        for file in ("metrics.jsonl", "edits.jsonl"):
+        for file in LOGS:
             write_atomic(out / file, "")
         if cfg.cold_start:
             cold_start(policy, env, cfg, bar)

@@ -125,6 +125,7 @@ class WebShopEnv:
         return envs.project(text, tail=20)
 
     def corpus(self):
+        # Every id and price twice: what occurs once is no token of its own.
         items = [f"[{p.asin.lower()}] {p.name} {p.price_tag}" for p in self.shop.products.values()]
         return items * 2 + [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
 
