@@ -80,7 +80,8 @@ def read_flags():
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
     parser.add_argument("target", nargs="+", help="a run directory of train.py, or a model (directory, HF id, smollm2, "
                                                   "tiny); several runs only with --plot")
-    parser.add_argument("--plot", metavar="PNG", help="only draw what the runs' metrics say into this picture")
+    parser.add_argument("--plot", metavar="PNG",
+                        help="no games: draw the runs' curves into this picture, print their figures")
     parser.add_argument("--env", default="webshop", help="world (default: webshop)")
     parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
     parser.add_argument("--data", help="directory of the real data; by default the run's, or the world's own")
@@ -113,7 +114,8 @@ def main():
     args = read_flags()
     if args.plot:
         try:
-            return report.plot(args.target, args.plot)
+            report.plot(args.target, args.plot)
+            return print("\n".join(map(report.digest, args.target)))
         except (ValueError, OSError) as error:
             sys.exit(f"eval.py: {error}")
     args.target = args.target[0]

@@ -79,3 +79,22 @@ def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="empty"):
         report.plot([run], tmp_path / "y.png")
     assert not (tmp_path / "y.png").exists()
+
+
+def test_the_digest_counts_by_kind(tmp_path):
+    """Bug: the README's table of runs comes from nowhere, or counts an edit that the commit rule would not take."""
+    rows = [{"step": i, **dict.fromkeys(report.SECONDS, 0.5)} for i in range(7)]
+    rows[0] = {"step": 0, "eval_success": 0.1}
+    rows[6]["eval_success"] = 0.4
+    report.append(tmp_path / "metrics.jsonl", rows)
+    texts = {text["kind"]: text for text in catalogue.skill_texts("footwear")}
+    edits = [(1, 7, "harmful", -1.0, False), (1, 7, "neutral", 0.2, False), (1, 7, "useful", 0.4, True),
+             (6, 8, "useful", -0.2, False), (6, 9, "neutral", 0.1, False)]
+    report.append(tmp_path / "edits.jsonl", [
+        {"step": step, "task": task, "arguments": texts[kind], "utility": u, "committed": committed}
+        for step, task, kind, u, committed in edits])
+    text = report.digest(tmp_path)
+    assert "0.100 at 0, 0.400 at 6; 12s" in text and "0.33 in iterations 1-5, 0.50 in the last five" in text
+    assert "useful +0.10 (2), neutral +0.15 (2), harmful -1.00 (1)" in text
+    assert "committed {'useful': 1, 'neutral': 0, 'harmful': 0}" in text
+    assert "without confirmation {'useful': 1, 'neutral': 1, 'harmful': 0}" in text

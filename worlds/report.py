@@ -61,6 +61,9 @@ def sample(path, episodes, edits, committed):
     write_atomic(path, "\n".join(lines) + "\n")
 
 
+SECONDS = ("act_s", "probe_s", "update_s", "confirm_s")
+
+
 # ---- The curve ------------------------------------------------------------------------------------------------------
 
 
@@ -75,6 +78,36 @@ def lines_of(path):
 def kind(arguments):
     """useful, neutral or harmful: what an edit says, where its words are those of the made-up shop; else None."""
     return catalogue.KIND.get(catalogue.meaning(arguments))
+
+
+def digest(run):
+    """A run in four lines: success, what was proposed, what was committed, and what K probes alone would have."""
+    rows, edits = lines_of(Path(run) / "metrics.jsonl"), lines_of(Path(run) / "edits.jsonl")
+    last = max(row["step"] for row in rows)
+
+    def count(some):
+        kinds = [kind(edit["arguments"]) for edit in some]
+        return {name: kinds.count(name) for name in ("useful", "neutral", "harmful")}
+
+    def utility(name):
+        some = [edit["utility"] for edit in edits if kind(edit["arguments"]) == name]
+        return f"{name} {sum(some) / max(len(some), 1):+.2f} ({len(some)})"
+
+    def share(some):
+        return count(some)["useful"] / max(len(some), 1)
+
+    best = {}  # of each task of each iteration, as the commit rule would take it without fresh probes
+    for edit in sorted(edits, key=lambda edit: -edit["utility"]):
+        if edit["utility"] > 0:
+            best.setdefault((edit["step"], edit["task"]), edit)
+    evals = ", ".join(f"{row['eval_success']:.3f} at {row['step']}" for row in rows if "eval_success" in row)
+    return "\n".join([
+        f"{run}: held-out success {evals}; "
+        f"{sum(row[part] for row in rows if row['step'] for part in SECONDS):.0f}s of iterations",
+        f"  share of useful edits {share([e for e in edits if e['step'] <= 5]):.2f} in iterations 1-5, "
+        f"{share([e for e in edits if e['step'] > last - 5]):.2f} in the last five",
+        f"  mean U: {', '.join(map(utility, ('useful', 'neutral', 'harmful')))}",
+        f"  committed {count([e for e in edits if e['committed']])}, without confirmation {count(best.values())}"])
 
 
 def plot(runs, file):
