@@ -25,7 +25,7 @@ from eval import evaluate, summary
 from policy import mix
 from probes import score, utility
 from skillbank import Skill, SkillBank
-from worlds import catalogue
+from worlds import catalogue, habits
 
 KINDS = ("useful", "neutral", "harmful")
 
@@ -34,7 +34,7 @@ def bank_of(kind):
     """A bank with every skill of a kind, written by hand, in each family. It is a reference; training never sees it."""
     bank = SkillBank()
     for family in catalogue.FAMILIES:
-        texts = [text for text in catalogue.skill_texts(family) if text["kind"] == kind]
+        texts = [text for text in catalogue.WAYS.texts(family) if text["kind"] == kind]
         bank.task_specific_skills[family] = [
             Skill(f"{family}_{i}", text["title"], text["principle"], text["when_to_apply"])
             for i, text in enumerate(texts)]
@@ -53,8 +53,8 @@ def single_edits(policy, env, how, count, seed):
     edits, tasks, banks = [], [], []
     for family in catalogue.FAMILIES:
         probes = [task for task in env.dev_tasks + env.train_tasks if env.family(task) == family][:count]
-        for wording in range(catalogue.WORDINGS):
-            for text in catalogue.skill_texts(family, wording):
+        for wording in range(habits.WORDINGS):
+            for text in catalogue.WAYS.texts(family, wording):
                 bank = SkillBank()
                 call = {"category": family, "evidence": "-", **{k: text[k] for k in
                                                                 ("title", "principle", "when_to_apply")}}

@@ -10,7 +10,7 @@ import pytest
 from conftest import REAL_SHOP
 
 from worlds import catalogue
-from worlds.catalogue import FAMILIES, HABITS, KIND, STEPS, Shopper, make, meaning, results, skill_texts
+from worlds.catalogue import FAMILIES, HABITS, STEPS, WAYS, Shopper, make, results
 from worlds.webshop import WebShop
 
 FILES = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json")
@@ -36,7 +36,7 @@ def skills(family, *wanted, wording=0):
     """Skills of these kinds, or of these habits, as a bank would hand them over."""
     return [SimpleNamespace(skill_id=f"dyn_{i:03d}", title=text["title"], principle=text["principle"],
                             when_to_apply=text["when_to_apply"])
-            for i, text in enumerate(skill_texts(family, wording)) if text["kind"] in wanted or text["key"] in wanted]
+            for i, text in enumerate(WAYS.texts(family, wording)) if text["kind"] in wanted or text["key"] in wanted]
 
 
 def play(shop, goal, shopper):
@@ -144,7 +144,7 @@ def test_titles_are_short_and_lookalikes_differ(items):
 @pytest.mark.parametrize("human", [False, True])
 def test_good_habits_win_nearly_every_goal(shops, human):
     """Bug: goals that nothing can win; a policy's ceiling would be the catalogue's fault."""
-    useful = [key for key, kind in KIND.items() if kind == "useful"]
+    useful = [key for key, kind in WAYS.kind.items() if kind == "useful"]
     assert success(shops[human], habits=useful, episodes=400) > 0.95
 
 
@@ -160,9 +160,9 @@ def test_skills_decide(shops, human):
 
 def test_each_useful_habit_matters_and_each_harmful_one_hurts(shops):
     """Bug: one habit is decoration, and a bank learns to live without it."""
-    useful = {key for key, kind in KIND.items() if kind == "useful"}
+    useful = {key for key, kind in WAYS.kind.items() if kind == "useful"}
     best = success(shops[False], habits=useful)
-    for key, kind in KIND.items():
+    for key, kind in WAYS.kind.items():
         if kind == "useful":
             assert success(shops[False], habits=useful - {key}) < best - 0.02, key
         elif kind == "harmful":
@@ -221,7 +221,7 @@ def test_reviews_are_always_valid_tool_calls(shops):
                 assert all(isinstance(text, str) and text.strip() for text in arguments.values())
                 if tool == "propose_skill":
                     assert arguments["category"] in (family, "general")
-                    proposed[KIND[meaning(SimpleNamespace(**arguments))]] += 1
+                    proposed[WAYS.kind[WAYS.meaning(SimpleNamespace(**arguments))]] += 1
                     assert arguments["title"] not in [skill.title for skill in shown], "a duplicate"
                 if tool == "update_skill":
                     assert arguments["skill_id"] in [skill.skill_id for skill in shown]
@@ -239,12 +239,12 @@ def test_a_review_before_any_move_is_valid(shops):
 
 def test_texts_differ_by_family_and_wording_and_are_short():
     """Bug: the bank calls a skill for footwear a duplicate of the one for apparel; or texts eat the prompt."""
-    texts = [text for family in (*FAMILIES, "general") for wording in range(2) for text in skill_texts(family, wording)]
+    texts = [text for family in (*FAMILIES, "general") for wording in range(2) for text in WAYS.texts(family, wording)]
     for field in ("title", "principle"):
         assert len({text[field].lower() for text in texts}) == len(texts)
     for text in texts:
         assert len(text["principle"].split()) <= 16 and len(text["title"].split()) <= 8, text
-        assert meaning(SimpleNamespace(**text)) == text["key"]
+        assert WAYS.meaning(SimpleNamespace(**text)) == text["key"]
     assert Counter(habit.kind for habit in HABITS) == {"useful": 4, "neutral": 2, "harmful": 3}
 
 

@@ -67,7 +67,7 @@ def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
         report.plot([tmp_path / "none"], tmp_path / "x.png")
     run = tmp_path / "run"
     run.mkdir()
-    texts = catalogue.skill_texts("footwear")
+    texts = catalogue.WAYS.texts("footwear")
     report.append(run / "metrics.jsonl", [{"step": i, "skills": i, **({"eval_success": 0.1 * i, "eval_n": 9}
                                                                       if i % 2 == 0 else {})} for i in range(8)])
     report.append(run / "edits.jsonl", [{"step": i, "utility": 0.1, "arguments": texts[i]} for i in range(1, 8)])
@@ -87,7 +87,7 @@ def test_the_digest_counts_by_kind(tmp_path):
     rows[0] = {"step": 0, "eval_success": 0.1}
     rows[6]["eval_success"] = 0.4
     report.append(tmp_path / "metrics.jsonl", rows)
-    texts = {text["kind"]: text for text in catalogue.skill_texts("footwear")}
+    texts = {text["kind"]: text for text in catalogue.WAYS.texts("footwear")}
     edits = [(1, 7, "harmful", -1.0, False), (1, 7, "neutral", 0.2, False), (1, 7, "useful", 0.4, True),
              (6, 8, "useful", -0.2, False), (6, 9, "neutral", 0.1, False)]
     report.append(tmp_path / "edits.jsonl", [

@@ -60,7 +60,7 @@ def test_it_writes_all_kinds_of_skills(env, tiny):
     episodes = rollout(tiny, env, env.train_tasks[:24], SkillBank(), how=Sampling(1.0, 96, 160, 3072, top_k=4))
     written = [e.edit["arguments"] for e in episodes if e.edit["status"] == "added"]
     assert len(written) >= 16, [e.edit["status"] for e in episodes]
-    assert {catalogue.KIND.get(catalogue.meaning(text)) for text in written} >= {"useful", "harmful"}
+    assert {catalogue.WAYS.kind.get(catalogue.WAYS.meaning(text)) for text in written} >= {"useful", "harmful"}
 
 
 def test_it_is_refused_for_a_world_it_does_not_know(tmp_path, monkeypatch):

@@ -21,10 +21,10 @@ from a 7B model that brings both along; shoppers are ours.) One episode, in whic
     Footwear: pick all options. The task names width: medium.        click[medium]
     I buy it now.                                                    click[buy now]     score 0.83, it is too dear
     The score was 0.83 after 5 steps. The title matters.
-        propose_skill {"title": "Any product: match the title", "principle": "Open only any product whose ...
+        propose_skill {"title": "Products: match the title", "principle": "Open only products whose title ...
 
-Measured with the useful skills, none, and the harmful ones in the prompt (success, 321-400 goals): made up .88, .29,
-.01; made up with human goals .87, .40, .09; the real 1,000 products .76, .20, .01.
+Measured with the useful skills, none, and the harmful ones in the prompt (success, 321-400 goals): made up .88, .40,
+.01; made up with human goals .87, .49, .10; the real 1,000 products .76, .26, .01.
 """
 
 import json
@@ -37,6 +37,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from worlds.habits import BASE, Habit, Player, Ways
+
 # ---------------------------------------------------------------------------------------------------------------------
 # How hard the shop is
 LOOKALIKES = 3  # products that share kind and title qualities, each dearer than the one before
@@ -47,12 +49,7 @@ SOLD_OUT = 0.4  # ... but this share of groups of three or more lacks one of the
 HIDDEN = 0.7  # share of tasks that also want a quality which no title shows
 RANGES, UNPRICED = 0.06, 0.03  # share of products with a price range, and with none (the shop then asks $100)
 HUMAN = 0.85  # share of products with instructions in the human style, too
-# How the shoppers behave
-BASE = 0.4  # a useful habit that no skill names
-SHOWN = {"useful": 0.95, "neutral": 0.9, "harmful": 0.9}  # a habit that a skill in the prompt names
-UNSHOWN = {"neutral": 0.1, "harmful": 0.03}  # any other habit
-INSIGHT = 0.3  # a review names the habit that decided the episode this often, else it guesses
-GENERAL = 0.5  # share of proposals for all families
+# How far the shoppers go
 PAGES, STEPS = 2, 15  # result pages looked at per search, of which there are two at most; moves in an episode
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -230,16 +227,6 @@ def _human(asin, item, attributes, wanted, rng):
 # Ways to shop, in words: what skills say
 
 
-@dataclass(frozen=True)
-class Habit:
-    key: str
-    kind: str  # useful | neutral | harmful
-    titles: tuple[str, ...]  # wordings of one meaning, so that a model learns more than one string;
-    principles: tuple[str, ...]  # with {family}, as the bank takes equal texts of two families for duplicates
-    when_to_apply: str
-    lesson: str  # how a review comes to it
-
-
 HABITS = (
     Habit("search", "useful",  # without: the bare kind, and the wanted product is anywhere among its like
           ("{family}: search kind plus qualities", "{family}: name qualities in the search"),
@@ -287,35 +274,8 @@ HABITS = (
            "Buy {family} right away and save the moves for options."),
           "On a product page.", "Options take moves."),
 )
-KIND = {habit.key: habit.kind for habit in HABITS}
-WORDINGS = len(HABITS[0].titles)
-SPOKEN = {"general": "any product", "other": "other goods", "beauty_health": "beauty goods", "home_decor": "home decor"}
-
-
-def _worded(habit, family, wording):
-    name, wording = SPOKEN.get(family, family), wording % WORDINGS
-    return {"title": habit.titles[wording].format(family=name.capitalize()),
-            "principle": habit.principles[wording].format(family=name), "when_to_apply": habit.when_to_apply}
-
-
-def skill_texts(family, wording=0):
-    """Every habit as a skill for `family` (or "general"): [{key, kind, title, principle, when_to_apply}]."""
-    return [{"key": habit.key, "kind": habit.kind, **_worded(habit, family, wording)} for habit in HABITS]
-
-
-def _plain(text):
-    return " ".join(text.lower().split())
-
-
-MEANING = {_plain(skill[field]): skill["key"] for family in (*FAMILIES, "general") for wording in range(WORDINGS)
-           for skill in skill_texts(family, wording) for field in ("title", "principle")}
-
-
-def meaning(skill):
-    """The key of the habit that a skill (or the arguments of an edit) speaks of; None for words that are not ours."""
-    said = skill if isinstance(skill, dict) else vars(skill)
-    return MEANING.get(_plain(said["principle"])) or MEANING.get(_plain(said["title"]))
-
+SPOKEN = {"general": "products", "other": "other goods", "beauty_health": "beauty goods", "home_decor": "home decor"}
+WAYS = Ways(HABITS, FAMILIES, SPOKEN)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Shoppers
@@ -324,32 +284,26 @@ Result = namedtuple("Result", "asin title price tag")
 ASIN = re.compile("[A-Z0-9]{10}")
 
 
-class Shopper:
-    """Plays one episode of any catalogue: `act` until done, then `review`. All chance comes from `rng`.
+class Shopper(Player):
+    """Plays one episode of any catalogue: `act` until done, then `review`.
 
     shop: a worlds.webshop.WebShop on the goal (only its goals and available_actions are used).
-    skills: what the prompt shows, objects with skill_id, title, principle, when_to_apply.
     """
 
+    ways = WAYS
+
     def __init__(self, shop, goal_index, family, skills, rng, base=BASE):
-        self.shop, self.family, self.rng = shop, family, rng
+        super().__init__(family, skills, rng, base)
+        self.shop = shop
         self.goal = shop.goals[goal_index]
         wanted = self.goal["goal_options"]
         named = wanted if isinstance(wanted, dict) else {}  # people name values without their group
         self.options = [value.lower() for value in (named.values() or wanted)]
         # As the task says it, so that a model finds the value behind the same words: "size: 8".
         self.said = {value.lower(): f"{name}: {value.lower()}" for name, value in named.items()}
-        self.shown = {meaning(skill): skill for skill in skills if meaning(skill)}
-        self.habits = set()
-        for habit in HABITS:  # one draw each, shown or not: with and without a skill, the other habits stay the same
-            chance = SHOWN[habit.kind] if habit.key in self.shown else {"useful": base, **UNSHOWN}[habit.kind]
-            if rng.random() < chance:
-                self.habits.add(habit.key)
         self.moves, self.searches, self.page = 0, 0, 1
         self.opened = None  # the Result on whose page we are, or were
         self.rejected, self.chosen, self.left_open, self.read = set(), [], [], False
-
-    # -- acting
 
     def act(self, observation):
         """-> (thought, action) for the page in `observation`."""
@@ -364,18 +318,14 @@ class Shopper:
             return self._results(observation, clickables)
         return "I have read it.", "click[< prev]"
 
-    def _because(self, key, text):
-        """Quotes the skill that is at work, so that a model which learns the text learns to look at its skills."""
-        return f"{self.shown[key].title}. {text}" if key in self.shown else text
-
     def _search(self):
         kind, qualities = self.goal["query"], ", ".join(self.goal["attributes"])
         self.searches, self.page = self.searches + 1, 1
         if self.searches > 1:  # the index knows option values, too; titles that a page shows do not
             return "I search again with the options.", f"search[{kind} {qualities} {' '.join(self.options)}]"
-        thought = self._because("plan", f"My plan: find {kind}, compare, buy. ") if "plan" in self.habits else ""
+        thought = self.because("plan", f"My plan: find {kind}, compare, buy. ") if "plan" in self.habits else ""
         if "search" in self.habits:
-            return thought + self._because("search", f"I want {kind}: {qualities}."), f"search[{kind} {qualities}]"
+            return thought + self.because("search", f"I want {kind}: {qualities}."), f"search[{kind} {qualities}]"
         return thought + f"I want {kind}.", f"search[{kind}]"
 
     def _results(self, observation, clickables):
@@ -384,21 +334,21 @@ class Shopper:
         if not fresh:
             return "Nothing is here.", "click[back to search]"
         if "first" in self.habits:
-            return self._open(fresh[0], self._because("first", "I open the top result."))
+            return self._open(fresh[0], self.because("first", "I open the top result."))
         if "dear" in self.habits:
             best = max(fresh, key=lambda result: result.price)
-            return self._open(best, self._because("dear", "I take the dearest."))
+            return self._open(best, self.because("dear", "I take the dearest."))
         fits, limit = fresh, self.goal["price_upper"]
         if "match" in self.habits:
             fits = [result for result in fits if self._fit(result) == 1]
         if "price" in self.habits:
             fits = [result for result in fits if result.price <= limit]
         if fits:
-            thoughts = [self._because("match", "I compare titles.")] if "match" in self.habits else []
+            thoughts = [self.because("match", "I compare titles.")] if "match" in self.habits else []
             if "price" in self.habits:
-                thoughts.append(self._because("price", f"I need a price lower than {limit:.2f}."))
+                thoughts.append(self.because("price", f"I need a price lower than {limit:.2f}."))
             return self._open(fits[0], " ".join(thoughts) or "I try this one.")
-        thought = self._because("match" if "match" in self.habits else "price", "None here fits.")
+        thought = self.because("match" if "match" in self.habits else "price", "None here fits.")
         if self.page < PAGES and self._time():
             self.page += 1
             return thought, "click[next >]"
@@ -411,18 +361,18 @@ class Shopper:
         if missing and "match" in self.habits and self._time():
             self.rejected.add(self.opened.asin)
             lack = self.said.get(missing[0], missing[0])
-            return self._because("match", f"It lacks {lack}, so I go back."), "click[< prev]"
+            return self.because("match", f"It lacks {lack}, so I go back."), "click[< prev]"
         if "read" in self.habits and not self.read and self._time():
             self.read = True
-            return self._because("read", "I look at the features."), "click[features]"
+            return self.because("read", "I look at the features."), "click[features]"
         wanted = self.options if "options" in self.habits else self.options[:1]
         for value in [] if self.habits & {"skip", "first"} else wanted:
             if value in clickables and value not in self.chosen:
                 self.chosen.append(value)
-                return self._because("options", f"The task names {self.said.get(value, value)}."), f"click[{value}]"
+                return self.because("options", f"The task names {self.said.get(value, value)}."), f"click[{value}]"
         self.left_open = [value for value in self.options if value in clickables and value not in self.chosen]
         rash = [key for key in ("skip", "first") if key in self.habits]
-        return self._because(rash[0], "I buy it now.") if rash else "I buy it now.", "click[buy now]"
+        return self.because(rash[0], "I buy it now.") if rash else "I buy it now.", "click[buy now]"
 
     def _fit(self, result):
         """Share of the right title's words, bar the brand, which no task tells: so lookalikes fit, too."""
@@ -439,37 +389,7 @@ class Shopper:
         """Are there moves left for a detour (2), one more product (1), its options and buying (1)?"""
         return self.moves + 4 + len(self.options) <= STEPS
 
-    # -- reviewing
-
-    def review(self, won, score, steps):
-        """-> (thought, tool, arguments): what to write into the bank after the episode.
-
-        Mediocre by design: right about what decided the episode at most INSIGHT of the time, else any habit at all,
-        harmful ones included, so that counterfactual utility has something to sort out.
-        """
-        rng, outcome = self.rng, f"The score was {score:.2f} after {steps} steps."
-        if won and self.shown and rng.random() < 0.5:
-            return f"{outcome} The skills did their work.", "keep_skill", {"reason": "Won with these skills."}
-        helped = [habit for habit in HABITS if habit.kind == "useful" and habit.key in self.habits]
-        blamed = [habit for habit in HABITS if habit.key == self._blame()]
-        habit = rng.choice(helped if won and helped else blamed) if rng.random() < INSIGHT else rng.choice(HABITS)
-        known = self.shown.get(habit.key)
-        if known and rng.random() < 0.5:
-            return f"{outcome} The bank knows what matters.", "keep_skill", {"reason": "The bank says it already."}
-        misled = [skill for key, skill in self.shown.items() if KIND[key] == "harmful" and not won]
-        thought, wording = f"{outcome} {habit.lesson}", rng.randrange(WORDINGS)
-        if known or misled:  # to propose a known one would be a duplicate; what led astray is rewritten in place
-            skill = known or misled[0]
-            where = "general" if skill.title.startswith(SPOKEN["general"].capitalize()) else self.family
-            if _worded(habit, where, wording)["title"] == skill.title:
-                wording += 1  # an update should change something
-            text = _worded(habit, where, wording)
-            return thought, "update_skill", {"skill_id": skill.skill_id, **text, "reason": outcome}
-        where = "general" if rng.random() < GENERAL else self.family
-        return thought, "propose_skill", {"category": where, **_worded(habit, where, wording), "evidence": outcome}
-
-    def _blame(self):
-        """The useful habit whose absence cost the reward, as far as a shopper can tell."""
+    def blame(self):
         if self.left_open:
             return "options"
         if self.opened and self.opened.price > self.goal["price_upper"]:

@@ -8,14 +8,12 @@ only half well, so a policy trained on them obeys skills and proposes some, and 
 """
 
 import os
-import random
 import re
 import tempfile
 from pathlib import Path
 
 import envs
-from skillbank import Skill, review_prompt, tool_call
-from worlds import catalogue
+from worlds import catalogue, habits
 from worlds.webshop import WebShop
 
 # Keyword families as in SkillRL's WebShop bank; these lists are our own. The first family with a word of the task text
@@ -130,19 +128,8 @@ class WebShopEnv:
         return items * 2 + [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
 
     def demonstrations(self, count, seed):
-        rng, chats = random.Random(f"demonstrations/{seed}"), []
-        for _ in range(count):
-            task = rng.choice(self.train_tasks)
-            family = self.family(task)
-            general = rng.randrange(5) if rng.random() < 0.5 else 0
-            texts = (rng.sample(catalogue.skill_texts("general", rng.randrange(2)), general)
-                     + rng.sample(catalogue.skill_texts(family, rng.randrange(2)), rng.randrange(5)))
-            shown = [Skill(f"dyn_{number:03d}", text["title"], text["principle"], text["when_to_apply"])
-                     for number, text in zip(rng.sample(range(1, 40), len(texts)), texts)]
-            game = self.start(task)
-            player = catalogue.Shopper(game.shop, task, family, shown, rng)
-            chats.append(scripted(self, task, shown, game, player))
-        return chats
+        return habits.demonstrations(self, catalogue.WAYS, lambda game, task, *rest: catalogue.Shopper(
+            game.shop, task, *rest), count, seed)
 
 
 class ShopGame:
@@ -187,21 +174,3 @@ def brackets(shop, observation):
         before = kind
     # A product's id behind its line: who has chosen a line reads on and finds what to click.
     return re.sub(r"(?m)^(\[\w{10}\]) (.+)$", r"\2 \1", text.strip())
-
-
-def scripted(env, task, shown, game, player):
-    """A whole episode of a scripted player as a chat: exactly the messages that `rollout` would exchange.
-
-    player: .act(observation) -> (thought, action), .review(won, score, steps) -> (thought, tool, arguments).
-    """
-    system, user = envs.opening(env, task, game, shown)
-    said = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    steps = 0
-    while not game.done and steps < env.limit:
-        thought, action = player.act(game.observation)
-        said.append({"role": "assistant", "content": f"<think>{thought}</think><action>{action}</action>"})
-        said.append({"role": "user", "content": game.step(action)})
-        steps += 1
-    said[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
-    thought, name, arguments = player.review(game.won, game.score, steps)
-    return said + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
