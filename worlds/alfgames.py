@@ -1,0 +1,293 @@
+"""ALFWorld games of all six families from nothing: real rooms, real rules, real words; made-up places of things.
+
+The real games are a download, and making more of them takes the AI2-THOR simulator. But the alfworld package itself
+brings the PDDL domain, the grammar, the goals with their sentences and the receptacles of all 120 rooms. `game(family,
+seed)` puts objects where they may be, and as it knows where everything is, it writes the walkthrough, too: no planner,
+no expert. Only the package's data files are read (`pip install --no-deps alfworld` is enough), nothing is imported.
+
+    Your task is to: put a hot egg in sinkbasin.
+    > go to fridge 1                  You arrive at fridge 1. The fridge 1 is closed.
+    > open fridge 1                   You open the fridge 1. The fridge 1 is open. In it, you see ..., a egg 2, ...
+    > take egg 2 from fridge 1        You pick up the egg 2 from the fridge 1.
+    > go to microwave 1               You arrive at microwave 1. The microwave 1 is closed.
+    > heat egg 2 with microwave 1     You heat the egg 2 using the microwave 1.
+    > go to sinkbasin 1               You arrive at sinkbasin 1. On the sinkbasin 1, you see ..., and a spatula 1.
+    > move egg 2 to sinkbasin 1       You move the egg 2 to the sinkbasin 1.
+
+Not as in ALFRED: rooms are thinned, things lie by kind of receptacle instead of by physics (one kind is as likely as
+another, all that may hold the thing), and nothing is there that cannot be taken or used. A score on these games is no
+ALFWorld score. `write` makes a folder of them that the stock AlfredTWEnv loads like a real one.
+
+Measured, 300 games a family: who looks, in any order, only where the target may be wins in 7 to 11 steps (medians by
+family), 33 at most; who looks everywhere in 11 to 18, 38 at most. The stock translates a kitchen in 0.27 s.
+"""
+
+import importlib.util
+import json
+import os
+import random
+from collections import Counter, namedtuple
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+RECEPTACLES = 20  # in a room at most, one of each kind at least; real rooms have 8 to 54
+KINDS = 20  # of objects in a game at most ...
+COPIES = 2  # ... and so many of each; one more of what a family wants two of
+
+FAMILIES = ("pick_and_place_simple", "look_at_obj_in_light", "pick_clean_then_place_in_recep",
+            "pick_heat_then_place_in_recep", "pick_cool_then_place_in_recep", "pick_two_obj_and_place")
+TOOLS = {"pick_clean_then_place_in_recep": ("clean", "SinkBasin"),  # command, kind of receptacle it is done with
+         "pick_heat_then_place_in_recep": ("heat", "Microwave"),
+         "pick_cool_then_place_in_recep": ("cool", "Fridge")}
+UNSEEN = (10, 219, 308, 424)  # ALFRED's valid_unseen: a kitchen, a living room, a bedroom, a bathroom
+LAMP = "DeskLamp"
+LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable")  # no list says where lamps stand
+OPENABLE = ("Cabinet", "Drawer", "Fridge", "Microwave", "Safe")  # all closed at the start
+UNLISTED = {"StoveBurner": 4}  # how many, of kinds that a room has but its layout does not place; else one
+SPOKEN = ("KnifeType - otype", "ButterKnifeType - otype", "SinkBasinType - rtype", "MicrowaveType - rtype",
+          "FridgeType - rtype")  # the domain's actions name them, so every problem must declare them
+MARK = "made_up"  # in all files written here, and in the name of their folders
+SEEN_SEEDS = 1_000_000  # valid_seen begins here: rooms of train, other games
+
+Room = namedtuple("Room", "receptacles objects")  # {id: location}, kinds of objects
+
+
+def game(family, seed, unseen=False):
+    """The content of a game.tw-pddl, the same for the same arguments everywhere. unseen: in one of UNSEEN, else never.
+
+    "walkthrough" wins on its last command. The target never starts in a receptacle of the goal's kind.
+    """
+    return _make(family, seed, unseen)[1]
+
+
+def write(directory, train=100, valid_seen=20, valid_unseen=20, families=FAMILIES):
+    """Write so many games of each family in ALFWorld's folders below `directory`. -> paths of the game files
+
+    Nothing but earlier games of ours is ever written over: FileExistsError, also if there are real games beside.
+    """
+    root = Path(directory) / "json_2.1.1"
+    for trial in root.glob("*/*/trial_*"):
+        if MARK not in trial.name:
+            raise FileExistsError(f"{trial} is no made-up game: give made-up games a directory of their own")
+    paths = []
+    splits = (("train", train, 0), ("valid_seen", valid_seen, SEEN_SEEDS), ("valid_unseen", valid_unseen, 0))
+    for split, games, first in splits:
+        for family in families:
+            for seed in range(first, first + games):
+                (obj, recep, scene), content = _make(family, seed, split == "valid_unseen")
+                folder = root / split / f"{family}-{obj}-None-{recep}-{scene}" / f"trial_{MARK}_{seed:06}"
+                folder.mkdir(parents=True, exist_ok=True)
+                lit = recep == LAMP
+                about = {"task_id": folder.name, "task_type": family, "scene": {"scene_num": scene},
+                         "pddl_params": {"object_target": obj, "object_sliced": False, "mrecep_target": "",
+                                         "parent_target": "" if lit else recep, "toggle_target": recep if lit else ""}}
+                _save(folder / "traj_data.json", about)  # first: the stock looks for this one, then for the game
+                paths.append(_save(folder / "game.tw-pddl", content))
+    return paths
+
+
+def _save(path, content):
+    data = json.dumps(content).encode()
+    there = path.read_bytes() if path.exists() else None
+    if there is not None and MARK.encode() not in there:
+        raise FileExistsError(f"{path} is no made-up game and will not be written over: name another directory")
+    if there != data:
+        beside = path.with_name(f"{path.name}.{os.getpid()}")  # a reader, or a second writer, never sees half a file
+        beside.write_bytes(data)
+        beside.replace(path)
+    return path
+
+
+# ---- What the package knows -----------------------------------------------------------------------------------------
+
+
+@cache
+def _package():
+    """Its folder. Not by importing it: that creates ~/.cache/alfworld and sets ALFWORLD_DATA."""
+    spec = importlib.util.find_spec("alfworld")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("no alfworld package, of whose files made-up games are made: pip install --no-deps alfworld")
+    return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def _data():
+    """Domain, grammar, goals, scenes, which kinds of receptacle may hold which kind of object, and so on."""
+    modules = []
+    for name in ("constants", "goal_library"):  # plain tables both, they import nothing
+        spec = importlib.util.spec_from_file_location(f"alfworld_{name}", _package() / "gen" / f"{name}.py")
+        modules.append(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(modules[-1])
+    constants, library = modules
+    homes = {LAMP: LAMP_STANDS}
+    movable = set(constants.MOVABLE_RECEPTACLES)
+    for recep in sorted(set(constants.VAL_RECEPTACLE_OBJECTS) - movable):  # sets: sorted wherever order could matter
+        for obj in constants.VAL_RECEPTACLE_OBJECTS[recep]:
+            homes[obj] = (*homes.get(obj, ()), recep)
+    able = {name.lower(): kinds for name, kinds in sorted(constants.VAL_ACTION_OBJECTS.items())}  # heatable: ...
+    able.update(toggleable={LAMP}, pickupable=set(homes) - {LAMP}, isReceptacleObject=movable)
+    return SimpleNamespace(domain=(_package() / "data" / "alfred.pddl").read_text(encoding="utf-8"),
+                           grammar=(_package() / "data" / "alfred.twl2").read_text(encoding="utf-8"),
+                           goals=library.gdict, scenes=sorted(constants.SCENE_NUMBERS), homes=homes, able=able,
+                           fixed={recep for kinds in homes.values() for recep in kinds})
+
+
+@cache
+def _room(scene):
+    """The same in all games of the scene: ALFRED's receptacles and where one stands to use them, thinned."""
+    layouts = _package() / "gen" / "layouts"
+    places = json.loads((layouts / f"FloorPlan{scene}-openable.json").read_text())
+    kinds = json.loads((layouts / f"FloorPlan{scene}-objects.json").read_text())
+    rng = random.Random(f"alfworld room {scene}")
+    standing = {_pddl(id): _pddl(f"loc|{round(4 * x)}|{round(4 * z)}|{turn // 90}|{tilt}")  # 4: in steps of 25 cm
+                for id, (x, z, turn, tilt) in sorted(places.items())}
+    for kind in sorted((set(kinds) & _data().fixed) - {_kind(id) for id in standing}):
+        for _ in range(UNLISTED.get(kind, 1)):
+            standing[_thing(kind, standing, rng)] = _location(standing.values(), rng)
+    ids = list(standing)
+    rng.shuffle(ids)
+    first = {_kind(id): id for id in ids}  # one of each kind, so that thinning takes no goal away
+    kept = [*first.values(), *(id for id in ids if id not in first.values())][:RECEPTACLES]
+    return Room({id: standing[id] for id in sorted(kept)},
+                [kind for kind in sorted(kinds) if set(_data().homes.get(kind, ())) & set(first)])
+
+
+@cache
+def _goals(family, scene):
+    """{object: [receptacles]}, both kinds, that the family can ask for in this room; empty if it cannot ask at all."""
+    room, data = _room(scene), _data()
+    kinds = {_kind(id) for id in room.receptacles}
+    verb, tool = TOOLS.get(family, ("", None))
+    goals = {}
+    for obj in room.objects:
+        homes = sorted(kinds & set(data.homes[obj]))
+        if obj == LAMP or tool and not (tool in kinds and obj in data.able[f"{verb}able"]):
+            continue
+        if family == "look_at_obj_in_light":
+            goals[obj] = [LAMP] if LAMP in room.objects else []
+        elif len(homes) > 1:  # it must start elsewhere
+            goals[obj] = [recep for recep in homes if recep != tool]
+    return {obj: receps for obj, receps in goals.items() if receps}
+
+
+# ---- One game -------------------------------------------------------------------------------------------------------
+
+
+def _make(family, seed, unseen):
+    """-> (object, receptacle, scene) that the folder is named after, content of the game file"""
+    if family not in FAMILIES:
+        raise ValueError(f"no family {family!r}: it is one of {', '.join(FAMILIES)}")
+    rng, data, two = random.Random(f"alfworld game {family} {seed} {bool(unseen)}"), _data(), "pick_two" in family
+    scene = rng.choice([scene for scene in data.scenes if (scene in UNSEEN) == bool(unseen) and _goals(family, scene)])
+    room, goals = _room(scene), _goals(family, scene)
+    obj = rng.choice(list(goals))
+    recep = rng.choice(goals[obj])
+
+    place = {}  # object -> receptacle
+    kinds = [obj, LAMP] if recep == LAMP else [obj]
+    others = [kind for kind in room.objects if kind not in kinds]
+    for kind in kinds + rng.sample(others, min(KINDS - len(kinds), len(others))):
+        for _ in range(1 if kind == LAMP else rng.randint(1, COPIES) + (two and kind == obj)):
+            homes = {}  # by kind: ten cabinets together hold no more than one countertop
+            for id in room.receptacles:
+                if _kind(id) in data.homes[kind] and not (kind == obj and _kind(id) == recep):
+                    homes.setdefault(_kind(id), []).append(id)
+            place[_thing(kind, place, rng)] = rng.choice(homes[rng.choice(list(homes))])
+
+    targets = rng.sample(sorted(id for id in place if _kind(id) == obj), 2 if two else 1)
+    end = rng.choice(sorted(id for id in (*room.receptacles, *place) if _kind(id) == recep))
+    tools = [id for id in room.receptacles if family in TOOLS and _kind(id) == TOOLS[family][1]]
+    walkthrough = _walk(family, targets, room, place, end, rng.choice(tools) if tools else None)
+    words = {"obj": obj.lower(), "recep": recep.lower(), "toggle": recep.lower()}
+    sentence = rng.choice(data.goals[family]["templates"]).format(**words)
+    goal = data.goals[family]["pddl"].format(obj=obj, recep=recep, toggle=recep).replace("#", "-")
+    problem = _problem(f"{MARK}_{family}_{seed}", room, place, _location(room.receptacles.values(), rng), goal)
+    return (obj, recep, scene), {
+        "pddl_domain": data.domain, "grammar": data.grammar.replace("UNKNOWN GOAL", sentence), "pddl_problem": problem,
+        "solvable": True, "walkthrough": walkthrough}
+
+
+def _walk(family, targets, room, place, end, tool):
+    """The commands that win, of someone who knows where everything is. end: of the goal's kind, maybe the lamp."""
+    names = {**_names(room.receptacles), **_names(place)}
+    commands, here, opened = [], None, set()
+    for target in targets:
+        stops = [(place[target], True, f"take {names[target]} from {names[place[target]]}")]  # where, into it?, what
+        if tool:
+            stops.append((tool, False, f"{TOOLS[family][0]} {names[target]} with {names[tool]}"))
+        if end in place:
+            stops.append((place[end], False, f"use {names[end]}"))
+        else:
+            stops.append((end, True, f"move {names[target]} to {names[end]}"))
+        for where, inside, command in stops:
+            if room.receptacles[where] != here:  # some share a location: one stands at both and cannot go
+                commands.append(f"go to {names[where]}")
+                here = room.receptacles[where]
+            if inside and _kind(where) in OPENABLE and where not in opened:
+                commands.append(f"open {names[where]}")
+                opened.add(where)
+            commands.append(command)
+    return commands
+
+
+def _problem(name, room, place, start, goal):
+    """PDDL as in the real games, less what a room does not have."""
+    data, things = _data(), sorted(place.items())
+    rtypes = sorted({_kind(id) for id in room.receptacles})
+    otypes = sorted({_kind(id) for id in place})
+    declared = dict.fromkeys([  # no name twice
+        "agent1 - agent", *SPOKEN, *(f"{kind}Type - rtype" for kind in rtypes),
+        *(f"{kind}Type - otype" for kind in otypes), *(f"{id} - object" for id, _ in things),
+        *(f"{id} - receptacle" for id in room.receptacles),
+        *(f"{location} - location" for location in sorted({start, *room.receptacles.values()}))])
+    facts = [f"atLocation agent1 {start}"]
+    facts += [f"canContain {recep}Type {obj}Type" for recep in rtypes for obj in otypes if recep in data.homes[obj]]
+    for id, location in room.receptacles.items():
+        facts += [f"receptacleType {id} {_kind(id)}Type", f"receptacleAtLocation {id} {location}"]
+        facts += [f"openable {id}"] if _kind(id) in OPENABLE else []
+    for id, home in things:
+        facts += [f"objectType {id} {_kind(id)}Type", f"inReceptacle {id} {home}",
+                  f"objectAtLocation {id} {room.receptacles[home]}"]
+        facts += [f"{able} {id}" for able, kinds in data.able.items() if _kind(id) in kinds]
+    lines = ["", f"(define (problem {name})", "(:domain alfred)", "(:objects", *declared, ")",
+             "(:init", *(f"({fact})" for fact in facts), ")"]
+    return "\n".join(lines) + goal  # which brings the last parenthesis along
+
+
+# ---- Names and places -----------------------------------------------------------------------------------------------
+
+
+def _pddl(id):
+    """AI2-THOR's "Egg|+00.12|+00.90|-01.50" as ALFWorld writes it."""
+    return id.replace("|", "_bar_").replace("+", "_plus_").replace("-", "_minus_").replace(".", "_dot_")
+
+
+def _kind(id):
+    """"Egg_bar_..." -> "Egg"; but "Sink_bar_..._bar_SinkBasin" -> "SinkBasin"."""
+    parts = id.split("_bar_")
+    return parts[4] if len(parts) == 5 else parts[0]
+
+
+def _names(ids):
+    """"egg 2" and so on. Numbers run against the ids' order, as in alfworld.agents.utils.misc.Demangler."""
+    names, count = {}, Counter()
+    for id in sorted(ids, key=str.lower, reverse=True):
+        kind = _kind(id).lower()
+        count[kind] += 1
+        names[id] = f"{kind} {count[kind]}"
+    return names
+
+
+def _thing(kind, taken, rng):
+    """A new id. Its coordinates are made up: all that an agent gets to see of them is the number."""
+    x, y, z = (rng.randint(-300, 300) / 100 for _ in range(3))
+    basin = f"|{kind}" if kind.endswith("Basin") else ""  # Sink|x|y|z|SinkBasin, or the stock says sinkbasinbasin
+    id = _pddl(f"{kind.removesuffix('Basin')}|{x:+06.2f}|{y:+06.2f}|{z:+06.2f}{basin}")
+    return id if id not in taken else _thing(kind, taken, rng)
+
+
+def _location(taken, rng):
+    """A new one, as for the agent to start at: with a receptacle there, the intro would not list the room."""
+    location = _pddl(f"loc|{rng.randint(-20, 20)}|{rng.randint(-20, 20)}|{rng.randrange(4)}|30")
+    return location if location not in taken else _location(taken, rng)
