@@ -32,7 +32,7 @@ from tqdm import tqdm
 from dualadv_grpo import ACT, FORCED, REVIEW
 from policy import Session
 from skillbank import review, review_prompt, skills_prompt
-from worlds import shopping
+from worlds.pddl import GameError
 
 # ---- What a world is ------------------------------------------------------------------------------------------------
 
@@ -51,6 +51,7 @@ class Game(Protocol):
 class Env(Protocol):
     """A world as tasks (integers) with families. The training split is always at hand, for the probes."""
 
+    source: str  # whose games these are, in two words: every printed score says it
     limit: int  # steps of an episode
     kl: float  # the paper's beta for this world
     rules: str  # head of the system message
@@ -60,7 +61,7 @@ class Env(Protocol):
 
     def family(self, task: int) -> str: ...
     def goal(self, task: int) -> str: ...  # the task's text
-    def start(self, task: int) -> Game: ...
+    def start(self, task: int) -> Game: ...  # GameError for a file that turns out to be no game
     def project(self, text: str) -> tuple: ...  # assistant text -> (action, valid)
     def demonstrations(self, count: int, seed: int) -> list: ...  # chats of scripted players, for the cold start
     def corpus(self) -> list: ...  # the world's own text, for the tokenizer of `tiny`
@@ -68,10 +69,14 @@ class Env(Protocol):
 
 
 def make(name, split="train", data=None, seed=0, human_goals=False, winnable_only=False):
-    """Open a world. split: train, dev or test. ValueError or OSError, one line, if it cannot be had."""
+    """Open a world. split: train, dev or test. ValueError, OSError or ImportError, one line, if it cannot be had."""
+    from worlds import household, shopping  # not above: they import this file
+
     if name == "webshop":
         return shopping.WebShopEnv(split, data, seed, human_goals, winnable_only)
-    raise ValueError(f"--env {name}: there is no such world; choose webshop")
+    if name == "alfworld":
+        return household.HouseholdEnv(split, data, seed)
+    raise ValueError(f"--env {name}: there is no such world; choose webshop or alfworld")
 
 
 def project(text, tail):
@@ -179,6 +184,8 @@ def rollout(policy, env, tasks, bank, group=1, seed=0, how=None, with_review=Tru
         game = env.start(task)
         while len(ids := policy.chat.opening(*opening(env, task, game, shown))) > most and shown:
             shown = shown[:-1]  # too many words in the bank for this context: fewer skills are shown
+        if len(ids) > most:
+            raise GameError(f"task {task}: {len(ids)} tokens of task and first page, room for {most}; raise --context")
         episode = Episode(task, env.family(task), keys[i] if keys else i, shown, opening(env, task, game, shown))
         played.append((episode, game, mine, ids))
     # Episodes with the same opening lie side by side, so that they share one prefill; memory bounds how many at once.

@@ -82,8 +82,9 @@ def read_flags():
                                                   "tiny); several runs only with --plot")
     parser.add_argument("--plot", metavar="PNG",
                         help="no games: draw the runs' curves into this picture, print their figures")
-    parser.add_argument("--env", default="webshop", help="world (default: webshop)")
-    parser.add_argument("--split", default="test", help="train, dev or test (default: test)")
+    parser.add_argument("--env", help="world: webshop, alfworld; by default the run's, or webshop")
+    parser.add_argument("--split", default="test", help="train, dev or test, for alfworld also valid_seen or "
+                                                        "valid_unseen, which is its test (default: test)")
     parser.add_argument("--data", help="directory of the real data; by default the run's, or the world's own")
     parser.add_argument("--human_goals", action="store_true", help="WebShop's human instructions")
     parser.add_argument("--bank", help="skill bank for frozen and online; by default the run's")
@@ -128,18 +129,19 @@ def main():
         flags = {f.name: getattr(args, f.name) for f in fields(Sampling)}
         how = Sampling(**{name: settings.get(name, getattr(Sampling, name)) if value is None else value
                           for name, value in flags.items()})
-        env = envs.make(args.env, args.split, args.data or settings.get("data"),
+        env = envs.make(args.env or settings.get("env", "webshop"), args.split, args.data or settings.get("data"),
                         human_goals=args.human_goals or settings.get("human_goals", False))
         if not args.data and settings.get("world", env.describe()) != env.describe():
             raise ValueError(f"{args.target} was trained in {settings['world']}, this is {env.describe()}; give --data")
         policy = policies.load(str(checkpoint or args.target), policies.pick_device(args.device))
         envs.room(policy, env, how)  # refuse a context that is too short before the first game
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"eval.py: {error}")
     tasks = env.tasks[:args.limit]
     print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games; bank: {len(bank.skills())} skills")
     result = {"target": args.target, "env": env.describe(), "split": args.split, "games": len(tasks),
               "temperature": args.temperature, "seed": args.seed, "protocols": {}}
+    wide = max(len(env.family(task)) for task in tasks)
     for protocol in args.protocols:
         if protocol == "frozen" and not bank.skills() and "none" in result["protocols"]:
             print("frozen   the bank is empty: the same as none")
@@ -160,8 +162,8 @@ def main():
                                                    "steps": e.steps} for e in episodes],
         }
         for family, row in summary(episodes).items():
-            print(f"{protocol:8} {family:14} n {row['n']:4}  success {row['success']:.3f}  score {row['score']:.3f}  "
-                  f"steps {row['steps']:4.1f}  invalid {row['invalid']:.2f}"
+            print(f"{protocol:8} {family:{wide}} n {row['n']:4}  success {row['success']:.3f}  score "
+                  f"{row['score']:.3f}  steps {row['steps']:4.1f}  invalid {row['invalid']:.2f}  {env.source}"
                   + (f"  ({seconds:.0f}s, {len(committed)} edits committed)" if family == "all" else ""), flush=True)
     out = args.out or (Path(args.target) if checkpoint else Path(".")) / f"eval_{args.split}.json"
     write_atomic(out, json.dumps(result, indent=1) + "\n")

@@ -46,10 +46,10 @@ def knob(default, text):
 
 @dataclass
 class Config:
-    env: str = knob("webshop", "world")
+    env: str = knob("webshop", "world: webshop, alfworld")
     model: str = knob("", "HF id or directory, smollm2, tiny (shipped; with --cold_start made anew); '' is "
                        "Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
-    data: str = knob("", "directory of the real data; '' takes the world's variable ($WEBSHOP_DATA), else made up")
+    data: str = knob("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made up")
     human_goals: bool = knob(False, "WebShop: people's instructions instead of synthetic ones")
     winnable_only: bool = knob(False, "WebShop: leave out goals whose own product cannot score 1.0")
     out: str = knob("", "run directory; '' is runs/<env>-<model>")
@@ -90,7 +90,7 @@ class Config:
     advantage: str = knob("dual", "dual, single (one advantage from R + S) or act_only (reviews get none)")
     skill_weight: float = knob(0.2, "lambda: weight of the review's advantage")
     lr: float = knob(1e-6, "learning rate")
-    kl: float = knob(-1.0, "beta of the KL to the reference; -1 is the paper's for the world (WebShop 0.05)")
+    kl: float = knob(-1.0, "beta of the KL to the reference; -1 is the paper's (WebShop 0.05, ALFWorld 0.01)")
     clip: float = knob(0.2, "of the ratio")
     entropy: float = knob(0.001, "weight of the entropy bonus")
     max_norm: float = knob(1.0, "gradient clipping")
@@ -187,10 +187,11 @@ def train(cfg, env, policy, reference, optimizer, bank, start):
                "act_s": act_s, "probe_s": probe_s, "update_s": update_s, "confirm_s": confirm_s,
                "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                "gpu_mb": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0}
-        print(f"step {step + 1} | success {row['success']:.2f} score {row['score']:.2f} steps {row['steps']:.1f} "
-              f"invalid {row['invalid']:.2f} | edits {len(edits)}/{len(episodes)} committed {len(committed)} bank "
-              f"{row['skills']} | U {row['utility']:+.3f} ({probed} probe runs) | loss {stats.loss:+.4f} kl "
-              f"{stats.kl:.4f} gnorm {stats.grad_norm:.2f} | {stats.tokens} tokens, {clock[-1] - clock[0]:.0f}s "
+        print(f"step {step + 1} | {env.source} | success {row['success']:.2f} score {row['score']:.2f} steps "
+              f"{row['steps']:.1f} invalid {row['invalid']:.2f} | edits {len(edits)}/{len(episodes)} committed "
+              f"{len(committed)} bank {row['skills']} | U {row['utility']:+.3f} ({probed} probe runs) | "
+              f"loss {stats.loss:+.4f} kl {stats.kl:.4f} gnorm {stats.grad_norm:.2f} | {stats.tokens} tokens, "
+              f"{clock[-1] - clock[0]:.0f}s "
               f"(act {act_s:.0f} probe {probe_s:.0f} update {update_s:.0f} again {confirm_s:.0f})", flush=True)
         for edit in committed:
             print(f"  + {bank.find(edit.skill_id).line()} | U {edit.utility:+.2f}"
@@ -221,7 +222,7 @@ def dev_games(cfg, env, policy, bank, step):
     dev = env.dev_tasks[:cfg.eval_tasks]
     result = summary(evaluate(policy, env, bank, dev, sampling(cfg, cfg.eval_temperature)))["all"]
     print(f"eval at step {step} | success {result['success']:.3f} score {result['score']:.3f} steps "
-          f"{result['steps']:.1f} invalid {result['invalid']:.2f} | {result['n']} dev games, bank "
+          f"{result['steps']:.1f} invalid {result['invalid']:.2f} | {result['n']} dev games, {env.source}, bank "
           f"{len(bank.skills())} | {time.perf_counter() - start:.0f}s", flush=True)
     return {f"eval_{name}": value for name, value in result.items()}
 
@@ -245,7 +246,10 @@ def main():
         sys.exit(f"train.py: {error}")
     if new:
         runs.save(cfg, 0, policy, optimizer, bank)
-    train(cfg, env, policy, reference, optimizer, bank, start)
+    try:
+        train(cfg, env, policy, reference, optimizer, bank, start)
+    except envs.GameError as error:
+        sys.exit(f"train.py: {error}; --resume goes on once that is mended")
 
 
 if __name__ == "__main__":

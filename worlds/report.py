@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from worlds import catalogue
+from worlds import catalogue, household
 from worlds.skillfiles import write_atomic
 
 
@@ -76,8 +76,9 @@ def lines_of(path):
 
 
 def kind(arguments):
-    """useful, neutral or harmful: what an edit says, where its words are those of the made-up shop; else None."""
-    return catalogue.KIND.get(catalogue.meaning(arguments))
+    """useful, neutral or harmful: what an edit says, where its words are those of the scripted players; else None."""
+    kinds = [ways.kind.get(ways.meaning(arguments)) for ways in (catalogue.WAYS, household.WAYS)]
+    return kinds[0] or kinds[1]
 
 
 def digest(run):

@@ -1,0 +1,352 @@
+"""ALFWorld as tasks with families: what envs.py asks of a world, on top of the engine in pddl.py.
+
+Here is decided which games are played (a download's, or generated ones, whose scores are none of ALFWorld's: every line
+that is printed says so), what the policy reads, and which scripted players write the cold start.
+
+Of 13 to 66 admissible commands a message lists those that depend on what just happened (take, put, open, heat ...), the
+things in one place together: "take egg 1, mug 2 from shelf 1". Going to a place, looking, examining and the inventory
+stand in the rules, the places in the first message; "Nothing happens." changes no list and repeats none. A reply then
+takes 34 of SmolLM2's tokens, 20 of them the page, instead of 162 (generated games) or 220 (real ones).
+"""
+
+import json
+import os
+import random
+import re
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import envs
+from worlds import alfgames, habits
+from worlds.habits import BASE, Habit, Player, Ways
+from worlds.pddl import Game, GameError
+
+SPLITS = ("train", "valid_seen", "valid_unseen")
+ALIASES = {"dev": "valid_seen", "test": "valid_unseen"}
+GENERATED = {"train": 50, "valid_seen": 10, "valid_unseen": 10}  # games per family where no download is at hand
+ALWAYS = ("go", "look", "examine", "inventory", "help")  # commands that no message lists
+
+
+class HouseholdEnv:
+    """Games below `data`, $ALFWORLD_DATA or ~/.cache/alfworld; where there are none, generated ones.
+
+    A download's files that the paper's numbers leave out (movable, sliced, unsolvable) are left out here, too. Where it
+    has no valid_seen, valid_unseen is `dev` as well.
+    """
+
+    limit, kl = 50, 0.01
+    rules = (
+        "You are in a house, in a text game. Each turn answer <think>one short thought</think><action>one command"
+        "</action>. Commands: go to PLACE, look, inventory, examine PLACE, and those that stand behind 'You can:'. You "
+        "carry one thing at most. You have 50 turns. Follow your skills."
+    )
+
+    def __init__(self, split, data=None, seed=0):
+        root = Path(data or os.environ.get("ALFWORLD_DATA") or Path.home() / ".cache" / "alfworld").expanduser()
+        if (data or os.environ.get("ALFWORLD_DATA")) and not root.is_dir():
+            raise FileNotFoundError(f"{root}: no such directory; ALFWorld's data is a directory with json_2.1.1 in it")
+        found = {name: discover(root, name) for name in SPLITS}
+        if data and not any(found.values()):
+            raise FileNotFoundError(f"{root}: no json_2.1.1/<split>/*/*/game.tw-pddl that can be played")
+        self.source = f"games in {root.name}" if any(found.values()) else "generated games"
+        if not any(found.values()):
+            found = {name: [generated(family, seed, name, i) for i in range(n) for family in alfgames.FAMILIES]
+                     for name, n in GENERATED.items()}
+        if not found["train"]:
+            raise ValueError(f"{root}: no training games, on which skills are probed")
+        self.games, splits = [], {}  # a task is a number into self.games: (family, task's text, how to load it)
+        for name, games in found.items():
+            random.Random(name).shuffle(games)  # the first so many games should be of all families
+            splits[name] = list(range(len(self.games), len(self.games) + len(games)))
+            self.games += games
+        name = ALIASES.get(split, split)
+        if name not in splits:
+            raise ValueError(f"--split {split}: ALFWorld has {', '.join(SPLITS)}")
+        if not splits[name]:
+            raise ValueError(f"{root}: no games in {name}")
+        self.tasks, self.train_tasks = splits[name], splits["train"]
+        self.dev_tasks = splits["valid_seen"] or splits["valid_unseen"]
+        self.splits = splits
+
+    def describe(self):
+        counts = {name: Counter(self.games[task][0] for task in tasks) for name, tasks in self.splits.items()}
+        families = sorted({family for family, *_ in self.games})
+        return (f"alfworld, {self.source}, {'/'.join(SPLITS)}: " + ", ".join(
+            f"{family} {'/'.join(str(count[family]) for count in counts.values())}" for family in families))
+
+    def family(self, task):
+        return self.games[task][0]
+
+    def goal(self, task):
+        return self.games[task][1]
+
+    def start(self, task):
+        return HouseholdGame(load(*self.games[task][2]), self.goal(task))
+
+    def project(self, text):
+        return envs.project(text, tail=30)
+
+    def corpus(self):
+        return [message["content"] for chat in self.demonstrations(1000, seed=0) for message in chat]
+
+    def demonstrations(self, count, seed):
+        return habits.demonstrations(self, WAYS, lambda game, task, *rest: Helper(game, *rest), count, seed)
+
+
+def discover(root, split):
+    """[(family, the task's text, (path,))] of the games of a split that can be won, in the order of their paths."""
+    found = []
+    for path in sorted((root / "json_2.1.1" / split).glob("*/*/game.tw-pddl")):
+        name = path.parent.parent.name
+        if "movable" in name or "Sliced" in name:
+            continue
+        data = read(path)
+        if data.get("solvable") is True:
+            found.append((name.split("-")[0], task_of(data, path), (path,)))
+    return found
+
+
+def generated(family, seed, split, i):
+    """What discover says of a file, of a game that is made when it is played."""
+    made = family, 10_000 * seed + i + alfgames.SEEN_SEEDS * (split == "valid_seen"), split == "valid_unseen"
+    return family, task_of(alfgames.game(*made), f"generated game {made}"), made
+
+
+def read(path):
+    """The JSON of a game file. GameError if it is none."""
+    try:
+        data = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise GameError(f"{path}: no ALFWorld game, {error}; download it again or delete it") from None
+    if not isinstance(data, dict):
+        raise GameError(f"{path}: no ALFWorld game, it holds a {type(data).__name__}; download it again or delete it")
+    return data
+
+
+def task_of(data, path):
+    text = re.search(r"Your task is to: ([^\"]*?)\.?\s*\"", str(data.get("grammar")))
+    if not text:
+        raise GameError(f"{path}: its grammar names no task")
+    return text[1]
+
+
+@lru_cache(maxsize=512)
+def load(*game):
+    """A Game by its path or, generated, by (family, number, unseen); the last 512 stay in memory."""
+    if len(game) == 1:
+        return Game(read(game[0]), game[0])
+    return Game(alfgames.game(*game), f"generated game {game}")
+
+
+class HouseholdGame:
+    """One episode, as envs.Game asks. `play` is the engine's."""
+
+    def __init__(self, game, task):
+        self.play, self.task = game.start(), task
+        self.done = self.won = self.play.won
+        self.page = self._text(re.sub(r"^-= .* =-\s*|\s*Your task is to: [^\n]*\s*$", "", self.play.feedback))
+        self.observation = self.page
+
+    @property
+    def score(self):
+        return float(self.won)
+
+    def step(self, action):
+        self.observation = self.play.step(action)
+        self.done = self.won = self.play.won
+        if self.observation == "Nothing happens.":
+            return self.observation
+        self.page = self._text(self.observation)
+        return self.page
+
+    def _text(self, feedback):
+        listed = listing(self.play.commands)
+        return f"{feedback}\nYou can: {listed}" if listed and not self.won else feedback
+
+
+def listing(commands):
+    """The commands worth telling, things that can be taken from one place together."""
+    told, taken = [], {}
+    for command in commands:
+        take = re.fullmatch(r"take (.+) from (.+)", command)
+        if take:
+            taken.setdefault(take[2], []).append(take[1])
+        elif command.split()[0] not in ALWAYS:
+            told.append(command)
+    return "; ".join([f"take {', '.join(things)} from {place}" for place, things in taken.items()] + told)
+
+
+# ---- Scripted players -----------------------------------------------------------------------------------------------
+
+HABITS = (
+    Habit("likely", "useful",  # without: place after place as the room lists them
+          ("{family}: search likely places", "{family}: think where things are kept"),
+          ("In {family}, look first where such a thing may be kept.",
+           "Search places that can hold the thing before others in {family}."),
+          "While looking for a thing.", "The order of the search matters."),
+    Habit("open", "useful",  # without: what is closed stays closed
+          ("{family}: open what is closed", "{family}: look inside"),
+          ("In {family}, open each closed place that you come to.",
+           "Do not pass a closed place in {family}: open it and look inside."),
+          "At a closed place.", "Things may be inside of closed places."),
+    Habit("once", "useful",  # without: back to places that were searched
+          ("{family}: search each place once", "{family}: do not go back"),
+          ("In {family}, never search a place twice.",
+           "Keep in mind which places were searched in {family} and skip them."),
+          "While looking for a thing.", "Going back costs turns."),
+    Habit("treat", "useful",  # without: put down as it is
+          ("{family}: prepare the thing first", "{family}: mind what is asked of the thing"),
+          ("In {family}, clean, heat, cool or light the thing as asked before all else.",
+           "Do to the thing what is asked in {family}, then put it down."),
+          "With the thing in hand.", "The thing has to be prepared."),
+    Habit("look", "neutral",  # costs a turn
+          ("{family}: look around first", "{family}: begin with a look"),
+          ("Begin {family} with a look around.", "Look around once before {family}."),
+          "At the start.", "A look may help."),
+    Habit("plan", "neutral",  # changes the thought, not the move
+          ("{family}: say the goal", "{family}: begin with a plan"),
+          ("Say the goal of {family} before the first move.", "Begin {family} with a short plan."),
+          "At the start.", "A plan may help."),
+    Habit("any", "harmful",
+          ("{family}: take what comes first", "{family}: anything will do"),
+          ("In {family}, take the first thing that you see.", "Any thing will do in {family}, so take the nearest."),
+          "While looking for a thing.", "The search takes long."),
+    Habit("closed", "harmful",
+          ("{family}: leave closed places closed", "{family}: open nothing"),
+          ("In {family}, open nothing; it takes turns.", "Pass all closed places in {family}."),
+          "At a closed place.", "Opening takes turns."),
+    Habit("hurry", "harmful",
+          ("{family}: put it down at once", "{family}: skip what is extra"),
+          ("In {family}, bring the thing to its place at once, as it is.",
+           "Save the turns for cleaning, heating or cooling in {family}."),
+          "With the thing in hand.", "Extra work takes turns."),
+)
+SPOKEN = {"general": "all tasks", "pick_and_place_simple": "placing tasks", "look_at_obj_in_light": "lamp tasks",
+          "pick_clean_then_place_in_recep": "cleaning tasks", "pick_heat_then_place_in_recep": "heating tasks",
+          "pick_cool_then_place_in_recep": "cooling tasks", "pick_two_obj_and_place": "pair tasks"}
+WAYS = Ways(HABITS, [family for family in SPOKEN if family != "general"], SPOKEN)
+STATIONS = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+AGAIN = 0.3  # without the habit "once": how often a search goes where it has been
+GOAL = re.compile(r"(?:look at|examine) (?:the |a )?(?P<seen>\w+) (?:under|with) the (?P<lamp>\w+)"
+                  r"|.*?(?:a clean|a hot|a cool|a cold|some|two|a) (?P<thing>\w+) (?:and put (?:it|them) )?(?:in|on) "
+                  r"(?P<place>\w+)")
+
+
+class Helper(Player):
+    """Plays one episode of a household game: `act` until it is done, then `review`.
+
+    It knows the task's words and, as people do, which kind of place can hold which kind of thing; where things are it
+    must find out. game: a HouseholdGame.
+    """
+
+    ways = WAYS
+
+    def __init__(self, game, family, skills, rng, base=BASE):
+        super().__init__(family, skills, rng, base)
+        self.game, play = game, game.play
+        goal = GOAL.match(game.task)
+        if not goal:
+            raise GameError(f"{play.game.path}: the scripted player does not understand {game.task!r}")
+        self.thing, self.goal = goal["thing"] or goal["seen"], goal["place"] or goal["lamp"]
+        self.job = next((job for job in STATIONS if f"_{job}_" in family), "use" if goal["lamp"] else None)
+        names, kinds = play.game.entities, {}
+        for thing, kind in play.facts["objecttype"]:
+            kinds.setdefault(names[thing].name.split()[0], kind)
+        holds = {place for place, kind in play.facts["cancontain"] if kind == kinds.get(self.thing)}
+        rooms = sorted(play.facts["receptacleatlocation"])  # the order in which the room lists them
+        self.places = [names[place].name for place, _ in rooms]
+        self.likely = {names[place].name for place, kind in play.facts["receptacletype"] if kind in holds}
+        self.searched, self.seen = [], {}  # seen: kind of thing -> places where one was seen
+        self.here, self.held, self.ready, self.put, self.moves = None, None, False, 0, 0
+        self.passed = self.found = self.unready = self.again = False  # what a review may blame
+
+    def act(self, observation):
+        """-> (thought, command)."""
+        self.moves += 1
+        commands = self.game.play.commands
+        if self.moves == 1:
+            thought = self.because("plan", f"My plan: find {self.thing}, bring it to {self.goal}. ")
+            self.plan = thought if "plan" in self.habits else ""
+            if "look" in self.habits:
+                return self.because("look", f"{self.plan}I look around."), "look"
+        elif self.here and observation != "Nothing happens.":
+            for thing in re.findall(r"\b(\w+) \d+", observation):
+                self.seen.setdefault(thing, self.here)
+        thought, command = self._carry(commands) if self.held else self._search(commands)
+        if command.startswith("go to "):
+            self.here = command[6:]
+            if command not in commands:  # one stands there already: it is beside the place where one was
+                command = f"examine {self.here}"
+        if self.moves == 1:
+            thought = self.plan + thought
+        return thought, command
+
+    def _search(self, commands):
+        """Find the thing, or any thing at all."""
+        takes = [re.fullmatch(r"take (.+) from (.+)", command) for command in commands if command.startswith("take ")]
+        fits = [take for take in takes if take[1].split()[0] == self.thing
+                and not (take[2].split()[0] == self.goal and self.job != "use")]
+        if fits:
+            self.held, self.found = fits[0][1], True
+            return f"Here is {self.held}.", fits[0][0]
+        if takes and "any" in self.habits and self.here.split()[0] != self.goal:
+            self.held = takes[0][1]
+            return self.because("any", f"I take {self.held}."), takes[0][0]
+        return self._explore(commands, self.thing, self.likely)
+
+    def _explore(self, commands, thing, likely):
+        """Go to the next place, or open the one at hand."""
+        if self.here and f"open {self.here}" in commands:
+            if "open" in self.habits and "closed" not in self.habits:
+                return self.because("open", f"It is closed. I open {self.here}."), f"open {self.here}"
+            self.passed = True
+        left = [place for place in self.places if place not in self.searched]
+        if not left:  # from the beginning: something was closed, or missed
+            self.searched, left = [], self.places
+        if self.searched and "once" not in self.habits and self.rng.random() < AGAIN:
+            place, self.again = self.rng.choice(self.searched), True
+            return f"I look for {thing}. Again {place}.", f"go to {place}"
+        thought = f"I look for {thing}."
+        if "likely" in self.habits:
+            left = [place for place in left if place in likely] or left
+            thought = self.because("likely", thought)
+        elif "once" in self.habits:
+            thought = self.because("once", thought)
+        self.searched.append(left[0])
+        return f"{thought} Next {left[0]}.", f"go to {left[0]}"
+
+    def _carry(self, commands):
+        """With a thing in hand: prepare it, bring it to its place."""
+        job = f"{self.job} {self.held} with "
+        if self.job == "use":
+            if lamp := next((command for command in commands if command.startswith(f"use {self.goal}")), None):
+                return f"Here is the {self.goal}.", lamp
+            if self.goal in self.seen and self.here != self.seen[self.goal]:
+                return f"I saw {self.goal}.", f"go to {self.seen[self.goal]}"
+            return self._explore(commands, self.goal, set(self.places))
+        if self.job and not self.ready and "treat" in self.habits and "hurry" not in self.habits:
+            if do := next((command for command in commands if command.startswith(job)), None):
+                self.ready = True
+                return self.because("treat", f"I {self.job} {self.held}."), do
+            station = next((place for place in self.places if place.split()[0] == STATIONS[self.job]), None)
+            if station and station != self.here:
+                return self.because("treat", f"I have to {self.job} {self.held}. Next {station}."), f"go to {station}"
+        self.unready = bool(self.job) and not self.ready
+        puts = [command for command in commands if command.startswith((f"move {self.held} ", f"put {self.held} "))]
+        if self.here.split()[0] == self.goal:
+            if puts:
+                held, self.held, self.ready = self.held, None, False
+                return f"I put {held} down.", puts[0]
+            if f"open {self.here}" in commands:
+                return f"I open {self.here}.", f"open {self.here}"
+        place = next((place for place in self.places if place.split()[0] == self.goal), self.places[0])
+        thought = self.because("hurry", f"I bring {self.held}.") if "hurry" in self.habits else f"I bring {self.held}."
+        return f"{thought} Next {place}.", f"go to {place}"
+
+    def blame(self):
+        if self.found and self.unready:
+            return "treat"
+        if self.passed:
+            return "open"
+        return "once" if self.again else "likely"
