@@ -32,6 +32,7 @@ from tqdm import tqdm
 from dualadv_grpo import ACT, FORCED, REVIEW
 from policy import Session
 from skillbank import review, review_prompt, skills_prompt
+from worlds.memory import rows_that_fit
 from worlds.pddl import GameError
 
 # ---- What a world is ------------------------------------------------------------------------------------------------
@@ -61,6 +62,7 @@ class Env(Protocol):
 
     def family(self, task: int) -> str: ...
     def goal(self, task: int) -> str: ...  # the task's text
+    def name(self, task: int) -> str: ...  # which game it is, for result files
     def start(self, task: int) -> Game: ...  # GameError for a file that turns out to be no game
     def project(self, text: str) -> tuple: ...  # assistant text -> (action, valid)
     def demonstrations(self, count: int, seed: int) -> list: ...  # chats of scripted players, for the cold start
@@ -75,6 +77,8 @@ def make(name, split="train", data=None, seed=0, human_goals=False, winnable_onl
     if name == "webshop":
         return shopping.WebShopEnv(split, data, seed, human_goals, winnable_only)
     if name == "alfworld":
+        if human_goals or winnable_only:
+            raise ValueError("--human_goals and --winnable_only are WebShop's; ALFWorld has one kind of goal")
         return household.HouseholdEnv(split, data, seed)
     raise ValueError(f"--env {name}: there is no such world; choose webshop or alfworld")
 
@@ -190,9 +194,11 @@ def rollout(policy, env, tasks, bank, group=1, seed=0, how=None, with_review=Tru
         played.append((episode, game, mine, ids))
     # Episodes with the same opening lie side by side, so that they share one prefill; memory bounds how many at once.
     order = sorted(range(len(played)), key=lambda i: (played[i][3], i))
+    context = min(how.context, policy.model.cfg.max_len)
+    rows = rows_that_fit(policy, max(min(how.rows, len(order)), 1), context, Session.PREFILL)
     with tqdm(total=len(played), desc=desc, leave=False, disable=None) as bar:
-        for start in range(0, len(order), how.rows):
-            play([played[i] for i in order[start:start + how.rows]], policy, env, seed, how, with_review, bar)
+        for start in range(0, len(order), rows):
+            play([played[i] for i in order[start:start + rows]], policy, env, seed, how, with_review, bar)
     return [episode for episode, *_ in played]
 
 

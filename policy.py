@@ -25,7 +25,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from worlds import checkpoints
+from worlds import checkpoints, lora
 
 # ---- The decoder ----------------------------------------------------------------------------------------------------
 
@@ -393,7 +393,7 @@ class Policy:
     def save(self, path):
         """Write a directory that transformers.AutoModelForCausalLM.from_pretrained opens; beside, then renamed."""
         hf = {**self.model.cfg.hf, "eos_token_id": sorted(self.stop)}
-        checkpoints.write(path, hf, self.model.state_dict(), self.tokenizer)
+        checkpoints.write(path, hf, lora.merged(self.model), self.tokenizer)
 
 
 def pick_device(name=""):

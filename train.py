@@ -95,6 +95,8 @@ class Config:
     entropy: float = knob(0.001, "weight of the entropy bonus")
     max_norm: float = knob(1.0, "gradient clipping")
     budget: int = knob(4096, "tokens per micro-batch, padding included")
+    lora: int = knob(0, "rank of LoRA on the layers' matrices (wants an lr near 1e-4); 0: train all weights")
+    offload: bool = knob(False, "optimiser state and master weights in the CPU's memory")
     recompute: bool = knob(False, "gradient checkpointing: less memory, a third more time")
     wandb: str = knob("", "project to log to; '' is none")
 
@@ -109,8 +111,8 @@ PRESETS = {
 }
 CHOICES = {"advantage": ("dual", "single", "act_only"), "commit": ("positive", "none", "all")}
 AT_LEAST = {name: least for least, names in {
-    0: "steps eval_every top_k cold_start confirm temperature eval_temperature probe_temperature lr sft_lr sft_muon "
-       "sft_prompt sft_copy clip entropy skill_weight alpha max_norm",
+    0: "steps eval_every top_k cold_start lora confirm temperature eval_temperature probe_temperature lr sft_lr "
+       "sft_muon sft_prompt sft_copy clip entropy skill_weight alpha max_norm",
     1: "tasks group eval_tasks save_every rows sft_batch probes budget context",
     8: "act_tokens review_tokens", -1: "kl",
 }.items() for name in names.split()}
@@ -237,6 +239,8 @@ def main():
             import wandb  # noqa: F401 -- not there: say so now, not after the cold start
         env = envs.make(cfg.env, "train", cfg.data, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
+        if cfg.eval_every and not env.dev_tasks:
+            raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
         policy, reference, optimizer, bank, start = runs.open_run(cfg, env, sampling(cfg, cfg.temperature), bar)
         print(f"{cfg.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
               f"{policy.device}; run in {cfg.out}", flush=True)

@@ -31,9 +31,9 @@ def cold_start(policy, env, cfg, bar):
     else:
         chats = env.demonstrations(cfg.cold_start * cfg.sft_batch, cfg.seed)
         batches = [chats[i:i + cfg.sft_batch] for i in range(0, len(chats), cfg.sft_batch)]
-    rest, muon = list(policy.model.parameters()), None
+    rest, muon = [p for p in policy.model.parameters() if p.requires_grad], None
     if cfg.sft_muon:
-        matrices = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2]
+        matrices = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2 and p.requires_grad]
         rest = [p for p in rest if all(p is not matrix for matrix in matrices)]
         muon = torch.optim.Muon(matrices, cfg.sft_muon, weight_decay=0.0)
     adam = grpo.AdamW(rest, cfg.sft_lr, betas=(0.9, 0.95) if muon else (0.9, 0.999))

@@ -17,7 +17,7 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 from skillbank import SkillBank
-from worlds import report
+from worlds import lora, report
 from worlds.coldstart import cold_start
 from worlds.skillfiles import write_atomic
 
@@ -47,10 +47,8 @@ def open_run(cfg, env, how, bar):
                 raise ValueError(f"--resume: {out} was run with {name} {before.get(name)}, this is {value}; "
                                  "give the same flags, or another --out")
     if checkpoint:
-        policy = policies.load(str(checkpoint), device)
-        optimizer = grpo.AdamW(policy.model.parameters(), cfg.lr)
+        policy = None if cfg.lora else policies.load(str(checkpoint), device)
         state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
         for file in LOGS:
             report.cut(out / file, state["step"])
         bank, start = SkillBank.load(checkpoint / "skills.json"), state["step"]
@@ -68,10 +66,22 @@ def open_run(cfg, env, how, bar):
         for file in LOGS:
             write_atomic(out / file, "")
         if cfg.cold_start:
+            if cfg.lora:
+                lora.add(policy.model, cfg.lora, cfg.seed)
             cold_start(policy, env, cfg, bar)
         policy.save(out / "reference")
-        optimizer, bank, start = grpo.AdamW(policy.model.parameters(), cfg.lr), SkillBank(), 0
-    reference = policies.load(str(out / "reference"), device).model.requires_grad_(False) if cfg.kl else None
+        bank, start, state = SkillBank(), 0, None
+    reference = None
+    if cfg.lora:  # without its adapters the model is the reference
+        policy = policies.load(str(out / "reference"), device)
+        lora.add(policy.model, cfg.lora, cfg.seed)
+        policy.model.load_state_dict(state["lora"] if state else {}, strict=False)
+        reference = lora.Reference(policy.model)
+    elif cfg.kl:
+        reference = policies.load(str(out / "reference"), device).model.requires_grad_(False)
+    optimizer = grpo.AdamW(policy.model.parameters(), cfg.lr, offload=cfg.offload)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
     return policy, reference, optimizer, bank, start
 
 
@@ -81,7 +91,8 @@ def save(cfg, step, policy, optimizer, bank):
     new, name = out / "saving", f"step_{step:05d}"
     policy.save(new)
     bank.save(new / "skills.json")
-    torch.save({"step": step, "optimizer": optimizer.state_dict()}, new / "trainer.pt")
+    state = {"step": step, "optimizer": optimizer.state_dict(), "lora": lora.adapters(policy.model)}
+    torch.save(state, new / "trainer.pt")
     shutil.rmtree(out / "checkpoints" / name, ignore_errors=True)  # of a killed run that got here before
     (out / "checkpoints").mkdir(exist_ok=True)
     os.rename(new, out / "checkpoints" / name)

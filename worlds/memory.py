@@ -1,0 +1,63 @@
+"""What fits: a rollout's memory, known before it starts.
+
+The KV cache of a wave of episodes is allocated at once and in full, so a rollout dies of memory at its first step or
+not at all. It does not die there either: as many episodes are played at once as what is free allows, and where not even
+one fits, one line says what it would take.
+"""
+
+from functools import lru_cache
+
+import torch
+
+SHARE = 0.9  # of the free memory that a rollout may take
+
+
+def of_rollout(cfg, rows, context, itemsize, prefill):
+    """Bytes of `rows` episodes of `context` tokens: the cache, and the most that one step needs beside it.
+
+    cfg: checkpoints.Config; itemsize: bytes per number; prefill: tokens of one prefill batch (Session.PREFILL).
+    """
+    cache = 2 * cfg.layers * rows * cfg.kv_heads * (context + 1) * cfg.head_dim * itemsize
+    # Reading: activations of one layer, the mask and its copy as numbers, the rows' keys and values of that layer.
+    read = prefill * ((4 * cfg.dim + 3 * cfg.ffn) * itemsize + cfg.heads // cfg.kv_heads * context * (1 + itemsize))
+    decode = 6 * rows * cfg.vocab_size * 4  # logits and Gumbel noise, float32 and int32
+    return cache + cache // cfg.layers + max(read, decode)
+
+
+def free(device):
+    """Bytes that can still be had on a device; on a CPU what the system calls available."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: no figure, no limit
+        return 2**60
+
+
+def rows_that_fit(policy, rows, context, prefill):
+    """How many of `rows` episodes can be played at once; ValueError with the numbers where not one can."""
+    cfg, weight, available = policy.model.cfg, policy.model.model["embed_tokens"].weight, free(policy.device)
+
+    def needed(rows):
+        return of_rollout(cfg, rows, context, weight.element_size(), prefill)
+
+    least, most = 0, rows  # needed() grows with rows: halve the interval
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if needed(middle) <= SHARE * available else (least, middle - 1)
+    if not least:
+        raise ValueError(f"one episode of {context} tokens takes {needed(1) / 1e9:.1f} GB, {available / 1e9:.1f} GB "
+                         f"are free on {policy.device}; lower --context")
+    if least < rows:
+        note(rows, context, round(needed(rows) / 1e9, 1), round(available / 1e9), least)
+    return least
+
+
+@lru_cache(maxsize=None)
+def note(rows, context, gigabytes, available, fit):
+    """Printed once for the same numbers."""
+    print(f"rollout: {rows} episodes of {context} tokens would take {gigabytes} GB, about {available} GB are free: "
+          f"{fit} at a time", flush=True)
