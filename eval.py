@@ -148,18 +148,22 @@ def main():
             result["protocols"][protocol] = result["protocols"]["none"]
             continue
         start, committed = time.time(), []
-        if protocol == "online":
-            episodes, grown, committed = play_online(
-                policy, env, bank, tasks, how, args.seed, args.probes, args.batch, settings.get("alpha", 0.3),
-                settings.get("clip_utility", False), settings.get("confirm", 8))
-        else:
-            grown = bank if protocol == "frozen" else SkillBank()
-            episodes = evaluate(policy, env, grown, tasks, how, args.seed, protocol)
+        try:
+            if protocol == "online":
+                episodes, grown, committed = play_online(
+                    policy, env, bank, tasks, how, args.seed, args.probes, args.batch, settings.get("alpha", 0.3),
+                    settings.get("clip_utility", False), settings.get("confirm", 8))
+            else:
+                grown = bank if protocol == "frozen" else SkillBank()
+                episodes = evaluate(policy, env, grown, tasks, how, args.seed, protocol)
+        except envs.GameError as error:
+            sys.exit(f"eval.py: {error}")
         seconds = time.time() - start
         result["protocols"][protocol] = {
             "seconds": round(seconds, 1), "families": summary(episodes), "committed": len(committed),
-            "bank": grown.to_dict(), "episodes": [{"task": e.task, "family": e.family, "won": e.won, "score": e.score,
-                                                   "steps": e.steps} for e in episodes],
+            "bank": grown.to_dict(), "episodes": [
+                {"task": e.task, "game": env.name(e.task), "family": e.family, "won": e.won, "score": e.score,
+                 "steps": e.steps} for e in episodes],
         }
         for family, row in summary(episodes).items():
             print(f"{protocol:8} {family:{wide}} n {row['n']:4}  success {row['success']:.3f}  score "

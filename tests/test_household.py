@@ -103,11 +103,15 @@ def test_real_games_are_counted_by_family():
 
 def test_wrong_data_is_one_line(download, tmp_path, monkeypatch):
     """Bug: a typing error in a path silently plays generated games, or a traceback from json."""
-    with pytest.raises(FileNotFoundError, match="no such directory"):
-        envs.make("alfworld", "train", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        envs.make("alfworld", "train")
+    for wrong in (tmp_path / "nowhere", download / "json_2.1.1"):
+        with pytest.raises(FileNotFoundError, match="--data .*must be the directory that holds json_2.1.1"):
+            envs.make("alfworld", "train", str(wrong))
+        monkeypatch.setenv("ALFWORLD_DATA", str(wrong))
+        with pytest.raises(FileNotFoundError, match=rf"\$ALFWORLD_DATA {wrong}"):
+            envs.make("alfworld", "train")
+        monkeypatch.delenv("ALFWORLD_DATA")
+    with pytest.raises(ValueError, match="--human_goals"):
+        envs.make("alfworld", "train", str(download), human_goals=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="json_2.1.1"):
         envs.make("alfworld", "train", str(tmp_path / "empty"))
@@ -124,8 +128,24 @@ def test_wrong_data_is_one_line(download, tmp_path, monkeypatch):
         bad.unlink()
 
 
-def test_a_game_that_turns_out_broken_ends_training_with_one_line(download, tmp_path, monkeypatch, capsys):
-    """Bug: hours into a run a traceback, and the file's name nowhere."""
+@package
+def test_generated_games_on_disk_say_so_too(tmp_path):
+    """Bug: made-up games, written to files, are called "games in mygames" and their score is taken for ALFWorld's."""
+    alfgames.write(tmp_path, 2, 1, 1)
+    assert envs.make("alfworld", "train", str(tmp_path)).source == "generated games"
+
+
+def test_without_held_out_games_training_says_so_before_it_starts(download, tmp_path, monkeypatch):
+    """Bug: ZeroDivisionError in the first evaluation."""
+    (download / "json_2.1.1" / "valid_unseen").rename(tmp_path / "elsewhere")
+    flags = f"train.py --env alfworld --data {download} --model tiny --cold_start 1 --out {tmp_path / 'run'}"
+    monkeypatch.setattr(sys, "argv", flags.split())
+    with pytest.raises(SystemExit, match="no held-out games.*--eval_every 0"):
+        train.main()
+
+
+def test_a_game_that_turns_out_broken_ends_a_run_with_one_line(download, tmp_path, monkeypatch, capsys):
+    """Bug: hours into a run or an evaluation a traceback, and the file's name nowhere."""
     model = tmp_path / "model"
     monkeypatch.setattr(household.HouseholdEnv, "limit", 2)
     policies.load("tiny", text=envs.make("alfworld", "train", str(download)).corpus()[-100:]).save(model)
@@ -138,6 +158,26 @@ def test_a_game_that_turns_out_broken_ends_training_with_one_line(download, tmp_
     with pytest.raises(SystemExit) as error:
         train.main()
     assert re.fullmatch(r"train.py: \S*trial_[12]/game.tw-pddl: its goal cannot be reached.*", str(error.value))
+    monkeypatch.setattr(sys, "argv", [*f"eval.py {model} --env alfworld --data {download} --split train --act_tokens 8 "
+                                      "--review_tokens 8 --context 2000 --protocols none".split()])
+    with pytest.raises(SystemExit, match=r"eval.py: \S*game.tw-pddl: its goal cannot be reached"):
+        evaluation.main()
+
+
+def test_eval_plays_each_game_once_and_names_it(download, tmp_path, monkeypatch, capsys):
+    """Bug: a number into a shuffled list, with which nobody can check a doubted average."""
+    monkeypatch.setattr(household.HouseholdEnv, "limit", 2)
+    env = envs.make("alfworld", "train", str(download))
+    policies.load("tiny", text=env.corpus()[-100:]).save(tmp_path / "model")
+    monkeypatch.setattr(sys, "argv", [*f"eval.py {tmp_path / 'model'} --env alfworld --data {download} --split train "
+                                      "--act_tokens 8 --review_tokens 8 --context 2000 --protocols none,online "
+                                      f"--out {tmp_path / 'result.json'}".split()])
+    evaluation.main()
+    for protocol in json.loads((tmp_path / "result.json").read_text())["protocols"].values():
+        assert sorted(e["game"] for e in protocol["episodes"]) == [
+            f"{FAMILY}-SoapBar-None-Cabinet-428/trial_{i}" for i in range(3)]
+        assert protocol["families"][FAMILY]["n"] == 3
+    assert len(re.findall(r"success 0.000.* games in \S+", capsys.readouterr().out)) == 4
 
 
 @package

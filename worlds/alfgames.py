@@ -26,10 +26,12 @@ import importlib.util
 import json
 import os
 import random
-from collections import Counter, namedtuple
+from collections import namedtuple
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+
+from worlds.pddl import names_of
 
 RECEPTACLES = 20  # in a room at most, one of each kind at least; real rooms have 8 to 54
 KINDS = 20  # of objects in a game at most ...
@@ -107,7 +109,8 @@ def _package():
     """Its folder. Not by importing it: that creates ~/.cache/alfworld and sets ALFWORLD_DATA."""
     spec = importlib.util.find_spec("alfworld")
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError("no alfworld package, of whose files made-up games are made: pip install --no-deps alfworld")
+        raise ImportError("no ALFWorld games at hand, and the alfworld package, whose files it takes to make some, is "
+                          "not installed: pip install --no-deps alfworld")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -210,7 +213,8 @@ def _make(family, seed, unseen):
 
 def _walk(family, targets, room, place, end, tool):
     """The commands that win, of someone who knows where everything is. end: of the goal's kind, maybe the lamp."""
-    names = {**_names(room.receptacles), **_names(place)}
+    said = names_of([id.lower() for id in (*room.receptacles, *place)])
+    names = {id: said[id.lower()] for id in (*room.receptacles, *place)}
     commands, here, opened = [], None, set()
     for target in targets:
         stops = [(place[target], True, f"take {names[target]} from {names[place[target]]}")]  # where, into it?, what
@@ -267,16 +271,6 @@ def _kind(id):
     """"Egg_bar_..." -> "Egg"; but "Sink_bar_..._bar_SinkBasin" -> "SinkBasin"."""
     parts = id.split("_bar_")
     return parts[4] if len(parts) == 5 else parts[0]
-
-
-def _names(ids):
-    """"egg 2" and so on. Numbers run against the ids' order, as in alfworld.agents.utils.misc.Demangler."""
-    names, count = {}, Counter()
-    for id in sorted(ids, key=str.lower, reverse=True):
-        kind = _kind(id).lower()
-        count[kind] += 1
-        names[id] = f"{kind} {count[kind]}"
-    return names
 
 
 def _thing(kind, taken, rng):

@@ -43,13 +43,16 @@ class HouseholdEnv:
     )
 
     def __init__(self, split, data=None, seed=0):
-        root = Path(data or os.environ.get("ALFWORLD_DATA") or Path.home() / ".cache" / "alfworld").expanduser()
-        if (data or os.environ.get("ALFWORLD_DATA")) and not root.is_dir():
-            raise FileNotFoundError(f"{root}: no such directory; ALFWorld's data is a directory with json_2.1.1 in it")
+        named = data or os.environ.get("ALFWORLD_DATA")
+        root = Path(named or Path.home() / ".cache" / "alfworld").expanduser().resolve()
+        if named and (not root.is_dir() or (root / "train").is_dir()):
+            raise FileNotFoundError(f"{'--data' if data else '$ALFWORLD_DATA'} {root}: must be the directory that "
+                                    "holds json_2.1.1")
         found = {name: discover(root, name) for name in SPLITS}
         if data and not any(found.values()):
-            raise FileNotFoundError(f"{root}: no json_2.1.1/<split>/*/*/game.tw-pddl that can be played")
-        self.source = f"games in {root.name}" if any(found.values()) else "generated games"
+            raise FileNotFoundError(f"--data {root}: no json_2.1.1/<split>/*/*/game.tw-pddl that can be played")
+        written = any(alfgames.MARK in str(game[2][0]) for games in found.values() for game in games)
+        self.source = f"games in {root.name}" if any(found.values()) and not written else "generated games"
         if not any(found.values()):
             found = {name: [generated(family, seed, name, i) for i in range(n) for family in alfgames.FAMILIES]
                      for name, n in GENERATED.items()}
@@ -62,7 +65,7 @@ class HouseholdEnv:
             self.games += games
         name = ALIASES.get(split, split)
         if name not in splits:
-            raise ValueError(f"--split {split}: ALFWorld has {', '.join(SPLITS)}")
+            raise ValueError(f"--split {split}: ALFWorld has {', '.join(SPLITS)}; dev is valid_seen, test valid_unseen")
         if not splits[name]:
             raise ValueError(f"{root}: no games in {name}")
         self.tasks, self.train_tasks = splits[name], splits["train"]
@@ -80,6 +83,10 @@ class HouseholdEnv:
 
     def goal(self, task):
         return self.games[task][1]
+
+    def name(self, task):
+        return "/".join(map(str, self.games[task][2][0].parts[-3:-1] if len(self.games[task][2]) == 1 else
+                            self.games[task][2]))
 
     def start(self, task):
         return HouseholdGame(load(*self.games[task][2]), self.goal(task))
@@ -117,7 +124,7 @@ def read(path):
     """The JSON of a game file. GameError if it is none."""
     try:
         data = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise GameError(f"{path}: no ALFWorld game, {error}; download it again or delete it") from None
     if not isinstance(data, dict):
         raise GameError(f"{path}: no ALFWorld game, it holds a {type(data).__name__}; download it again or delete it")
@@ -131,9 +138,9 @@ def task_of(data, path):
     return text[1]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def load(*game):
-    """A Game by its path or, generated, by (family, number, unseen); the last 512 stay in memory."""
+    """A Game by its path or, generated, by (family, number, unseen); the last 256 stay in memory."""
     if len(game) == 1:
         return Game(read(game[0]), game[0])
     return Game(alfgames.game(*game), f"generated game {game}")
@@ -257,8 +264,11 @@ class Helper(Player):
         rooms = sorted(play.facts["receptacleatlocation"])  # the order in which the room lists them
         self.places = [names[place].name for place, _ in rooms]
         self.likely = {names[place].name for place, kind in play.facts["receptacletype"] if kind in holds}
-        self.searched, self.seen = [], {}  # seen: kind of thing -> places where one was seen
-        self.here, self.held, self.ready, self.put, self.moves = None, None, False, 0, 0
+        fits = {kind for place, kind in play.facts["cancontain"] if place == f"{self.goal}type"}
+        self.welcome = {kind for kind, type_ in kinds.items() if type_ in fits}  # what the goal's place can hold
+        self.searched, self.seen = [], {}  # seen: kind of thing -> a place where one was seen
+        self.round, self.moves, self.brought = 1, 0, set()  # brought: things that were put down
+        self.here, self.held, self.ready = None, None, False
         self.passed = self.found = self.unready = self.again = False  # what a review may blame
 
     def act(self, observation):
@@ -285,14 +295,15 @@ class Helper(Player):
     def _search(self, commands):
         """Find the thing, or any thing at all."""
         takes = [re.fullmatch(r"take (.+) from (.+)", command) for command in commands if command.startswith("take ")]
-        fits = [take for take in takes if take[1].split()[0] == self.thing
-                and not (take[2].split()[0] == self.goal and self.job != "use")]
-        if fits:
-            self.held, self.found = fits[0][1], True
-            return f"Here is {self.held}.", fits[0][0]
-        if takes and "any" in self.habits and self.here.split()[0] != self.goal:
-            self.held = takes[0][1]
-            return self.because("any", f"I take {self.held}."), takes[0][0]
+        takes = [take for take in takes if take[1] not in self.brought]
+        for take in takes:
+            if take[1].split()[0] == self.thing and (self.job or take[2].split()[0] != self.goal):
+                self.held, self.found = take[1], True
+                return f"Here is {self.held}.", take[0]
+        for take in takes if "any" in self.habits else ():
+            if self.job == "use" or take[1].split()[0] in self.welcome and take[2].split()[0] != self.goal:
+                self.held = take[1]
+                return self.because("any", f"I take {self.held}."), take[0]
         return self._explore(commands, self.thing, self.likely)
 
     def _explore(self, commands, thing, likely):
@@ -303,15 +314,15 @@ class Helper(Player):
             self.passed = True
         left = [place for place in self.places if place not in self.searched]
         if not left:  # from the beginning: something was closed, or missed
-            self.searched, left = [], self.places
+            self.searched, left, self.round = [], self.places, self.round + 1
         if self.searched and "once" not in self.habits and self.rng.random() < AGAIN:
             place, self.again = self.rng.choice(self.searched), True
             return f"I look for {thing}. Again {place}.", f"go to {place}"
         thought = f"I look for {thing}."
-        if "likely" in self.habits:
-            left = [place for place in left if place in likely] or left
+        if "likely" in self.habits and any(place in likely for place in left):
+            left = [place for place in left if place in likely]
             thought = self.because("likely", thought)
-        elif "once" in self.habits:
+        elif "once" in self.habits and self.round == 1:
             thought = self.because("once", thought)
         self.searched.append(left[0])
         return f"{thought} Next {left[0]}.", f"go to {left[0]}"
@@ -320,8 +331,12 @@ class Helper(Player):
         """With a thing in hand: prepare it, bring it to its place."""
         job = f"{self.job} {self.held} with "
         if self.job == "use":
-            if lamp := next((command for command in commands if command.startswith(f"use {self.goal}")), None):
+            lamp = next((command for command in commands if command.startswith(f"use {self.goal}")), None)
+            if lamp and not self.ready:
+                self.ready = True
                 return f"Here is the {self.goal}.", lamp
+            if self.ready:  # the light was on, and it was not the thing
+                return self._put(commands)
             if self.goal in self.seen and self.here != self.seen[self.goal]:
                 return f"I saw {self.goal}.", f"go to {self.seen[self.goal]}"
             return self._explore(commands, self.goal, set(self.places))
@@ -333,16 +348,24 @@ class Helper(Player):
             if station and station != self.here:
                 return self.because("treat", f"I have to {self.job} {self.held}. Next {station}."), f"go to {station}"
         self.unready = bool(self.job) and not self.ready
-        puts = [command for command in commands if command.startswith((f"move {self.held} ", f"put {self.held} "))]
         if self.here.split()[0] == self.goal:
-            if puts:
-                held, self.held, self.ready = self.held, None, False
-                return f"I put {held} down.", puts[0]
-            if f"open {self.here}" in commands:
-                return f"I open {self.here}.", f"open {self.here}"
+            return self._put(commands)
         place = next((place for place in self.places if place.split()[0] == self.goal), self.places[0])
         thought = self.because("hurry", f"I bring {self.held}.") if "hurry" in self.habits else f"I bring {self.held}."
         return f"{thought} Next {place}.", f"go to {place}"
+
+    def _put(self, commands):
+        """Put down what is held, here or, where that cannot be, somewhere else."""
+        puts = [command for command in commands if command.startswith((f"move {self.held} ", f"put {self.held} "))]
+        puts.sort(key=lambda command: self.here not in command)  # another place may be at hand, too
+        if puts:
+            held, self.held, self.ready = self.held, None, False
+            self.brought.add(held)
+            return f"I put {held} down.", puts[0]
+        if f"open {self.here}" in commands:
+            return f"I open {self.here}.", f"open {self.here}"
+        place = self.rng.choice([place for place in self.places if place != self.here])
+        return f"{self.held} cannot stay here. Next {place}.", f"go to {place}"
 
     def blame(self):
         if self.found and self.unready:

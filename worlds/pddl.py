@@ -15,6 +15,7 @@ import ast
 import json
 import re
 from collections import Counter, defaultdict, namedtuple
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product
 
@@ -27,6 +28,18 @@ Step = namedtuple("Step", "kind body new fixed")  # of a join; new, fixed: [(pla
 
 class GameError(ValueError):
     """A game file that cannot be played: one line that names it."""
+
+
+@contextmanager
+def blaming(path, what):
+    """Whatever goes wrong inside is the fault of a part of the file: GameError."""
+    try:
+        yield
+    except GameError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, SyntaxError, RuntimeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise GameError(f"{path}: {what} is broken: {reason}") from None
 
 
 # ---- Reading PDDL ---------------------------------------------------------------------------------------------------
@@ -58,7 +71,9 @@ def typed(words):
     pairs, names, words = [], [], iter(words)
     for word in words:
         if word == "-":
-            kind = next(words)
+            kind = next(words, None)
+            if not isinstance(kind, str):
+                raise ValueError(f"no type stands behind the - of {' '.join(map(str, names))}")
             pairs += [(name, kind) for name in names]
             names = []
         else:
@@ -66,26 +81,29 @@ def typed(words):
     return pairs + [(name, "object") for name in names]
 
 
-def sections(text, what):
-    """{":init": [...], ...} of a domain or problem, without the names; a list each, as there are many ":action"s."""
-    try:
-        (define,) = parse(text)
-        found = defaultdict(list)
-        for section in define[2:]:
-            found[section[0]].append(section[1:])
-        if define[0] != "define":
-            raise ValueError("it does not begin with (define")
-        return found
-    except (ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"{what} is no PDDL: {error}") from None
+def sections(text, *wanted):
+    """{":init": [...], ...} of a domain or problem; a list each, as there are many ":action"s. wanted: must be there.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"it is a {type(text).__name__}, not PDDL")
+    found, parts = defaultdict(list), parse(text)
+    if len(parts) != 1 or parts[0][:1] != ["define"]:
+        raise ValueError("it is not one (define ...)")
+    for section in parts[0][2:]:
+        found[section[0]].append(section[1:])
+    for section in wanted:
+        if section not in found:
+            raise ValueError(f"it has no {section}")
+    return found
 
 
 class Formula:
     """Turns conditions into clauses: alternatives, each a list of Literals over numbered variables and objects."""
 
-    def __init__(self, parameters):
+    def __init__(self, parameters, arities):
         self.types = [kind for _, kind in parameters]  # of each variable; quantifiers add theirs
         self.names = {name: i for i, (name, _) in enumerate(parameters)}
+        self.arities = arities  # predicate -> how many arguments it was declared with
 
     def term(self, word, names):
         if not word.startswith("?"):
@@ -93,6 +111,11 @@ class Formula:
         if word not in names:
             raise ValueError(f"unknown variable {word}")
         return names[word]
+
+    def atom(self, predicate, arguments, names):
+        if self.arities.get(predicate) != len(arguments):
+            raise ValueError(f"({' '.join([predicate, *arguments])}) does not fit the declared predicates")
+        return (predicate, *(self.term(word, names) for word in arguments))
 
     def bind(self, words, names):
         """Fresh variables for a quantifier: (their numbers, the extended names)."""
@@ -122,10 +145,9 @@ class Formula:
             if (head == "exists") == positive:
                 return self.clauses(rest[1], inner, positive)
             return [[Literal("none", (new, self.clauses(rest[1], inner, head == "exists")))]]
-        atom = tuple(self.term(word, names) for word in rest)
         if head == "=":
-            return [[Literal("equal" if positive else "differ", atom)]]
-        return [[Literal("is" if positive else "not", (head, *atom))]]
+            return [[Literal("equal" if positive else "differ", tuple(self.term(word, names) for word in rest))]]
+        return [[Literal("is" if positive else "not", self.atom(head, rest, names))]]
 
     def effects(self, effect, names=None, bound=(), condition=None):
         """An action's effect as a flat list of Effects."""
@@ -142,20 +164,30 @@ class Formula:
             return []
         adds = head != "not"
         head, *rest = effect if adds else rest[0]
-        return [Effect(bound, condition, (head, *(self.term(word, names) for word in rest)), adds)]
+        return [Effect(bound, condition, self.atom(head, rest, names), adds)]
 
 
 @lru_cache(maxsize=8)
 def domain(text):
-    """(supertype of each type, [Rule]) of a PDDL domain; ValueError if it is none."""
-    found, rules = sections(text, "the domain"), []
+    """(supertype of each type, {predicate: arity}, [Rule]) of a PDDL domain; ValueError if it is none."""
+    found, rules = sections(text, ":predicates", ":action"), []
+    supertypes = dict(pair for section in found[":types"] for pair in typed(section))
+    for kind in supertypes:
+        line = [kind]
+        while (kind := supertypes.get(kind)) not in (None, "object"):
+            line.append(kind)
+            if line.count(kind) > 1:
+                raise ValueError(f"the type {kind} is its own supertype")
+    arities = {name: len(typed(arguments)) for name, *arguments in found[":predicates"][0]}
     for name, *body in found[":action"]:
         part = dict(zip(body[::2], body[1::2]))
-        formula = Formula(typed(part.get(":parameters", [])))
+        if odd := set(part) - {":parameters", ":precondition", ":effect"}:
+            raise ValueError(f"the action {name} has a part {min(odd)}")
+        formula = Formula(typed(part.get(":parameters", [])), arities)
         parameters = [name.strip("?") for name in formula.names]
         clauses, effects = formula.clauses(part.get(":precondition")), formula.effects(part.get(":effect"))
         rules.append(Rule(name, parameters, formula.types, clauses, effects))
-    return dict(pair for section in found[":types"] for pair in typed(section)), rules
+    return supertypes, arities, rules
 
 
 # ---- Joins ----------------------------------------------------------------------------------------------------------
@@ -212,7 +244,7 @@ def solve(steps, values, state, types, i=0):
     kind, body, new, fixed = steps[i]
     fixed = [(place, values[term] if isinstance(term, int) else term) for place, term in fixed]
     if kind == "scan":
-        for fact in list(state.facts[body]):
+        for fact in state.facts[body]:
             for place, value in fixed:
                 if fact[place] != value:
                     break
@@ -261,7 +293,7 @@ class Grammar:
         while at < len(text):
             block = BLOCK.match(text, at)
             if not block:
-                raise ValueError(f"the grammar cannot be read at {text[at:at + 40].strip()!r}")
+                raise ValueError(f"it cannot be read at {text[at:at + 40].strip()!r}")
             name, closes, key, long, short = block.groups()
             if name or closes:
                 action = name and name.lower()
@@ -272,7 +304,14 @@ class Grammar:
                 getattr(self, "templates" if key == "template" else key)[action] = short
             at = block.end()
         if "intro" not in self.rules:
-            raise ValueError("the grammar has no rule intro")
+            raise ValueError("it has no rule intro")
+        for condition, text in [choice for choices in self.rules.values() for choice in choices] + [
+                ("", text) for text in (*self.templates.values(), *self.feedback.values())]:
+            query(condition)
+            for kind, body, given in symbols(text):
+                query(given or "")
+                if kind in ("each", "list") and body[0] != "#":
+                    expression(body)
 
     def derive(self, text, play, names):
         """Text with its rules and expressions replaced. names: {(name, type): object} of what it may speak of."""
@@ -285,7 +324,7 @@ class Grammar:
             for condition, text in self.rules.get(body, ()):
                 if not condition or any(True for _ in assignments(condition, play, names)):
                     return self.derive(text, play, names)
-            raise GameError(f"{play.game.path}: no rule of the grammar says {body} here")
+            raise ValueError(f"no rule says {body} here")
         found = assignments(given, play, names) if given else [names]
         texts = [self.derive(body, play, each) if body[0] == "#" else evaluate(body, play.game, each) for each in found]
         if kind == "each":
@@ -323,7 +362,7 @@ def query(text):
     while at < len(text.rstrip()):
         predicate = PREDICATE.match(text, at)
         if not predicate:
-            raise ValueError(f"the grammar asks for {text.strip()!r}, which is no query")
+            raise ValueError(f"{text.strip()!r} is no query")
         places = [argument.strip().partition(":") for argument in predicate[2].split(",") if argument.strip()]
         found.append((predicate[1], [(name, kind or name) for name, _, kind in places]))
         at = predicate.end()
@@ -355,28 +394,31 @@ def assignments(text, play, names, i=0):
 
 @lru_cache(maxsize=1000)
 def expression(code):
-    return ast.parse(code.strip(), mode="eval").body
+    """The little Python that grammars use: names, their fields, strings, + and or. Anything else is refused.
+
+    Returns a function: {name: Entity} -> text.
+    """
+    def compiled(node):
+        if isinstance(node, ast.Constant):
+            return lambda entities: node.value
+        if isinstance(node, ast.Name):
+            return lambda entities: entities[node.id]
+        if isinstance(node, ast.Attribute) and node.attr in Entity._fields and isinstance(node.value, ast.Name):
+            return lambda entities: getattr(entities[node.value.id], node.attr)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            left, right = compiled(node.left), compiled(node.right)
+            return lambda entities: left(entities) + right(entities)
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
+            values = [compiled(value) for value in node.values]
+            return lambda entities: next((v for v in (value(entities) for value in values) if v), "")
+        raise ValueError(f"{code!r} is not supported")
+
+    return compiled(ast.parse(code.strip(), mode="eval").body)
 
 
 def evaluate(code, game, names):
-    """The little Python that grammars use: names, their fields, strings, + and or. Anything else is refused."""
-    entities = {name: game.entities[value] for (name, _), value in names.items()}
-
-    def value(node):
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, ast.Name) and node.id in entities:
-            return entities[node.id]
-        if isinstance(node, ast.Attribute) and node.attr in Entity._fields:
-            return getattr(value(node.value), node.attr)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return value(node.left) + value(node.right)
-        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
-            return next((v for v in map(value, node.values) if v), "")
-        raise GameError(f"{game.path}: the grammar wants {code!r} evaluated, which is not supported")
-
-    found = value(expression(code))
-    return found.name if isinstance(found, Entity) else str(found)
+    value = expression(code)({name: game.entities[value] for (name, _), value in names.items()})
+    return value.name if isinstance(value, Entity) else str(value)
 
 
 def names_of(ids):
@@ -401,21 +443,21 @@ class Game:
     def __init__(self, data, path):
         """data: the game's JSON. path: what errors call it. GameError if it cannot be played or won."""
         self.path = path
-        try:
-            self.supertypes, self.rules = domain(data["pddl_domain"])
-            self.grammar = Grammar(data["grammar"])
-            self._read(sections(data["pddl_problem"], "the problem"))
-        except KeyError as error:
-            raise GameError(f"{path}: the game has no {error}") from None
-        except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            raise GameError(f"{path}: {error}") from None
-        if not self._reachable():
-            raise GameError(f"{path}: its goal cannot be reached, whatever one does")
+        with blaming(path, "the game"):
+            texts = data["pddl_domain"], data["grammar"], data["pddl_problem"]
+        with blaming(path, "its domain"):
+            self.supertypes, self.arities, self.rules = domain(texts[0])
+        with blaming(path, "its grammar"):
+            self.grammar = Grammar(texts[1])
+            for rule in self.rules:
+                if not (rule.name in self.grammar.templates and rule.name in self.grammar.feedback):
+                    raise ValueError(f"it has no template and feedback for the action {rule.name}")
+        with blaming(path, "its problem"):
+            self._read(sections(texts[2], ":objects", ":init", ":goal"))
+            if not self._reachable():
+                raise GameError(f"{path}: its goal cannot be reached, whatever one does")
 
     def _read(self, problem):
-        for section in (":objects", ":init", ":goal"):
-            if section not in problem:
-                raise ValueError(f"the problem has no {section}")
         objects = dict(pair for section in problem[":objects"] for pair in typed(section))
         self.members = defaultdict(set)  # type -> its objects, those of its subtypes, too
         for name, kind in objects.items():
@@ -424,22 +466,20 @@ class Game:
                 kind = self.supertypes.get(kind)
             self.members["object"].add(name)
         self.facts = defaultdict(set)  # predicate -> what it holds of at the start
+        goal = Formula([], self.arities)
         for predicate, *arguments in problem[":init"][0]:
             if predicate != "=":  # costs
-                self.facts[predicate].add(tuple(arguments))
+                self.facts[predicate].add(goal.atom(predicate, arguments, {})[1:])
         named = {name for facts in self.facts.values() for fact in facts for name in fact}
         if named - set(objects):
-            raise ValueError(f"the problem has a fact about {min(named - set(objects))}, which is no object of it")
+            raise ValueError(f"it has a fact about {min(named - set(objects))}, which is no object of it")
         said = names_of(named)
         self.entities = {name: Entity(name, said.get(name, name), kind, "the", "a") for name, kind in objects.items()}
-        if lacking := {rule.name for rule in self.rules} - set(self.grammar.templates):
-            raise ValueError(f"the grammar has no action {min(lacking)}")
         self.dynamic = {prefix + effect.atom[0] for rule in self.rules for effect in rule.effects
                         for prefix in ("", "not_")}
         sizes = {predicate: len(facts) for predicate, facts in self.facts.items()}
         self.plans = [[plan(clause, rule.types, (), sizes, range(len(rule.parameters))) for clause in rule.clauses]
                       for rule in self.rules]
-        goal = Formula([])
         clauses = goal.clauses(problem[":goal"][0][0])
         self.goal_types, self.goal = goal.types, [plan(clause, goal.types, (), sizes) for clause in clauses]
         self.useless, self.commands = {}, {}  # what is known of actions: do they change nothing, how do they read
@@ -459,20 +499,28 @@ class Game:
 
 
 class Play:
-    """One episode of a Game: `feedback` is the last answer, `commands` what can be done, `won` that the goal holds."""
+    """One episode of a Game: `feedback` is the last answer, `commands` what can be done, `won` that the goal holds.
+
+    relaxed: negative conditions always hold, and it is not played but explored, see Game._reachable.
+    """
 
     def __init__(self, game, relaxed=False):
-        self.game, self.relaxed = game, relaxed  # relaxed: negative conditions always hold, see Game._reachable
+        self.game, self.relaxed = game, relaxed
         self.facts = defaultdict(set, game.facts)
         for predicate in game.dynamic:
             self.facts[predicate] = set(self.facts[predicate])
         self.asked = set()  # predicates that a text has looked at
         if not relaxed:
-            self.feedback = game.grammar.derive("#intro#", self, {})
-            self._look()
+            with blaming(game.path, "its grammar"):
+                self.feedback = game.grammar.derive("#intro#", self, {})
+                self._look()
 
     def step(self, command):
         """Carry out a command; one that is not admissible changes nothing. Returns the feedback."""
+        with blaming(self.game.path, "its grammar"):
+            return self._step(command)
+
+    def _step(self, command):
         move = self._moves.get(command.strip())
         if move is None:
             self.feedback = "Nothing happens."
@@ -495,9 +543,12 @@ class Play:
         return any(True for steps in self.game.goal for _ in solve(steps, values, self, self.game.goal_types))
 
     def _look(self):
-        self.won, self._moves = self.is_won(), {}  # command -> the first action that it names
+        self.won, self._moves = self.is_won(), {}  # command -> the action that it names
         for rule, arguments in self.moves():
-            self._moves.setdefault(self._command(rule, arguments), (rule, arguments))
+            command = self._command(rule, arguments)
+            before = self._moves.get(command)
+            if before is None or before[0] is rule and arguments < before[1]:  # facts are sets: no order to rely on
+                self._moves[command] = rule, arguments
         self.commands = sorted(self._moves)
 
     def _names(self, rule, arguments):
@@ -517,23 +568,28 @@ class Play:
         """[(Rule, arguments)] of every action that applies, once each; not those that change nothing."""
         found = {}
         for rule, plans in zip(self.game.rules, self.game.plans):
-            for clause, steps in zip(rule.clauses, plans):
+            for i, steps in enumerate(plans):
                 values = [None] * len(rule.types)
                 for _ in solve(steps, values, self, rule.types):
                     arguments = tuple(values[:len(rule.parameters)])
-                    key = rule.name, arguments
-                    if key not in self.game.useless:
-                        self.game.useless[key] = self._useless(rule, clause, values)
-                    if not self.game.useless[key]:
-                        found[key] = rule, arguments
+                    if self.relaxed or not self._useless(rule, i, arguments, values):
+                        found[rule.name, arguments] = rule, arguments
         return list(found.values())
 
-    def _useless(self, rule, clause, values):
-        """Does an action only make true what it needs to be true? Fast-downward drops it (going to where one is)."""
-        adds, deletes = self.effects(rule, values)
-        has = {kind: [self._ground(body, values) for k, body in clause if k == kind] for kind in ("is", "not")}
-        return (all(effect.condition is None for effect in rule.effects)
+    def _useless(self, rule, i, arguments, values):
+        """Does an action only make true what its i-th clause wants to be true? Fast-downward drops it: going nowhere.
+
+        Remembered, as it does not depend on the state.
+        """
+        key = rule.name, i, arguments
+        if key not in self.game.useless:
+            adds, deletes = self.effects(rule, values)
+            has = {kind: [self._ground(body, values) for k, body in rule.clauses[i] if k == kind]
+                   for kind in ("is", "not")}
+            self.game.useless[key] = (
+                all(effect.condition is None for effect in rule.effects)
                 and all(atom in has["is"] for atom in adds) and all(atom in has["not"] for atom in deletes))
+        return self.game.useless[key]
 
     def effects(self, rule, arguments):
         """(atoms that become true, atoms that cease to be); what is both becomes true."""

@@ -116,6 +116,9 @@ class WebShopEnv:
     def goal(self, task):
         return self.shop.goals[task]["instruction_text"]
 
+    def name(self, task):
+        return f"goal {task}"
+
     def start(self, task):
         return ShopGame(self.shop.clone(), task)
 
