@@ -1,0 +1,529 @@
+"""
+How fast, beside what the machine allows and what a user would pick instead: `python -m tests.bench` (--mini, --help).
+
+    rollout   sampled tokens per second: HF generate called turn by turn, and Session without and with what it saves
+    decode    a step's time against the bytes it must read; reading a prompt against the products it must compute
+    probes    episodes and seconds per edit: all edits in one rollout, and one edit after another
+    update    tokens per second, model-FLOP utilisation, padding, peak memory: full, recompute, LoRA, offload, budgets
+    scaling   seconds of an iteration's parts as group, turns, opening and edits grow (tiny's shape, one CPU thread)
+    fit       which Qwen2.5 fits which card: computed from shapes, not measured
+
+The work is what scripted shoppers make of the made-up shop, or of $WEBSHOP_DATA: their openings, replies, lengths of
+turns. The bounds are the machine's own, measured first: copying a large buffer, a large product in the model's dtype.
+`qwen2.5-*` have that model's shape and random weights: what they say means nothing, what they compute is the same.
+"""
+
+import argparse
+import copy
+import ctypes
+import gc
+import itertools
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from math import log
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
+
+import torch
+import transformers
+
+import dualadv_grpo as grpo
+import envs
+import policy as policies
+from envs import Episode, Sampling, Segment, rollout
+from policy import Session, logprobs
+from probes import edits_of, probe
+from skillbank import SkillBank, review
+from worlds import catalogue, checkpoints, habits, lora, memory
+
+GROUP, K = 8, 4  # rollouts per task, probe tasks per edit: the defaults of train.py
+# Of the config.json on the hub: hidden, layers, heads, KV heads, intermediate, vocabulary, tied.
+QWEN = {
+    "qwen2.5-0.5b": (896, 24, 14, 2, 4864, 151936, True),
+    "qwen2.5-1.5b": (1536, 28, 12, 2, 8960, 151936, True),
+    "qwen2.5-3b": (2048, 36, 16, 2, 11008, 151936, True),
+    "qwen2.5-7b": (3584, 28, 28, 4, 18944, 152064, False),
+}
+
+# ---- Models ---------------------------------------------------------------------------------------------------------
+
+
+def qwen(name):
+    dim, layers, heads, kv_heads, ffn, vocab, tied = QWEN[name]
+    return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": dim,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+            "intermediate_size": ffn, "vocab_size": vocab, "tie_word_embeddings": tied, "rope_theta": 1e6,
+            "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "hidden_act": "silu"}
+
+
+def shape(hf, dtype=torch.bfloat16):
+    """The decoder of a config.json, without memory."""
+    with torch.device("meta"):
+        return policies.Decoder(checkpoints.Config.from_hf(hf)).to(dtype)
+
+
+def scrambled(hf, device, dtype):
+    """A policy of that shape with random weights; tiny's tokenizer, whose ids are in every vocabulary here."""
+    torch.manual_seed(0)
+    model = shape(hf, dtype).to_empty(device=device)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.02)
+    return policies.Policy(model, checkpoints.read(checkpoints.TINY)[2], "random weights")
+
+
+def load(args):
+    if args.model in QWEN:
+        return scrambled(qwen(args.model), args.device, args.dtype)
+    return policies.load(args.model, args.device, args.dtype)
+
+
+def matrices(cfg):
+    """How many numbers: in the matrices of all layers, and in the LM head."""
+    attention = 2 * cfg.dim * cfg.head_dim * (cfg.heads + cfg.kv_heads)
+    return cfg.layers * (attention + 3 * cfg.dim * cfg.ffn), cfg.vocab_size * cfg.dim
+
+
+def attention_flops(cfg, lengths):
+    """Of a causal forward pass over whole sequences: scores and mixing, 2 FLOPs a number each, per pair of tokens."""
+    return 4 * cfg.layers * cfg.heads * cfg.head_dim * sum(n * (n + 1) // 2 for n in lengths)
+
+
+# ---- Measuring ------------------------------------------------------------------------------------------------------
+
+
+def timed(device, call):
+    """(seconds, result) of a call; on a GPU until its work is done."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else int
+    wait()
+    start = time.perf_counter()
+    result = call()
+    wait()
+    return time.perf_counter() - start, result
+
+
+def machine(args):
+    """What it is, and its two bounds."""
+    device, cuda = args.device, args.device.type == "cuda"
+    size, n = (2**31, 8192) if cuda else (2**28, 1024)
+    source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
+    a, b = (torch.randn(n, n, device=device).to(args.dtype) for _ in range(2))
+    copying = min(timed(device, lambda: target.copy_(source))[0] for _ in range(7))  # the best: the first warms up
+    product = min(timed(device, lambda: [a @ b for _ in range(5)])[0] / 5 for _ in range(7))
+    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(": ")[2] for line in cpu.splitlines() if line.startswith("model name")]
+    return {"device": torch.cuda.get_device_name(device) if cuda else "cpu", "cpu": (names or [platform.machine()])[0],
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "transformers": transformers.__version__, "python": platform.python_version(), "model": args.model,
+            "dtype": str(args.dtype).removeprefix("torch."), "mini": args.mini,
+            "copy GB/s": 2 * size / copying / 1e9,  # read and written
+            "product TFLOP/s": 2 * n**3 / product / 1e12}
+
+
+LINUX = os.access("/proc/self/clear_refs", os.W_OK)
+
+
+def clear(device):
+    """Give back what dropped models and caches held, and begin a new peak."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif LINUX:
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc keeps freed memory otherwise
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gb(device):
+    """Since `clear`: on a GPU what tensors took, on a CPU the resident memory of the process, None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    lines = Path("/proc/self/status").read_text().splitlines() if LINUX else []
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
+
+
+def table(title, rows, note=""):
+    """Print records with the same keys, numbers with three digits, None as a dash; returns them for the JSON."""
+    def text(value):
+        if value is None or isinstance(value, (str, bool)):
+            return "-" if value is None else str(value)
+        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+
+    lines = [list(rows[0])] + [[text(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    print(f"\n{title}" + (f"\n  ({note})" if note else ""))
+    for first, *rest in lines:
+        print("  " + "  ".join([first.ljust(widths[0])] + [word.rjust(w) for word, w in zip(rest, widths[1:])]))
+    return {"title": title, "note": note, "rows": rows}
+
+
+# ---- The work: what scripted shoppers do ----------------------------------------------------------------------------
+
+
+def transcripts(policy, env, count, context):
+    """Whole episodes that fit the context: [(ids, said)], said True where the shopper speaks."""
+    chats = [policy.chat.transcript(chat) for chat in env.demonstrations(4 * count, seed=0)]
+    fitting = [(ids, said) for ids, said in chats if len(ids) <= context]
+    if len(fitting) < count:
+        raise ValueError(f"{len(fitting)} of {len(chats)} transcripts fit {context} tokens, {count} are needed")
+    return fitting[:count]
+
+
+@dataclass
+class Row:
+    """One conversation of a rollout: what it hears before each turn (first its opening), how much it says in each."""
+
+    heard: list  # token ids per turn
+    said: list  # number of sampled tokens per turn
+
+    @property
+    def length(self):
+        return sum(map(len, self.heard)) + sum(self.said)
+
+
+def conversations(policy, env, groups, context):
+    """GROUP rows for each of `groups` transcripts of 5 to 10 turns; a row's turns are .75 to 1.25 of the shopper's."""
+    rng, rows = random.Random("bench"), []
+    for ids, said in transcripts(policy, env, 4 * groups, context * 4 // 5):
+        spans = [[token for token, _ in span] for _, span in itertools.groupby(zip(ids, said), lambda pair: pair[1])]
+        if 5 <= len(spans) // 2 <= 10 and len(rows) < GROUP * groups:  # heard, said, heard, ...
+            rows += [Row(spans[::2], [max(round(len(span) * rng.uniform(0.75, 1.25)), 1) for span in spans[1::2]])
+                     for _ in range(GROUP)]
+    assert len(rows) == GROUP * groups and max(row.length for row in rows) <= context
+    return rows
+
+
+def reviews(env, bank, tasks, group):
+    """The edits that scripted shoppers propose, `group` of them per task: duplicates as they come."""
+    episodes = []
+    for task, i in itertools.product(tasks, range(group)):
+        game, family = env.start(task), env.family(task)
+        shopper = catalogue.Shopper(game.shop, task, family, [], random.Random(f"review/{task}/{i}"))
+        said = habits.scripted(env, task, [], game, shopper)[-1]["content"]
+        episodes.append(Episode(task, family, i, [], (), edit=review(said, bank, family)))
+    return edits_of(episodes)
+
+
+# ---- 1: rollouts ----------------------------------------------------------------------------------------------------
+
+
+def turns(rows):
+    """Per turn: the rows that still speak, what each of them hears, how many tokens each says."""
+    for turn in range(max(len(row.said) for row in rows)):
+        live = [i for i, row in enumerate(rows) if turn < len(row.said)]
+        yield live, [list(rows[i].heard[turn]) for i in live], [rows[i].said[turn] for i in live]
+
+
+def by_session(policy, keep, fork, rows):
+    """(sampled ids per row, prompt tokens read). keep: the cache over turns; fork: a group reads its opening once."""
+    session, said, read = Session(policy, len(rows), max(row.length for row in rows)), [[] for _ in rows], 0
+    for turn, (live, heard, limits) in enumerate(turns(rows)):
+        feed = live
+        if fork and turn == 0:  # as envs.play does
+            feed, heard = live[::GROUP], heard[::GROUP]
+        if not keep:
+            heard = [session.ids[i] + new for i, new in zip(live, heard)]
+            for i in live:
+                session.reset(i)
+        session.feed(feed, heard)
+        read += sum(map(len, heard))
+        if fork and turn == 0:
+            session.fork(feed, GROUP)
+        for i, (ids, _) in zip(live, session.sample(live, limits, stop=())):
+            said[i] += ids
+    return said, read
+
+
+def by_generate(model, rows):
+    """The same by transformers' generate: each turn on the whole prompt, the live rows as a left-padded batch.
+
+    It has no limit per row, so a turn runs until the longest row is done; only the wanted tokens are kept and counted.
+    """
+    ids, said, read = [[] for _ in rows], [[] for _ in rows], 0
+    for live, heard, limits in turns(rows):
+        for i, new in zip(live, heard):
+            ids[i] += new
+        width = max(len(ids[i]) for i in live)
+        pads = [width - len(ids[i]) for i in live]
+        tokens = torch.tensor([[0] * pad + ids[i] for i, pad in zip(live, pads)], device=model.device)
+        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=model.device)
+        drawn = model.generate(input_ids=tokens, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0,
+                               top_p=1.0, max_new_tokens=max(limits), pad_token_id=0)[:, width:].tolist()
+        read += width * len(live)
+        for i, new, limit in zip(live, drawn, limits):
+            ids[i] += new[:limit]
+            said[i] += new[:limit]
+    return said, read
+
+
+def twin(policy, args):
+    """The same weights, as transformers opens them."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy.save(f"{folder}/policy")
+        model = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/policy", dtype=args.dtype)
+    model.generation_config.eos_token_id = None  # as stop=(): nobody ends before its length
+    return model.to(args.device).eval()
+
+
+def bench_rollout(args, env, bounds):
+    policy, groups = load(args), 2 if args.mini or args.device.type == "cpu" else 8
+    rows = conversations(policy, env, groups, min(2048 if args.mini else 8192, policy.model.cfg.max_len))
+    warm = [Row(row.heard[:2], [4, 4]) for row in rows]
+    wanted = [sum(row.said) for row in rows]
+    ways = {"a: HF generate, turn by turn": partial(by_generate, twin(policy, args)),
+            "b: Session, every turn from scratch": partial(by_session, policy, False, False),
+            "c: Session, cache kept over turns": partial(by_session, policy, True, False),
+            "d: and the group's opening read once": partial(by_session, policy, True, True)}
+    results, said = [], []
+    for name in list(ways):
+        way = ways.pop(name)
+        way(warm)
+        seconds, (ids, read) = timed(args.device, partial(way, rows))
+        assert [len(row) for row in ids] == wanted, name
+        said.append([token for row in ids for token in row])
+        results.append({"": name, "s": seconds, "tokens/s": sum(wanted) / seconds, "read": read})
+        del way  # and HF's weights
+        clear(args.device)
+    for row, mine in zip(results, said):
+        row |= {"x a": results[0]["s"] / row["s"], "x b": results[1]["s"] / row["s"],
+                "as d": sum(one == other for one, other in zip(mine, said[3])) / sum(wanted)}
+    results[0]["as d"] = None  # it draws other random numbers
+    # Rounding hardly ever flips a draw in float32. In bfloat16 it does, and that row goes its own way from there.
+    assert args.dtype != torch.float32 or results[2]["as d"] > 0.9, "c and d sampled different tokens"
+    return table(f"rollout: {groups} groups of {GROUP}, {sum(len(row.said) for row in rows) / len(rows):.1f} turns, "
+                 f"{sum(wanted):,} sampled tokens, transcripts of up to {max(row.length for row in rows):,}", results,
+                 "read: prompt tokens, a's with padding; as d: share of sampled tokens equal to d's")
+
+
+# ---- 2: one step, one prompt ----------------------------------------------------------------------------------------
+
+
+def bench_decode(args, env, bounds):
+    policy, results = load(args), []
+    cfg, context, steps, warm = policy.model.cfg, 512 if args.mini else 2048, 32, 8
+    layers, head = matrices(cfg)
+    for rows in (1, 8, 32, 64):
+        session = Session(policy, rows, context + 1 + warm + steps)
+        for _ in range(2):  # the first one warms up
+            for row in range(rows):
+                session.reset(row)
+            prompts = [[row + 1] * (context + 1) for row in range(rows)]  # the newest token is not read
+            reading, _ = timed(args.device, partial(session.feed, range(rows), prompts))
+        session.sample(range(rows), warm, stop=())
+        decoding, _ = timed(args.device, partial(session.sample, range(rows), steps, stop=()))
+        cached = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * rows * (context + warm + steps / 2)
+        needed = args.dtype.itemsize * (layers + head + cached)  # bytes a step must read
+        flops = 2 * layers * rows * context + attention_flops(cfg, [context] * rows)  # the LM head does not run
+        results.append({
+            "rows": rows, "tokens/s": rows * steps / decoding, "ms/step": 1000 * decoding / steps,
+            "MB/step": needed / 1e6, "of copy": needed * steps / decoding / (bounds["copy GB/s"] * 1e9),
+            "read tokens/s": rows * context / reading, "read TFLOP/s": flops / reading / 1e12,
+            "of product": flops / reading / (bounds["product TFLOP/s"] * 1e12)})
+    return table(f"decode at a context of {context:,}, and reading it", results,
+                 "MB/step: weights, and keys and values so far; what fits a CPU's caches is not bound by its memory")
+
+
+# ---- 3: probes ------------------------------------------------------------------------------------------------------
+
+
+def bench_probes(args, env, bounds):
+    policy, bank, alone = load(args), SkillBank(), 4 if args.mini else 8
+    how = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
+    if args.model != "tiny":  # it would babble up to every limit, which shows nothing and takes long
+        how, env.limit = replace(how, act_tokens=32, context=min(8192, policy.model.cfg.max_len)), 5
+    edits = reviews(env, bank, env.train_tasks[:4], GROUP)
+    some = [replace(edit) for edit in edits[::len(edits) // alone][:alone]]  # of every task
+    probe(policy, env, bank, [replace(edits[0])], 1, how=how)  # warms up
+    single, played = timed(args.device, lambda: sum(probe(policy, env, bank, [edit], K, how=how) for edit in some))
+    joint, together = timed(args.device, lambda: probe(policy, env, bank, edits, K, how=how))
+    results = [{"": name, "edits": n, "episodes": count, "per edit": count / n, "of 2K": count / (2 * K * n),
+                "s": seconds, "s/edit": seconds and seconds / n} for name, n, count, seconds in (
+                    ("as released, counted", len(edits), 2 * K * len(edits), None),
+                    ("one edit after another", len(some), played, single),
+                    ("all in one rollout", len(edits), together, joint))]
+    return table(f"probes: {len(edits)} edits, {len({edit.content for edit in edits})} different, K = {K}, empty bank: "
+                 f"{results[1]['s/edit'] / results[2]['s/edit']:.2f} times as fast together", results,
+                 "tiny as shipped" if args.model == "tiny" else f"{env.limit} turns of up to 32 tokens")
+
+
+# ---- 4: the update --------------------------------------------------------------------------------------------------
+
+
+def one_update(args, segments, budget, rank=0, recompute=False, offload=False):
+    """(seconds, peak memory in GB) of an update of a fresh model, after a small one; None, None where it cannot be."""
+    policy = load(args)
+    host = 20 * sum(p.numel() for p in policy.model.parameters())  # master weights, moments, gradients, some on the way
+    if offload and (args.device.type == "cpu" or memory.free("cpu") < host):
+        return None, None
+    policy.model.recompute = recompute
+    if rank:
+        lora.add(policy.model, rank)
+    advantages = [((-1.0) ** i, 0.2) for i in range(len(segments))]
+    try:
+        reference = lora.Reference(policy.model) if rank else copy.deepcopy(policy.model).requires_grad_(False)
+        optimizer = grpo.AdamW(policy.model.parameters(), 1e-6, offload=offload)
+        run = partial(grpo.update, policy.model, reference, optimizer, logprobs=logprobs, budget=budget)
+        run(segments[:2], advantages[:2])
+        clear(args.device)
+        return timed(args.device, lambda: run(segments, advantages))[0], peak_gb(args.device)
+    except torch.OutOfMemoryError:
+        return None, None
+
+
+def bench_update(args, env, bounds):
+    policy, results = load(args), []
+    cfg = policy.model.cfg
+    rows = transcripts(policy, env, 8 if args.mini else 64, min(8192, cfg.max_len))
+    # Whatever the old log-probabilities and whichever of its two jobs a token does: the work is the same.
+    segments = [Segment(ids, [grpo.ACT if mine else grpo.FORCED for mine in said], [0.0] * len(ids))
+                for ids, said in rows]
+    lengths, sampled = [len(ids) for ids, _ in rows], sum(sum(said) for _, said in rows)
+    del policy
+    layers, head = matrices(cfg)
+    for name, budget, kind in (
+            ("full", 2048, {}), ("full", 4096, {}), ("full", 16384, {}), ("recompute", 16384, {"recompute": True}),
+            ("LoRA r 16", 4096, {"rank": 16}), ("offload", 4096, {"offload": True})):
+        clear(args.device)
+        seconds, peak = one_update(args, segments, budget, **kind)
+        padded = sum(len(rows) * lengths[rows[0]] for rows in grpo.micro_batches(lengths, budget))
+        # Forward, backward to the activations, to the weights (not with LoRA), and the reference's forward.
+        products = 2 * (layers * sum(lengths) + head * sampled) * (3 if "rank" in kind else 4)
+        speed = (products + 4 * attention_flops(cfg, lengths)) / 1e12 / seconds if seconds else None
+        results.append({
+            "": name, "budget": budget, "padding": 1 - sum(lengths) / padded, "s": seconds,
+            "tokens/s": seconds and sum(lengths) / seconds, "sampled/s": seconds and sampled / seconds,
+            "TFLOP/s": speed, "of product": speed and speed / bounds["product TFLOP/s"], "peak GB": peak})
+    return table(f"update: {len(segments)} transcripts, {sum(lengths):,} tokens, {sampled:,} of them sampled", results,
+                 "FLOPs: LM head on sampled tokens only, the reference's pass counts, recomputation does not; peak: "
+                 + ("tensors" if args.device.type == "cuda" else "resident") + "; -: no memory, or not for a CPU")
+
+
+# ---- 5: cost as work grows ------------------------------------------------------------------------------------------
+
+BASE = {"group": 4, "turns": 4, "opening": 512, "edits": 4}
+
+
+def iteration(policy, env, tasks, group, turns, opening, edits):
+    """{part: seconds}. Random weights play every episode to the limit, so the work is what is asked for."""
+    env.limit, env.rules, bank = turns, type(env).rules, SkillBank()
+    shortest = min(env.train_tasks, key=lambda task: len(env.goal(task)))
+    env.rules += ". " * (opening - len(policy.chat.opening(*envs.opening(env, shortest, env.start(shortest), []))))
+    how, device = Sampling(1.0, act_tokens=24, review_tokens=48, context=policy.model.cfg.max_len), policy.device
+    proposed = reviews(env, bank, env.train_tasks[:4], edits // 4)
+    act, episodes = timed(device, lambda: rollout(policy, env, env.train_tasks[:tasks], bank, group, how=how))
+    probing, _ = timed(device, lambda: probe(policy, env, bank, proposed, K, how=how))
+    model = copy.deepcopy(policy.model)
+    optimizer = grpo.AdamW(model.parameters(), 1e-6)
+    segments = [segment for episode in episodes for segment in episode.segments]
+    updating, _ = timed(device, lambda: grpo.update(model, policy.model, optimizer, segments,
+                                                    [(1.0, 1.0)] * len(segments), logprobs))
+    return {"act": act, "probe": probing, "update": updating}
+
+
+def bench_scaling(args, env, bounds):
+    threads, tasks, results = torch.get_num_threads(), 1 if args.mini else 2, []
+    torch.set_num_threads(1)  # products this small are not worth sharing
+    policy = scrambled(checkpoints.read(checkpoints.TINY)[0], torch.device("cpu"), torch.float32)
+    base = [iteration(policy, env, tasks, **BASE) for _ in range(2)][-1]  # the first one warms up
+    for factor in BASE:
+        before = last = None
+        for times in (1, 2, 4) if args.mini else (1, 2, 4, 6) if factor == "opening" else (1, 2, 4, 8):
+            value = BASE[factor] * times
+            seconds = base if times == 1 else iteration(policy, env, tasks, **{**BASE, factor: value})
+            row = {"": factor, "value": value}
+            for part in seconds:
+                row[f"{part} s"] = seconds[part]
+                row[f"{part} ^"] = before and log(seconds[part] / before[part]) / log(value / last)
+            results.append(row)
+            before, last = seconds, value
+    torch.set_num_threads(threads)
+    return table(f"scaling: one iteration of {tasks} task(s), one thing varied at a time from {BASE}", results,
+                 "opening: its tokens; ^: exponent from the line above, 1 is linear; tiny's shape on one CPU thread")
+
+
+# ---- 6: what fits (computed) ----------------------------------------------------------------------------------------
+
+
+def needs(model, offload, budget=4096, chunk=1024):
+    """Bytes at rest, in an update with --recompute, and on the host: bfloat16 with float32 master weights.
+
+    A block keeps 14 dim + 4 ffn numbers per token for backward (counted by saved_tensors_hooks); its gradients take
+    about what reading takes in worlds/memory.py, and the LM head what decoding takes there, for `chunk` tokens.
+    """
+    cfg, weights = model.cfg, sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    rest = 2 * weights + (2 * weights if trained == weights else 0)  # LoRA is its own reference
+    backward = 2 * trained + 2 * budget * (cfg.layers * cfg.dim + 18 * cfg.dim + 7 * cfg.ffn)
+    backward += 6 * chunk * cfg.vocab_size * 4
+    if offload:
+        return rest, rest + backward, 16 * trained
+    rest += 12 * trained  # master weights, two moments
+    return rest, rest + max(backward + 4 * trained, 8 * trained), 0  # a step takes the gradients' size once more
+
+
+def bench_fit(args, env, bounds):
+    results, context, most = [], 8192, 64
+    for name, rank, offload in itertools.product(QWEN, (0, 16), (False, True)):
+        model = shape(qwen(name))
+        if rank:
+            lora.add(model, rank)
+        rest, update, host = needs(model, offload)
+        row = {"": name, "train": f"LoRA r {rank}" if rank else "full", "offload": "yes" if offload else "no",
+               "trained M": sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
+               "rest GB": rest / 1e9, "update GB": update / 1e9, "host GB": host / 1e9}
+        for card in (24, 48, 80, 141):
+            rows = [n for n in range(1, most + 1) if memory.of_rollout(model.cfg, n, context, 2, Session.PREFILL)
+                    <= memory.SHARE * (card * 1e9 - rest)]
+            row[f"{card} GB"] = len(rows) if update <= memory.SHARE * card * 1e9 else 0
+        results.append(row)
+    return table(f"fit, computed: rows of {context:,} tokens at once on a card, of {most}; 0: does not fit", results,
+                 "updates with --recompute and a budget of 4,096; a tenth of the card stays free")
+
+
+PARTS = {"rollout": bench_rollout, "decode": bench_decode, "probes": bench_probes, "update": bench_update,
+         "scaling": bench_scaling, "fit": bench_fit}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Measure rollouts, decoding, probes and updates beside their bounds.")
+    parser.add_argument("--model", default="", help="tiny, smollm2, a checkpoint, or qwen2.5-0.5b, -1.5b, -3b, -7b "
+                                                    "with random weights (default: qwen2.5-1.5b on a GPU, else tiny)")
+    parser.add_argument("--device", default="", help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of them, by commas (default: %(default)s)")
+    parser.add_argument("--mini", action="store_true", help="less of everything: about two minutes on two CPU cores")
+    parser.add_argument("--out", default="runs/bench.json", help="every figure as JSON (default: %(default)s)")
+    args = parser.parse_args()
+    parts = args.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts {args.parts}: choose from {', '.join(PARTS)}")
+    torch.set_flush_denormal(True)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        args.device = policies.pick_device(args.device)
+        cuda = args.device.type == "cuda"
+        args.model = args.model or ("qwen2.5-1.5b" if cuda else "tiny")
+        args.dtype = torch.bfloat16 if cuda else torch.float32
+        result = {"machine": machine(args)}
+        table("machine", [{"": name, " ": value} for name, value in result["machine"].items()])
+        for part in parts:
+            clear(args.device)
+            env = envs.make("webshop")  # a new one: some parts change its limit and rules
+            seconds, result[part] = timed(args.device, partial(PARTS[part], args, env, result["machine"]))
+            result[part]["seconds"] = seconds
+            print(f"  ({part} took {seconds:.0f} s)", flush=True)
+            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+            Path(args.out).write_text(json.dumps(result, indent=1) + "\n")  # after each part: a later one may fail
+    except (ValueError, OSError) as error:
+        sys.exit(f"tests.bench: {error}")
+
+
+if __name__ == "__main__":
+    main()
