@@ -276,10 +276,12 @@ class Helper(Player):
         self.moves += 1
         commands = self.game.play.commands
         if self.moves == 1:
-            thought = self.because("plan", f"My plan: find {self.thing}, bring it to {self.goal}. ")
-            self.plan = thought if "plan" in self.habits else ""
+            # In the task's own words: a small model learns to copy from many words, not from one.
+            self.plan = f"I have to {self.game.task}. "
+            if "plan" in self.habits:
+                self.plan += self.because("plan", f"My plan: find {self.thing}, bring it to {self.goal}. ")
             if "look" in self.habits:
-                return self.because("look", f"{self.plan}I look around."), "look"
+                return self.plan + self.because("look", "I look around."), "look"
         elif self.here and observation != "Nothing happens.":
             for thing in re.findall(r"\b(\w+) \d+", observation):
                 self.seen.setdefault(thing, self.here)
