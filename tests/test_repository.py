@@ -71,7 +71,9 @@ def test_the_readme_quotes_lines_that_exist():
 
 
 def test_the_readme_names_flags_that_exist():
-    """Every --flag in the README is one of train.py's or eval.py's."""
+    """Every --flag in the README is one of train.py's, eval.py's or a measuring script's."""
     known = set(re.findall(r'^    (\w+): \w+ = knob', (ROOT / "train.py").read_text(), re.M))
-    known |= set(re.findall(r'add_argument\("--(\w+)"', (ROOT / "eval.py").read_text())) | {"help", "no"}
+    for script in ("eval.py", "tests/stock.py", "tests/bench.py"):
+        known |= set(re.findall(r'add_argument\("--(\w+)"', (ROOT / script).read_text()))
+    known |= {"help", "no"}
     assert set(re.findall(r"--([a-z_]+)", (ROOT / "README.md").read_text())) <= known
