@@ -58,19 +58,18 @@ class HouseholdEnv:
                      for name, n in GENERATED.items()}
         if not found["train"]:
             raise ValueError(f"{root}: no training games, on which skills are probed")
-        self.games, splits = [], {}  # a task is a number into self.games: (family, task's text, how to load it)
+        self.games, self.splits = [], {}  # a task is a number into self.games: (family, task's text, how to load it)
         for name, games in found.items():
             random.Random(name).shuffle(games)  # the first so many games should be of all families
-            splits[name] = list(range(len(self.games), len(self.games) + len(games)))
+            self.splits[name] = list(range(len(self.games), len(self.games) + len(games)))
             self.games += games
         name = ALIASES.get(split, split)
-        if name not in splits:
+        if name not in self.splits:
             raise ValueError(f"--split {split}: ALFWorld has {', '.join(SPLITS)}; dev is valid_seen, test valid_unseen")
-        if not splits[name]:
+        if not self.splits[name]:
             raise ValueError(f"{root}: no games in {name}")
-        self.tasks, self.train_tasks = splits[name], splits["train"]
-        self.dev_tasks = splits["valid_seen"] or splits["valid_unseen"]
-        self.splits = splits
+        self.tasks, self.train_tasks = self.splits[name], self.splits["train"]
+        self.dev_tasks = self.splits["valid_seen"] or self.splits["valid_unseen"]
 
     def describe(self):
         counts = {name: Counter(self.games[task][0] for task in tasks) for name, tasks in self.splits.items()}
@@ -277,11 +276,11 @@ class Helper(Player):
         commands = self.game.play.commands
         if self.moves == 1:
             # In the task's own words: a small model learns to copy from many words, not from one.
-            self.plan = f"I have to {self.game.task}. "
+            begin = f"I have to {self.game.task}. "
             if "plan" in self.habits:
-                self.plan += self.because("plan", f"My plan: find {self.thing}, bring it to {self.goal}. ")
+                begin += self.because("plan", f"My plan: find {self.thing}, bring it to {self.goal}. ")
             if "look" in self.habits:
-                return self.plan + self.because("look", "I look around."), "look"
+                return begin + self.because("look", "I look around."), "look"
         elif self.here and observation != "Nothing happens.":
             for thing in re.findall(r"\b(\w+) \d+", observation):
                 self.seen.setdefault(thing, self.here)
@@ -291,7 +290,7 @@ class Helper(Player):
             if command not in commands:  # one stands there already: it is beside the place where one was
                 command = f"examine {self.here}"
         if self.moves == 1:
-            thought = self.plan + thought
+            thought = begin + thought
         return thought, command
 
     def _search(self, commands):

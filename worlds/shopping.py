@@ -3,8 +3,8 @@ WebShop as tasks with families: what envs.py asks of a world, on top of the exac
 
 Here is decided what the policy reads (pages with [brackets] around what can be clicked), which goals are for training
 and which are held out, and which family of the skill bank a goal belongs to. The demonstrations are chats of the
-scripted shoppers in catalogue.py, with up to three random skills in the prompt: the shoppers follow skills and review
-only half well, so a policy trained on them obeys skills and proposes some, and the probes must tell which are good.
+scripted shoppers in catalogue.py, who follow the skills in their prompt and review only half well: a policy trained on
+them obeys skills and proposes some, and the probes must tell which are good.
 """
 
 import os
