@@ -536,6 +536,22 @@ def test_float32_is_held_once():
     assert len(AdamW(model.parameters(), 1e-3).master) == 3, "frozen weights are no parameters"
 
 
+def test_state_kept_on_the_cpu_makes_the_same_steps():
+    """Bug: gradients that never reach the copy, or steps that never come back. (Another device needs a GPU.)"""
+    models = [layer(torch.bfloat16) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    before = [p.detach().clone() for p in models[0].parameters()]
+    for model, offload in zip(models, (False, True)):
+        optimizer = AdamW(model.parameters(), 1e-2, offload=offload)
+        assert all(m.device.type == "cpu" for m in optimizer.master)
+        for _ in range(3):
+            sum((p.float() ** 2).sum() for p in model.parameters()).backward()
+            optimizer.accumulate()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters()))
+    assert not any(torch.equal(a, b) for a, b in zip(before, models[0].parameters()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_micro_batches_add_up_in_float32(dtype):
     """Bug: gradients of micro-batches overwrite each other, stay for the next step, or add up in bfloat16."""
