@@ -31,6 +31,7 @@ from envs import Sampling, rollout
 from probes import confirm, edits_of, probe
 from skillbank import SkillBank, commit
 from worlds import report
+from worlds.noise import mix
 from worlds.runs import checkpoint_of
 from worlds.skillfiles import write_atomic
 
@@ -66,9 +67,9 @@ def play_online(policy, env, bank, tasks, how, seed=0, k=4, batch=16, alpha=0.3,
         some = tasks[start:start + batch]
         played = rollout(policy, env, some, bank, seed=seed, how=how, keys=list(some), desc="online")
         edits = edits_of(played)
-        probe(policy, env, bank, edits, k, policies.mix(seed, start), how, alpha, clip)
+        probe(policy, env, bank, edits, k, mix(seed, start), how, alpha, clip)
         if fresh:
-            edits, _ = confirm(policy, env, bank, edits, fresh, policies.mix(seed, start), how, alpha)
+            edits, _ = confirm(policy, env, bank, edits, fresh, mix(seed, start), how, alpha)
         committed += commit(bank, edits)
         episodes += played
     return episodes, bank, committed
@@ -129,11 +130,12 @@ def main():
         flags = {f.name: getattr(args, f.name) for f in fields(Sampling)}
         how = Sampling(**{name: settings.get(name, getattr(Sampling, name)) if value is None else value
                           for name, value in flags.items()})
-        env = envs.make(args.env or settings.get("env", "webshop"), args.split, args.data or settings.get("data"),
+        world = args.env or settings.get("env", "webshop")
+        env = envs.make(world, args.split, args.data or settings.get("data"),
                         human_goals=args.human_goals or settings.get("human_goals", False))
         if not args.data and settings.get("world", env.describe()) != env.describe():
             raise ValueError(f"{args.target} was trained in {settings['world']}, this is {env.describe()}; give --data")
-        policy = policies.load(str(checkpoint or args.target), policies.pick_device(args.device))
+        policy = policies.load(str(checkpoint or args.target), policies.pick_device(args.device), world=world)
         envs.room(policy, env, how)  # refuse a context that is too short before the first game
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"eval.py: {error}")

@@ -20,12 +20,14 @@ Two invariants hold everything together:
     drew needs no special case, it is simply read together with whatever is fed next.
 """
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from worlds import checkpoints, lora
+from worlds import checkpoints, graphs, lora
+from worlds.noise import gumbel, mix
 
 # ---- The decoder ----------------------------------------------------------------------------------------------------
 
@@ -205,37 +207,6 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
 # ---- The sampler ----------------------------------------------------------------------------------------------------
 
 
-def mix(*words):
-    """Hash integers to a signed 32-bit integer (splitmix64 over the words): the seed of one token's noise."""
-    x = 0
-    for word in words:
-        x = (x ^ (word & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        x ^= x >> 31
-    return (x & 0xFFFFFFFF) - 0x80000000
-
-
-def gumbel(seeds, vocab, device):
-    """Gumbel noise (len(seeds), vocab) float32 that depends on each seed and nothing else: no generator, no state.
-
-    An integer hash (lowbias32, keyed twice) of (seed, token id) gives a uniform number u; -log(-log1p(-u)) makes it
-    Gumbel. The uniform numbers are the same on every device.
-    """
-    key = torch.tensor(seeds, dtype=torch.int32, device=device)[:, None]  # (B, 1)
-    x = torch.arange(vocab, dtype=torch.int32, device=device) * -1640531535  # Knuth's 2654435761 as int32
-    for _ in range(2):  # a second round costs nothing beside the LM head and leaves no pattern in token id ^ key
-        x = x ^ key  # (B, vocab)
-        x ^= (x >> 16) & 0xFFFF  # int32 shifts are arithmetic, so the sign bits are masked off
-        x *= 0x7FEB352D
-        x ^= (x >> 15) & 0x1FFFF
-        x *= -2073254261  # 0x846CA68B as int32
-        x ^= (x >> 16) & 0xFFFF
-    u = ((x & 0x7FFFFFFF).float() + 0.5) * 2.0**-31  # finest near 0, where the winners are
-    u = u.clamp_(max=1 - 2.0**-24)  # the float nearest to a large x is 1, and a score of -inf forbids a sure token
-    return u.neg_().log1p_().neg_().log_().neg_()
-
-
 class Session:
     """`rows` parallel conversations over one KV cache, each with its own length and its own random stream.
 
@@ -257,6 +228,13 @@ class Session:
         self.place = list(range(rows))  # conversation -> row of the cache; decoding wants the active ones in front
         weight = policy.model.model.embed_tokens.weight
         self.cache = KVCache(policy.model.cfg, rows, max_len, weight.device, weight.dtype)
+        # What a decoding step reads and writes, per row of the cache: the newest token, its position, the seed of the
+        # next one, and that one's log-probability.
+        self.tokens, self.positions = torch.zeros(2, rows, 1, dtype=torch.long, device=weight.device)
+        self.seeds = torch.zeros(rows, dtype=torch.int32, device=weight.device)
+        self.logp = torch.zeros(rows, device=weight.device)
+        # A look at what was drawn makes a GPU wait, so it draws some tokens at a time; what follows a stop is dropped.
+        self.block, self.graphs = (8, graphs.Graphs()) if weight.is_cuda else (1, None)
 
     def room(self, row):
         """How many more tokens the row can hold."""
@@ -316,24 +294,15 @@ class Session:
         active = [row for row in rows if limits[row] > 0]
         for i, row in enumerate(active):
             self._swap(i, self.place[row])
-        device = self.cache.k.device
         while active:
-            tokens = torch.tensor([[self.ids[row][-1]] for row in active], device=device)  # (n, 1)
-            positions = torch.tensor([[self.length[row]] for row in active], device=device)  # (n, 1)
-            span = max(self.length[row] for row in active) + 1
-            hidden = self.policy.model.hidden(tokens, self.cache, slice(0, len(active)), positions, span)
-            logits = self.policy.model.head(hidden[:, 0]).float() / (temperature or 1.0)  # (n, vocab)
-            noisy = logits
-            if temperature:
-                seeds = [mix(self.seed, self.keys[row], self.turn[row], len(out[row][0])) for row in active]
-                noisy = logits + gumbel(seeds, logits.shape[1], device)
-            drawn = noisy.argmax(-1)  # (n,)
-            logp = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)  # (n,)
-            for row, token, value in zip(active, drawn.tolist(), logp.tolist()):
-                self.ids[row].append(token)
-                self.length[row] += 1
-                out[row][0].append(token)
-                out[row][1].append(value)
+            said = [len(out[row][0]) for row in active]
+            for row, before, ids, logp in zip(active, said, *self._draw(active, said, limits, temperature)):
+                ids = ids[:limits[row] - before]
+                ids = ids[:next((i + 1 for i, token in enumerate(ids) if token in stop), len(ids))]
+                self.ids[row] += ids
+                self.length[row] += len(ids)
+                out[row][0].extend(ids)
+                out[row][1].extend(logp[:len(ids)])
             # Finished rows leave the batch: the last active row takes their place.
             for i in reversed(range(len(active))):
                 row = active[i]
@@ -344,6 +313,43 @@ class Session:
         for row in rows:
             self.turn[row] += 1
         return [out[row] for row in rows]
+
+    def _draw(self, active, said, limits, temperature):
+        """The next `block` tokens of the conversations in the cache's first rows: ids and log-probabilities, per row.
+
+        said: how many tokens of its turn each has. What comes after a stop or a limit lies behind the row's length in
+        the cache, where nothing attends to it before it is overwritten.
+        """
+        n, steps = len(active), min(self.block, max(limits[row] - start for row, start in zip(active, said)))
+        rows, span = n, max(self.length[row] for row in active) + steps
+        if self.block > 1:  # the rows beside them read and write the spare slot
+            rows, span = map(min, graphs.bucket(rows, span), (len(self.ids), self.max_len + 1))
+        device = self.cache.k.device
+        self.tokens[:n] = torch.tensor([[self.ids[row][-1]] for row in active], device=device)
+        positions = [[self.length[row]] for row in active] + [[self.max_len]] * (rows - n)
+        self.positions[:rows] = torch.tensor(positions, device=device)
+        keys, turns, said = np.array([[self.keys[row], self.turn[row], start] for row, start in zip(active, said)]).T
+        seeds = mix(self.seed, keys[:, None], turns[:, None], said[:, None] + np.arange(steps))  # (n, steps)
+        seeds, drawn = torch.as_tensor(seeds, dtype=torch.int32, device=device), []
+        for step in range(steps):
+            self.seeds[:n] = seeds[:, step]
+            if self.graphs:
+                self.graphs.run(self._step, rows, span, temperature)
+            else:
+                self._step(rows, span, temperature)
+            drawn.append((self.tokens[:n].clone(), self.logp[:n].clone()))
+        ids, logp = zip(*drawn)
+        return torch.cat(ids, dim=1).tolist(), torch.stack(logp, dim=1).tolist()
+
+    def _step(self, rows, span, temperature):
+        """Read the newest token of each of the cache's first `rows` rows, draw the next, move on."""
+        hidden = self.policy.model.hidden(self.tokens[:rows], self.cache, slice(0, rows), self.positions[:rows], span)
+        logits = self.policy.model.head(hidden[:, 0]).float() / (temperature or 1.0)  # (rows, vocab)
+        noise = gumbel(self.seeds[:rows], logits.shape[1], logits.device) if temperature else 0.0
+        drawn = (logits + noise).argmax(-1)  # (rows,)
+        self.logp[:rows] = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
+        self.tokens[:rows, 0] = drawn
+        self.positions[:rows] = (self.positions[:rows] + 1).clamp(max=self.max_len)
 
     def _swap(self, a, b):
         """Exchange two rows of the cache, whichever conversations lie there."""
@@ -406,17 +412,18 @@ def pick_device(name=""):
     return device
 
 
-def load(model, device="cpu", dtype=None, text=None, seed=0):
+def load(model, device="cpu", dtype=None, text=None, seed=0, world="webshop"):
     """Open a policy.
 
-    model: a directory or HF id of a Llama, Qwen2/2.5 or Qwen3 checkpoint; `smollm2`; or `tiny`, the shipped one, or
-    with `text` (a list of strings, the world's own, to train its tokenizer on) a new one, made from nothing.
+    model: a directory or HF id of a Llama, Qwen2/2.5 or Qwen3 checkpoint; `smollm2`; or `tiny`, the one shipped for
+    that world, or with `text` (a list of strings, to train its tokenizer on) a new one, made from nothing.
     dtype: default float32 on a CPU (bfloat16 is slower there), bfloat16 on a GPU.
     Errors: ValueError or OSError with one line that says what is missing and what to do.
     """
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     if model == "tiny":
-        hf, weights, tokenizer = checkpoints.read(checkpoints.TINY) if text is None else checkpoints.tiny(text, seed)
+        shipped = str(checkpoints.TINY / world)
+        hf, weights, tokenizer = checkpoints.read(shipped) if text is None else checkpoints.tiny(text, seed)
     elif model == "smollm2":
         hf, weights, tokenizer = checkpoints.smollm2()
     else:

@@ -20,8 +20,8 @@ import random
 from dataclasses import dataclass, field, replace
 
 from envs import Sampling, rollout
-from policy import mix
 from skillbank import skills_prompt
+from worlds.noise import mix
 
 
 @dataclass

@@ -32,10 +32,11 @@ import envs
 import policy as policies
 from envs import Sampling, rollout
 from eval import evaluate, summary
-from policy import logprobs, mix
+from policy import logprobs
 from probes import confirm, edits_of, probe
 from skillbank import commit, shaping
 from worlds import report, runs
+from worlds.noise import mix
 
 # ---- Every knob -----------------------------------------------------------------------------------------------------
 

@@ -4,11 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 import policy as policies
-from policy import Session, gumbel, logprobs, mix
-from worlds import checkpoints
+from policy import Session, logprobs
+from worlds import checkpoints, graphs
+from worlds.noise import gumbel, mix
 
 VOCAB, PAD = 300, 0
 SIZE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -248,6 +250,84 @@ def test_fork_needs_empty_rows(qwen3):
     with pytest.raises(ValueError, match="2 x 3 empty rows needed, 2 left"):
         session.fork([0, 2], 4)
     assert session.fork([2], 3) == [[2, 3, 1]] and session.fork([0], 1) == [[0]]
+
+
+# ---- As on a GPU: blocks of tokens, recorded steps -----------------------------------------------------------------
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph does, on a CPU: remembers every operation with its tensors, and runs them again on the same
+    memory, whatever Python has changed meanwhile. Operations that a recording forbids fail here, too."""
+
+    HOST = ("_local_scalar_dense", "nonzero", "lift_fresh")  # they need the host, or its memory
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert not any(name in str(function) for name in self.HOST), f"{function} in a recorded step"
+        result = function(*args, **(kwargs or {}))
+        self.calls.append((function, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        for function, args, kwargs, result in self.calls:
+            again = function(*args, **kwargs)
+            for old, new in zip(*(r if isinstance(r, (tuple, list)) else (r,) for r in (result, again))):
+                if torch.is_tensor(old) and old.data_ptr() != new.data_ptr():  # views share memory already
+                    old.copy_(new)
+
+
+class Taped(graphs.Graphs):
+    recordings = replays = 0
+
+    def _record(self, step, *shape):
+        self.recordings += 1
+        session = step.__self__
+        before = session.tokens.clone(), session.positions.clone()
+        with Tape() as tape:
+            step(*shape)
+        session.tokens[:], session.positions[:] = before  # recording a CUDA graph computes nothing
+        return tape
+
+    def run(self, step, *shape):
+        self.replays += self.recorded.get(shape) is not None
+        super().run(step, *shape)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_blocks_and_recordings_draw_the_same(recorded, temperature, policy):
+    """Bugs: a block's surplus tokens are kept, or seen by a later turn, or write past the cache; a recorded step has
+    the first call's positions, seeds or cache rows baked in, reads the host, or needs a shape it was not made for."""
+    ids, keys = prompts(5, 90, 12, 33, 60, 7), [5, -3, 2**40, 1, 9, 11]
+
+    def play(session):
+        session.feed(range(6), [list(row) for row in ids])
+        turns = session.sample(range(6), [40, 3, 40, 26, 1, 40], stop=range(30), temperature=temperature)
+        session.feed([1, 4], prompts(6, 2, seed=1))
+        turns += session.sample([4, 1, 0], 30, stop=range(9), temperature=temperature)
+        room = [session.room(row) for row in range(6)]  # to the last slot of every row
+        return turns + session.sample(range(6), room, stop=(), temperature=temperature), session.ids
+
+    plain, expected = play(Session(policy, 6, 200, seed=3, keys=keys))
+    session = Session(policy, 6, 200, seed=3, keys=keys)
+    session.block, session.graphs = 8, Taped() if recorded else None
+    turns, found = play(session)
+    assert found == expected
+    assert_same(turns, plain)
+    assert all(len(row) == 200 for row in found)
+    if recorded:
+        assert 2 <= session.graphs.recordings <= len(session.graphs.recorded) < session.graphs.replays / 10
+
+
+def test_bucketed_shapes_hold_what_they_must():
+    """Bug: a step is rounded down, and a row or its newest slot is left out; or every length is its own recording."""
+    shapes = {graphs.bucket(rows, span) for rows in range(1, 130) for span in range(1, 4097)}
+    assert all(one >= rows and two >= span for rows in range(1, 130) for span in range(1, 4097, 97)
+               for one, two in [graphs.bucket(rows, span)])
+    assert len(shapes) <= 13 * 16 and max(shapes) == (144, 4096)
 
 
 # ---- The random streams ---------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import envs
 import policy as policies
 import probes
 from envs import Sampling, rollout
-from policy import mix
 from probes import Edit, confirm, edits_of, probe, score, select, utility
 from skillbank import Skill, SkillBank
+from worlds.noise import mix
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -21,7 +21,7 @@ def of_rollout(cfg, rows, context, itemsize, prefill):
     # Reading: activations of one layer, the mask and its copy as numbers, the rows' keys and values of that layer.
     read = prefill * ((4 * cfg.dim + 3 * cfg.ffn) * itemsize + cfg.heads // cfg.kv_heads * context * (1 + itemsize))
     decode = 6 * rows * cfg.vocab_size * 4  # logits and Gumbel noise, float32 and int32
-    return cache + cache // cfg.layers + max(read, decode)
+    return cache + cache // cfg.layers + max(read, decode) + decode  # the last in the memory of recorded steps
 
 
 def free(device):

@@ -1,0 +1,43 @@
+"""CUDA graphs: a decoding step launched as one piece instead of as its 500 kernels.
+
+One token of a 1.5B model takes a card about a millisecond and Python several, so a GPU that is told each kernel by name
+waits most of the time. A recorded step replays all of them at once, on the same addresses: `Session._step` keeps what
+goes in and out in tensors of its own for that reason. A recording belongs to one shape, hence the buckets.
+"""
+
+import torch
+
+
+def bucket(rows, span):
+    """The shape that a step is rounded up to: few recordings, little wasted. 1, 2, 4, 8, 16, 32, 48 ... rows."""
+    return 1 << (rows - 1).bit_length() if rows <= 16 else -(-rows // 16) * 16, -(-span // 256) * 256
+
+
+class Graphs:
+    """The recordings of one Session. They share one memory pool, as nothing that lies in it outlives a step."""
+
+    def __init__(self):
+        self.recorded, self.pool = {}, None
+
+    def run(self, step, *shape):
+        """step(*shape): the first call of a shape runs as it is and warms up, the second is recorded and replayed."""
+        if shape not in self.recorded:
+            self.recorded[shape] = None
+            return step(*shape)
+        if self.recorded[shape] is None:
+            self.recorded[shape] = self._record(step, *shape)
+        self.recorded[shape].replay()
+
+    def _record(self, step, *shape):
+        # As torch.cuda.graph does, less its emptying of all caches, which would cost more than the recording saves.
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool=self.pool)
+            try:
+                step(*shape)
+            finally:
+                graph.capture_end()
+        torch.cuda.synchronize()
+        return graph
