@@ -84,14 +84,16 @@ class AdamW:
         self.params = [p for p in params if p.requires_grad]
         self.master = [p if p.dtype == torch.float32 and not (offload and p.is_cuda)
                        else p.detach().to("cpu" if offload else p.device, torch.float32) for p in self.params]
-        self.adam = torch.optim.AdamW(self.master, lr=lr, weight_decay=weight_decay, betas=betas)
+        # Fused on a GPU: the other way takes as much memory as the gradients once more.
+        fused = any(master.is_cuda for master in self.master) or None
+        self.adam = torch.optim.AdamW(self.master, lr=lr, weight_decay=weight_decay, betas=betas, fused=fused)
 
     def accumulate(self):
         """Add the model's gradients to the master's, in float32; call after every backward."""
         for param, master in zip(self.params, self.master):
             if master is not param and param.grad is not None:
                 grad, param.grad = param.grad.to(master.device, torch.float32), None
-                master.grad = grad if master.grad is None else master.grad + grad
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
 
     def step(self, max_norm=1.0, lr=None):
         """One clipped step; returns the gradient norm before clipping. A norm that is not finite steps nowhere."""
@@ -120,14 +122,18 @@ class AdamW:
 def micro_batches(lengths, budget):
     """Split rows into batches of at most `budget` tokens, padding included (a longer row stands alone).
 
-    Rows are sorted by length, so that padding stays small. Returns lists of row numbers.
+    Rows are sorted by length, and a batch ends where padding would be more than a tenth of it. Returns lists of row
+    numbers.
     """
-    batches = []
+    batches, words = [], 0  # words: tokens of the last batch, without its padding
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+        size = (len(batches[-1]) + 1) * lengths[batches[-1][0]] if batches else 0
+        words += lengths[row]
+        if 0 < size <= budget and words >= 0.9 * size:
             batches[-1].append(row)
         else:
             batches.append([row])
+            words = lengths[row]
     return batches
 
 
