@@ -17,7 +17,6 @@ import train
 from skillbank import SkillBank
 from worlds import catalogue, runs
 from worlds.checkpoints import read_chats
-from worlds.coldstart import weigh
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
@@ -153,13 +152,6 @@ def test_the_cold_start_learns_and_takes_chats_from_a_file(tmp_path, monkeypatch
     session.feed([0], [policy.chat.opening("", "hello")])
     (ids, _), = session.sample([0], 20, temperature=0)
     assert policy.chat.decode(ids) == "good day to you<|im_end|>"  # the stop token was learned, too
-
-
-def test_copied_words_weigh_more_and_given_ones_nothing():
-    """Bug: the weight of a word comes from its own turn, or every bracket of the rules counts as copied."""
-    ids, said = [7, 1, 2, 3, 3, 7, 9, 9, 4, 9], [False] * 3 + [True] * 4 + [False] * 2 + [True]
-    assert weigh(ids, said, {7}, 5.0) == [0, 0, 0, 1, 1, 1, 1, 0, 0, 5.0]  # 3 was never given, 7 is of the rules
-    assert weigh(ids, said, {7}, 1.0) == [float(mine) for mine in said]
 
 
 @pytest.mark.parametrize("line, what", [

@@ -42,7 +42,7 @@ def cold_start(policy, env, cfg, bar):
     for step, batch in enumerate(bar("cold start")(batches)):
         rows = [policy.chat.transcript(chat) for chat in batch]
         cut += sum(len(ids) > limit for ids, _ in rows)
-        rows = [(ids[:limit], said[:limit]) for ids, said in rows]
+        rows = [shorten(ids, said, limit) for ids, said in rows]
         weights = [weigh(ids, said, rules, cfg.sft_copy) for ids, said in rows]
         total = sum(map(sum, weights))
         losses.append(0.0)
@@ -71,7 +71,16 @@ def cold_start(policy, env, cfg, bar):
             print(f"cold start: {step + 1} steps, {(step + 1) * cfg.sft_batch} transcripts, loss "
                   f"{sum(last) / len(last):.3f} per token", flush=True)
     if cut:
-        print(f"cold start: {cut} transcripts were longer than {limit} tokens and cut there")
+        print(f"cold start: {cut} transcripts were longer than {limit} tokens and lost their oldest turns")
+
+
+def shorten(ids, said, limit):
+    """A transcript of at most `limit` tokens: the oldest turns after the task are dropped, as `rollout` drops them."""
+    if len(ids) <= limit:
+        return ids, said
+    turns = [i for i in range(1, len(ids)) if said[i] and not said[i - 1]] or [len(ids)]
+    start = next((turn for turn in turns if turns[0] + len(ids) - turn <= limit), turns[0])
+    return (ids[:turns[0]] + ids[start:])[:limit], (said[:turns[0]] + said[start:])[:limit]
 
 
 def weigh(ids, said, rules, copy):
