@@ -42,7 +42,7 @@ from envs import Episode, Sampling, Segment, rollout
 from policy import Session, logprobs
 from probes import edits_of, probe
 from skillbank import SkillBank, review
-from worlds import catalogue, checkpoints, habits, lora, memory
+from worlds import checkpoints, habits, lora, memory
 
 GROUP, K = 8, 4  # rollouts per task, probe tasks per edit: the defaults of train.py
 # Of the config.json on the hub: hidden, layers, heads, KV heads, intermediate, vocabulary, tied.
@@ -77,7 +77,7 @@ def scrambled(hf, device, dtype):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(1.0 if "norm" in name else 0.0, 0.02)
-    return policies.Policy(model, checkpoints.read(checkpoints.TINY)[2], "random weights")
+    return policies.Policy(model, checkpoints.read(str(checkpoints.TINY / "webshop"))[2], "random weights")
 
 
 def load(args):
@@ -206,7 +206,7 @@ def reviews(env, bank, tasks, group):
     episodes = []
     for task, i in itertools.product(tasks, range(group)):
         game, family = env.start(task), env.family(task)
-        shopper = catalogue.Shopper(game.shop, task, family, [], random.Random(f"review/{task}/{i}"))
+        shopper = env.player(game, task, [], random.Random(f"review/{task}/{i}"))
         said = habits.scripted(env, task, [], game, shopper)[-1]["content"]
         episodes.append(Episode(task, family, i, [], (), edit=review(said, bank, family)))
     return edits_of(episodes)
@@ -431,7 +431,7 @@ def iteration(policy, env, tasks, group, turns, opening, edits):
 def bench_scaling(args, env, bounds):
     threads, tasks, results = torch.get_num_threads(), 1 if args.mini else 2, []
     torch.set_num_threads(1)  # products this small are not worth sharing
-    policy = scrambled(checkpoints.read(checkpoints.TINY)[0], torch.device("cpu"), torch.float32)
+    policy = scrambled(checkpoints.read(str(checkpoints.TINY / "webshop"))[0], torch.device("cpu"), torch.float32)
     base = [iteration(policy, env, tasks, **BASE) for _ in range(2)][-1]  # the first one warms up
     for factor in BASE:
         before = last = None
@@ -466,7 +466,21 @@ def needs(model, offload, budget=4096, chunk=1024):
     if offload:
         return rest, rest + backward, 16 * trained
     rest += 12 * trained  # master weights, two moments
-    return rest, rest + max(backward + 4 * trained, 8 * trained), 0  # a step takes the gradients' size once more
+    return rest, rest + backward + 4 * trained, 0
+
+
+# Memory, bandwidth and bfloat16 products of a card as its maker states them: an RTX 4090, an L40S, an H100, an H200.
+CARDS = {"24 GB": (1.0e12, 165e12), "48 GB": (0.86e12, 362e12), "80 GB": (3.35e12, 989e12), "141 GB": (4.8e12, 989e12)}
+OF_COPY, OF_PRODUCT, SAID = 0.6, 0.4, 0.2  # assumed: shares of those that are reached, share of tokens that are sampled
+
+
+def speeds(cfg, rows, context, rank, card):
+    """(sampled tokens/s at that many tokens per row, tokens/s of an update with --recompute), computed."""
+    layers, head = matrices(cfg)
+    step = 2 * (layers + head + 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * rows * context)  # bytes it must read
+    passes = 4 if rank else 5  # forward, again, backward to activations (and weights), the reference's
+    flops = passes * (2 * (layers + SAID * head) + attention_flops(cfg, [context]) / context)
+    return OF_COPY * CARDS[card][0] * rows / step, OF_PRODUCT * CARDS[card][1] / flops
 
 
 def bench_fit(args, env, bounds):
@@ -479,13 +493,18 @@ def bench_fit(args, env, bounds):
         row = {"": name, "train": f"LoRA r {rank}" if rank else "full", "offload": "yes" if offload else "no",
                "trained M": sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
                "rest GB": rest / 1e9, "update GB": update / 1e9, "host GB": host / 1e9}
-        for card in (24, 48, 80, 141):
-            rows = [n for n in range(1, most + 1) if memory.of_rollout(model.cfg, n, context, 2, Session.PREFILL)
-                    <= memory.SHARE * (card * 1e9 - rest)]
-            row[f"{card} GB"] = len(rows) if update <= memory.SHARE * card * 1e9 else 0
+        for card in CARDS:
+            size = float(card.split()[0]) * 1e9
+            rows = sum(memory.of_rollout(model.cfg, n, context, 2, Session.PREFILL) <= memory.SHARE * (size - rest)
+                       for n in range(1, most + 1))
+            fast = speeds(model.cfg, rows, context // 4, rank, card) if rows else ()
+            row[card] = " ".join([f"{rows}", *(f"{speed / 1000:.1f}k" for speed in fast)]) if (
+                rows and update <= memory.SHARE * size) else None
         results.append(row)
-    return table(f"fit, computed: rows of {context:,} tokens at once on a card, of {most}; 0: does not fit", results,
-                 "updates with --recompute and a budget of 4,096; a tenth of the card stays free")
+    return table(f"fit, computed: rows of {context:,} tokens at once (of {most}), sampled tokens/s at {context // 4:,} "
+                 "tokens per row, tokens/s of an update", results,
+                 f"assumed: {OF_COPY:.0%} of the maker's bandwidth, {OF_PRODUCT:.0%} of its products, a tenth of the card "
+                 "stays free, --recompute, a budget of 4,096; offload's speed is not counted; -: does not fit")
 
 
 PARTS = {"rollout": bench_rollout, "decode": bench_decode, "probes": bench_probes, "update": bench_update,

@@ -1,15 +1,18 @@
 """
-What the laptop's numbers rest on, measured: `python -m tests.lab` (a few minutes on 2 cores).
+What the made-up worlds and `tiny` rest on, measured: `python -m tests.lab` (--env alfworld, --parts, --help).
 
-    1. success on held-out goals with no skills, and with useful, neutral and harmful ones written by hand
-    2. single edits of an empty bank, every habit in every family and wording: does utility tell them apart?
-    3. by how much common random numbers narrow an estimate
-    4. what would be committed with and without confirmation, if all habits were proposed equally often
+    players   success of the scripted players, with no skills in the prompt and with useful, neutral, harmful ones
+    replies   tokens of a reply: the page alone, with what we list, with the full list of commands (alfworld)
+    skills    success of the policy on held-out games, likewise, with the skills written by hand
+    edits     single edits of an empty bank, every habit in every family and wording: does utility tell them apart, by
+              how much do common random numbers narrow an estimate, what would be committed with and without
+              confirmation if all habits were proposed equally often
 """
 
 import argparse
 import json
 import os
+import random
 import statistics
 import sys
 from math import sqrt
@@ -20,25 +23,84 @@ import torch
 
 import envs
 import policy as policies
+import train
 from envs import Sampling, rollout
 from eval import evaluate, summary
-from policy import mix
 from probes import score, utility
 from skillbank import Skill, SkillBank
-from worlds import catalogue, habits
+from worlds import habits
+from worlds.noise import mix
 
 KINDS = ("useful", "neutral", "harmful")
 
 
-def bank_of(kind):
+def families(env):
+    return sorted({env.family(task) for task in env.train_tasks})
+
+
+def bank_of(env, kind):
     """A bank with every skill of a kind, written by hand, in each family. It is a reference; training never sees it."""
     bank = SkillBank()
-    for family in catalogue.FAMILIES:
-        texts = [text for text in catalogue.WAYS.texts(family) if text["kind"] == kind]
+    for family in families(env):
+        texts = [text for text in env.ways.texts(family) if text["kind"] == kind]
         bank.task_specific_skills[family] = [
             Skill(f"{family}_{i}", text["title"], text["principle"], text["when_to_apply"])
             for i, text in enumerate(texts)]
     return bank
+
+
+def rate(wins, n):
+    """A share of n and its standard error."""
+    return f"{wins / n:.3f} +- {sqrt(wins / n * (1 - wins / n) / n):.3f}"
+
+
+# ---- The parts: each prints its figures and returns them for the JSON -----------------------------------------------
+
+
+def lab_players(policy, env, args, how):
+    result, tasks = {}, env.train_tasks[:args.games or 240]
+    for kind in ("none", *KINDS):
+        bank, won = bank_of(env, kind), 0
+        for task in tasks:
+            game, shown = env.start(task), bank.task_specific_skills[env.family(task)]
+            habits.scripted(env, task, shown, game, env.player(game, task, shown, random.Random(task)))
+            won += game.won
+        result[kind] = won / len(tasks)
+        print(f"players, skills {kind:8} success {rate(won, len(tasks))}  ({len(tasks)} training games)", flush=True)
+    return result
+
+
+def lab_replies(policy, env, args, how):
+    if not hasattr(env.start(env.tasks[0]), "play"):
+        return None  # the shop's pages hold their own list
+    count = {"page": 0, "as we list": 0, "with the full list": 0}
+    replies, tasks = 0, env.train_tasks[:args.games or 54]
+    for task in tasks:
+        game = env.start(task)
+        player = env.player(game, task, [], random.Random(task))
+        for _ in range(env.limit):
+            reply = game.step(player.act(game.observation)[1])
+            full = game.observation + "\n" + ", ".join(command for command in game.play.commands if command != "help")
+            for name, text in zip(count, (game.observation, reply, full)):
+                count[name] += len(policy.chat.encode(text))
+            replies += 1
+            if game.done:
+                break
+    print(f"a reply in tokens of {args.model} ({len(tasks)} training games, {env.source}): "
+          + ", ".join(f"{name} {total / replies:.0f}" for name, total in count.items()), flush=True)
+    return {name: total / replies for name, total in count.items()}
+
+
+def lab_skills(policy, env, args, how):
+    result, games = {}, list(dict.fromkeys(env.dev_tasks + env.tasks))[:args.games or None]
+    for kind in ("none", *KINDS):
+        result[kind] = summary(evaluate(policy, env, bank_of(env, kind), games, how, args.seed, kind))
+        row = result[kind]["all"]
+        print(f"skills {kind:8} success {rate(row['success'] * row['n'], row['n'])}  score {row['score']:.3f}  steps "
+              f"{row['steps']:.1f}  invalid {row['invalid']:.3f}  ({row['n']} held-out games, {env.source})")
+        print("  " + ", ".join(f"{family} {row['success']:.2f}" for family, row in result[kind].items()
+                               if family != "all"), flush=True)
+    return result
 
 
 def play(policy, env, tasks, banks, how, seed):
@@ -51,10 +113,10 @@ def play(policy, env, tasks, banks, how, seed):
 def single_edits(policy, env, how, count, seed):
     """[(kind, scores without, with, and without under other random numbers)], `count` probe tasks each."""
     edits, tasks, banks = [], [], []
-    for family in catalogue.FAMILIES:
+    for family in families(env):
         probes = [task for task in env.dev_tasks + env.train_tasks if env.family(task) == family][:count]
         for wording in range(habits.WORDINGS):
-            for text in catalogue.WAYS.texts(family, wording):
+            for text in env.ways.texts(family, wording):
                 bank = SkillBank()
                 call = {"category": family, "evidence": "-", **{k: text[k] for k in
                                                                 ("title", "principle", "when_to_apply")}}
@@ -74,31 +136,8 @@ def spread(pairs):
     return sqrt(statistics.mean(statistics.variance([b - a for a, b in zip(*pair)]) for pair in pairs))
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Measure success by kind of skill, and what utility tells apart.")
-    parser.add_argument("--model", default="tiny", help="checkpoint (default: the shipped one)")
-    parser.add_argument("--games", type=int, default=0, help="held-out goals (default: all of dev and test)")
-    parser.add_argument("--probes", type=int, default=12, help="probe tasks per edit (default: 12)")
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes' random streams (default: 0)")
-    parser.add_argument("--out", help="write the figures there as JSON")
-    args = parser.parse_args()
-    torch.set_flush_denormal(True)
-    try:
-        env = envs.make("webshop", "test")
-        policy = policies.load(args.model)
-    except (ValueError, OSError) as error:
-        sys.exit(f"tests.lab: {error}")
-    how = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
-    result = {}
-    games = (env.dev_tasks + env.tasks)[:args.games or None]
-    for kind in ("none", *KINDS):
-        row = summary(evaluate(policy, env, bank_of(kind), games, how, args.seed, kind))["all"]
-        p, n = row["success"], row["n"]
-        result[f"success {kind}"] = row
-        print(f"skills {kind:8} success {p:.3f} +- {sqrt(p * (1 - p) / n):.3f}  score {row['score']:.3f}  steps "
-              f"{row['steps']:.1f}  invalid {row['invalid']:.3f}  ({n} held-out goals)", flush=True)
-
-    edits = single_edits(policy, env, how, args.probes, args.seed)
+def lab_edits(policy, env, args, how):
+    result, edits = {}, single_edits(policy, env, how, args.probes, args.seed)
     print(f"{len(edits)} single edits, {args.probes} probe tasks each, in estimates of K = 4")
     for kind in KINDS:
         mine = [edit for edit in edits if edit[0] == kind]
@@ -123,6 +162,34 @@ def main():
         result[f"commit {name}"] = {"committed": len(taken), "neutral or harmful": bad, "useful found": useful}
         print(f"commit where {name}: {len(taken)} edits, {bad} of them neutral or harmful "
               f"({bad / max(len(taken), 1):.2f}); {useful:.2f} of the useful ones")
+    return result
+
+
+PARTS = {"players": lab_players, "replies": lab_replies, "skills": lab_skills, "edits": lab_edits}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Measure success by kind of skill, and what utility tells apart.")
+    parser.add_argument("--env", default="webshop", help="webshop or alfworld (default: webshop)")
+    parser.add_argument("--data", help="directory of real games (default: the world's own)")
+    parser.add_argument("--model", default="tiny", help="checkpoint (default: the shipped one)")
+    parser.add_argument("--parts", default="skills,edits", help=f"of {', '.join(PARTS)} (default: %(default)s)")
+    parser.add_argument("--games", type=int, default=0, help="games of a part (default: all held-out ones; 240 of "
+                                                             "players, 54 of replies)")
+    parser.add_argument("--probes", type=int, default=12, help="probe tasks per edit (default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes' random streams (default: 0)")
+    parser.add_argument("--out", help="write the figures there as JSON")
+    args = parser.parse_args()
+    if unknown := set(args.parts.split(",")) - set(PARTS):
+        parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    torch.set_flush_denormal(True)
+    try:
+        env = envs.make(args.env, "test", args.data)
+        policy = policies.load(args.model, world=args.env)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"tests.lab: {error}")
+    how = train.sampling(train.read_flags(["--env", args.env, "--model", args.model]), 0.4)
+    result = {part: PARTS[part](policy, env, args, how) for part in args.parts.split(",")}
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)

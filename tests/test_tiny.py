@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from skillbank import SkillBank
 from worlds import catalogue
 from worlds.checkpoints import TINY
 
+SHOP = TINY / "webshop"
 HOW = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,14 +34,14 @@ def tiny():
 
 def test_it_is_small_and_opens_in_transformers(env, tiny):
     """Bug: a repository of a hundred megabytes; or weights that only our decoder can read."""
-    assert sum(file.stat().st_size for file in Path(TINY).iterdir()) <= 6_000_000
+    assert sum(file.stat().st_size for file in SHOP.iterdir()) <= 6_000_000
     chat, = env.demonstrations(1, seed=5)
     ids, _ = tiny.chat.transcript(chat)
-    theirs = AutoModelForCausalLM.from_pretrained(TINY).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(SHOP).eval()
     with torch.no_grad():
         tokens = torch.tensor([ids])
         torch.testing.assert_close(theirs(tokens).logits, tiny.model(tokens), atol=2e-3, rtol=0)
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer = AutoTokenizer.from_pretrained(SHOP)
     for message in chat:
         assert tokenizer(message["content"])["input_ids"] == tiny.chat.encode(message["content"])
         assert tokenizer.decode(tiny.chat.encode(message["content"])) == message["content"]
@@ -50,7 +50,7 @@ def test_it_is_small_and_opens_in_transformers(env, tiny):
 def test_it_heeds_the_skills_in_its_prompt(env, tiny):
     """Bug: a checkpoint that ignores its skills: every utility is noise and the laptop has nothing to show."""
     games = env.dev_tasks[:48]
-    none, useful, harmful = (summary(evaluate(tiny, env, bank_of(kind), games, HOW))["all"]["success"]
+    none, useful, harmful = (summary(evaluate(tiny, env, bank_of(env, kind), games, HOW))["all"]["success"]
                              for kind in ("none", "useful", "harmful"))
     assert useful > none + 0.2 and harmful <= none, (none, useful, harmful)
 
@@ -71,4 +71,4 @@ def test_it_is_refused_for_a_world_it_does_not_know(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         train.main()
     assert "--cold_start" in stop.value.code and "\n" not in stop.value.code
-    assert json.loads((Path(TINY) / "config.json").read_text())["world"] == envs.make("webshop").describe()
+    assert json.loads((SHOP / "config.json").read_text())["world"] == envs.make("webshop").describe()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-TINY = str(Path(__file__).parent / "tiny")  # cold-started in the made-up shop: README, "The laptop"
+TINY = Path(__file__).parent / "tiny"  # one per world, cold-started on made-up games: README, "The laptop", "ALFWorld"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # The template of `tiny`, and of a checkpoint that has none: ChatML, whose end of turn is the tokenizer's eos.
 CHATML = (
@@ -255,7 +255,7 @@ def tiny(text, seed=0, vocab=2048):
     hf = {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": len(tokenizer), "hidden_size": dim,
         "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "head_dim": head_dim, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+        "num_key_value_heads": kv_heads, "head_dim": head_dim, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
         "rope_theta": 1e6, "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 1,
         "eos_token_id": 2, "pad_token_id": 0,
     }

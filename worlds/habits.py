@@ -112,11 +112,12 @@ class Player:
         raise NotImplementedError
 
 
-def demonstrations(env, ways, play, count, seed):
+def demonstrations(env, count, seed):
     """Chats of players on training tasks of a world, with some random skills in the prompt.
 
-    play(game, task, family, shown, rng) -> Player.
+    env: one of our worlds, which has `ways` and player(game, task, skills, rng).
     """
+    ways = env.ways
     rng, chats = random.Random(f"demonstrations/{seed}"), []
     for _ in range(count):
         task = rng.choice(env.train_tasks)
@@ -127,7 +128,7 @@ def demonstrations(env, ways, play, count, seed):
         shown = [Skill(f"dyn_{number:03d}", text["title"], text["principle"], text["when_to_apply"])
                  for number, text in zip(rng.sample(range(1, 40), len(texts)), texts)]
         game = env.start(task)
-        chats.append(scripted(env, task, shown, game, play(game, task, family, shown, rng)))
+        chats.append(scripted(env, task, shown, game, env.player(game, task, shown, rng)))
     return chats
 
 

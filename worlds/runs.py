@@ -54,13 +54,13 @@ def open_run(cfg, env, how, bar):
         bank, start = SkillBank.load(checkpoint / "skills.json"), state["step"]
         print(f"resuming {out} after step {start}")
     else:
-        policy = policies.load(cfg.model, device, seed=cfg.seed,
+        policy = policies.load(cfg.model, device, seed=cfg.seed, world=cfg.env,
                                text=env.corpus() if cfg.model == "tiny" and cfg.cold_start else None)
         if cfg.model == "tiny":
             world = policy.model.cfg.hf.setdefault("world", env.describe())  # stands in the shipped config.json
             if world != env.describe():
-                raise ValueError(f"--model tiny was cold-started in another world ({world}) than this one "
-                                 f"({env.describe()}); --cold_start 4000 makes one for it")
+                raise ValueError(f"--model tiny, as shipped, knows the made-up games it was cold-started on, and these "
+                                 f"are others ({env.source}); --cold_start 4000 makes one for them")
         envs.room(policy, env, how)  # too short a context: say so before the cold start
         write_atomic(out / "config.json", json.dumps(settings, indent=1) + "\n")
         for file in LOGS:

@@ -81,7 +81,7 @@ class WebShopEnv:
     fewer than 3,000 goals the same three shares of 6,910.
     """
 
-    limit, kl = 15, 0.05
+    limit, kl, ways = 15, 0.05, catalogue.WAYS
     rules = (
         "You shop in a text web store. Each turn answer <think>one short thought</think><action>one action</action>. "
         "Actions: search[words], or click[text] for a text shown in [brackets]. Find the product that fits the task, "
@@ -131,8 +131,11 @@ class WebShopEnv:
         return items * 2 + [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
 
     def demonstrations(self, count, seed):
-        return habits.demonstrations(self, catalogue.WAYS, lambda game, task, *rest: catalogue.Shopper(
-            game.shop, task, *rest), count, seed)
+        return habits.demonstrations(self, count, seed)
+
+    def player(self, game, task, skills, rng):
+        """A scripted player of a started game with these skills in its prompt."""
+        return catalogue.Shopper(game.shop, task, self.family(task), skills, rng)
 
 
 class ShopGame:
