@@ -5,12 +5,20 @@ waits most of the time. A recorded step replays all of them at once, on the same
 goes in and out in tensors of its own for that reason. A recording belongs to one shape, hence the buckets.
 """
 
+from functools import lru_cache
+
 import torch
 
 
 def bucket(rows, span):
     """The shape that a step is rounded up to: few recordings, little wasted. 1, 2, 4, 8, 16, 32, 48 ... rows."""
     return 1 << (rows - 1).bit_length() if rows <= 16 else -(-rows // 16) * 16, -(-span // 256) * 256
+
+
+@lru_cache(maxsize=None)
+def side_stream():
+    """The one stream that recordings are made on: cuBLAS keeps a workspace for each that it has seen."""
+    return torch.cuda.Stream()
 
 
 class Graphs:
@@ -31,9 +39,9 @@ class Graphs:
     def _record(self, step, *shape):
         # As torch.cuda.graph does, less its emptying of all caches, which would cost more than the recording saves.
         self.pool = self.pool or torch.cuda.graph_pool_handle()
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(side_stream()):
             graph.capture_begin(pool=self.pool)
             try:
                 step(*shape)
