@@ -503,8 +503,8 @@ def bench_fit(args, env, bounds):
         results.append(row)
     return table(f"fit, computed: rows of {context:,} tokens at once (of {most}), sampled tokens/s at {context // 4:,} "
                  "tokens per row, tokens/s of an update", results,
-                 f"assumed: {OF_COPY:.0%} of the maker's bandwidth, {OF_PRODUCT:.0%} of its products, a tenth of the card "
-                 "stays free, --recompute, a budget of 4,096; offload's speed is not counted; -: does not fit")
+                 f"assumed: {OF_COPY:.0%} of the maker's bandwidth, {OF_PRODUCT:.0%} of its products, a tenth of a card "
+                 "free, --recompute, a budget of 4,096; offload's time is not counted; -: does not fit")
 
 
 PARTS = {"rollout": bench_rollout, "decode": bench_decode, "probes": bench_probes, "update": bench_update,

@@ -24,7 +24,7 @@ import torch
 import envs
 import policy as policies
 import train
-from envs import Sampling, rollout
+from envs import rollout
 from eval import evaluate, summary
 from probes import score, utility
 from skillbank import Skill, SkillBank

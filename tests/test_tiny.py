@@ -1,4 +1,4 @@
-"""The shipped model: small, readable by others, and really one that heeds skills."""
+"""The shipped models, one per world: small, readable by others, and really such that heed skills."""
 
 import json
 import sys
@@ -17,7 +17,6 @@ from skillbank import SkillBank
 from worlds import catalogue
 from worlds.checkpoints import TINY
 
-SHOP = TINY / "webshop"
 HOW = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,16 +31,29 @@ def tiny():
     return policies.load("tiny")
 
 
-def test_it_is_small_and_opens_in_transformers(env, tiny):
+@pytest.fixture(scope="module")
+def house():
+    """Generated games: conftest.py sees to it."""
+    try:
+        return envs.make("alfworld", "dev")
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("world", ["webshop", "alfworld"])
+def test_it_is_small_and_opens_in_transformers(world, request):
     """Bug: a repository of a hundred megabytes; or weights that only our decoder can read."""
-    assert sum(file.stat().st_size for file in SHOP.iterdir()) <= 6_000_000
+    env, folder = request.getfixturevalue("env" if world == "webshop" else "house"), TINY / world
+    tiny = policies.load("tiny", world=world)
+    assert tiny.model.cfg.hf["world"] == env.describe()
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 6_000_000
     chat, = env.demonstrations(1, seed=5)
     ids, _ = tiny.chat.transcript(chat)
-    theirs = AutoModelForCausalLM.from_pretrained(SHOP).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         tokens = torch.tensor([ids])
         torch.testing.assert_close(theirs(tokens).logits, tiny.model(tokens), atol=2e-3, rtol=0)
-    tokenizer = AutoTokenizer.from_pretrained(SHOP)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     for message in chat:
         assert tokenizer(message["content"])["input_ids"] == tiny.chat.encode(message["content"])
         assert tokenizer.decode(tiny.chat.encode(message["content"])) == message["content"]
@@ -71,4 +83,4 @@ def test_it_is_refused_for_a_world_it_does_not_know(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         train.main()
     assert "--cold_start" in stop.value.code and "\n" not in stop.value.code
-    assert json.loads((SHOP / "config.json").read_text())["world"] == envs.make("webshop").describe()
+    assert json.loads((TINY / "webshop" / "config.json").read_text())["world"] == envs.make("webshop").describe()
