@@ -10,6 +10,7 @@ What the made-up worlds and `tiny` rest on, measured: `python -m tests.lab` (--e
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -40,12 +41,11 @@ def families(env):
 
 def bank_of(env, kind):
     """A bank with every skill of a kind, written by hand, in each family. It is a reference; training never sees it."""
-    bank = SkillBank()
+    bank, number = SkillBank(), itertools.count(1)
     for family in families(env):
         texts = [text for text in env.ways.texts(family) if text["kind"] == kind]
         bank.task_specific_skills[family] = [
-            Skill(f"{family}_{i}", text["title"], text["principle"], text["when_to_apply"])
-            for i, text in enumerate(texts)]
+            Skill(f"dyn_{next(number):03d}", text["title"], text["principle"], text["when_to_apply"]) for text in texts]
     return bank
 
 

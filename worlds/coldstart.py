@@ -75,12 +75,18 @@ def cold_start(policy, env, cfg, bar):
 
 
 def shorten(ids, said, limit):
-    """A transcript of at most `limit` tokens: the oldest turns after the task are dropped, as `rollout` drops them."""
+    """A transcript of at most `limit` tokens: the oldest turns after the task are dropped, as `rollout` drops them.
+
+    The turn that then follows the task is given, too, or a model learns to begin in the middle.
+    """
     if len(ids) <= limit:
         return ids, said
     turns = [i for i in range(1, len(ids)) if said[i] and not said[i - 1]] or [len(ids)]
-    start = next((turn for turn in turns if turns[0] + len(ids) - turn <= limit), turns[0])
-    return (ids[:turns[0]] + ids[start:])[:limit], (said[:turns[0]] + said[start:])[:limit]
+    start = next((turn for turn in turns[1:-1] if turns[0] + len(ids) - turn <= limit), None)
+    if start is None:
+        return ids[:limit], said[:limit]
+    said = said[:turns[0]] + [False] * (said.index(False, start) - start) + said[said.index(False, start):]
+    return ids[:turns[0]] + ids[start:], said
 
 
 def weigh(ids, said, rules, copy):
