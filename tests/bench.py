@@ -503,7 +503,7 @@ def bench_fit(args, env, bounds):
         results.append(row)
     return table(f"fit, computed: rows of {context:,} tokens at once (of {most}), sampled tokens/s at {context // 4:,} "
                  "tokens per row, tokens/s of an update", results,
-                 f"assumed: {OF_COPY:.0%} of the maker's bandwidth, {OF_PRODUCT:.0%} of its products, a tenth of a card "
+                 f"assumed: {OF_COPY:.0%} of the maker's bandwidth, {OF_PRODUCT:.0%} of its products, a tenth of it "
                  "free, --recompute, a budget of 4,096; offload's time is not counted; -: does not fit")
 
 
