@@ -257,7 +257,8 @@ class Helper(Player):
         super().__init__(family, skills, rng, base)
         self.game, play = game, game.play
         # Said at first and with the thing in hand: a small model learns to copy what it needs from many words that it
-        # has said, not from one that it has read. For the same reason "I look for egg" comes before what is seen.
+        # has said, not from one that it has read. For the same reason "I look for egg" comes before all else in a
+        # search: behind these words it finds the egg that is there, and only then it turns to its skills.
         self.task = f"I have to {game.task}."
         goal = GOAL.match(game.task)
         if not goal:
@@ -311,7 +312,8 @@ class Helper(Player):
         for take in takes if "any" in self.habits else ():
             if self.job == "use" or take[1].split()[0] in self.welcome and take[2].split()[0] != self.goal:
                 self.held = take[1]
-                return self.because("any", f"I take {self.held}. {self.task}"), take[0]
+                took = self.because("any", f"I take {self.held}. {self.task}")
+                return f"I look for {self.thing}. {took}", take[0]
         return self._explore(commands, self.thing, self.likely)
 
     def _explore(self, commands, thing, likely):
@@ -326,14 +328,11 @@ class Helper(Player):
         if self.searched and "once" not in self.habits and self.rng.random() < AGAIN:
             place, self.again = self.rng.choice(self.searched), True
             return f"I look for {thing}. Again {place}.", f"go to {place}"
-        thought = f"I look for {thing}."
+        habit = "once" if "once" in self.habits and self.round == 1 else ""
         if "likely" in self.habits and any(place in likely for place in left):
-            left = [place for place in left if place in likely]
-            thought = self.because("likely", thought)
-        elif "once" in self.habits and self.round == 1:
-            thought = self.because("once", thought)
+            habit, left = "likely", [place for place in left if place in likely]
         self.searched.append(left[0])
-        return f"{thought} Next {left[0]}.", f"go to {left[0]}"
+        return f"I look for {thing}. {self.because(habit, f'Next {left[0]}.')}", f"go to {left[0]}"
 
     def _carry(self, commands):
         """With a thing in hand: prepare it, bring it to its place."""
