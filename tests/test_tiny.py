@@ -67,6 +67,13 @@ def test_it_heeds_the_skills_in_its_prompt(env, tiny):
     assert useful > none + 0.2 and harmful <= none, (none, useful, harmful)
 
 
+@pytest.mark.slow
+def test_it_wins_generated_games(house):
+    """Bug: a checkpoint whose commands are well formed and which finds nothing."""
+    policy = policies.load("tiny", world="alfworld")
+    assert summary(evaluate(policy, house, SkillBank(), house.dev_tasks, HOW))["all"]["success"] > 0.1
+
+
 def test_it_writes_all_kinds_of_skills(env, tiny):
     """Bug: reviews that do not parse, or that are all good already, leave nothing to learn."""
     episodes = rollout(tiny, env, env.train_tasks[:24], SkillBank(), how=Sampling(1.0, 96, 160, 3072, top_k=4))
