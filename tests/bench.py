@@ -8,8 +8,9 @@ How fast, beside what the machine allows and what a user would pick instead: `py
     scaling   seconds of an iteration's parts as group, turns, opening and edits grow (tiny's shape, one CPU thread)
     fit       which Qwen2.5 fits which card: computed from shapes, not measured
 
-The work is what scripted shoppers make of the made-up shop, or of $WEBSHOP_DATA: their openings, replies, lengths of
-turns. The bounds are the machine's own, measured first: copying a large buffer, a large product in the model's dtype.
+The work is what scripted players make of a world (--env; with $WEBSHOP_DATA or $ALFWORLD_DATA the real one; scaling
+always of the shop): openings, replies, lengths of turns. The bounds are the machine's own, measured first: copying a
+large buffer, a large product in the model's dtype.
 `qwen2.5-*` have that model's shape and random weights: what they say means nothing, what they compute is the same.
 """
 
@@ -70,20 +71,20 @@ def shape(hf, dtype=torch.bfloat16):
         return policies.Decoder(checkpoints.Config.from_hf(hf)).to(dtype)
 
 
-def scrambled(hf, device, dtype):
+def scrambled(hf, device, dtype, world="webshop"):
     """A policy of that shape with random weights; tiny's tokenizer, whose ids are in every vocabulary here."""
     torch.manual_seed(0)
     model = shape(hf, dtype).to_empty(device=device)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(1.0 if "norm" in name else 0.0, 0.02)
-    return policies.Policy(model, checkpoints.read(str(checkpoints.TINY / "webshop"))[2], "random weights")
+    return policies.Policy(model, checkpoints.read(str(checkpoints.TINY / world))[2], "random weights")
 
 
 def load(args):
     if args.model in QWEN:
-        return scrambled(qwen(args.model), args.device, args.dtype)
-    return policies.load(args.model, args.device, args.dtype)
+        return scrambled(qwen(args.model), args.device, args.dtype, args.env)
+    return policies.load(args.model, args.device, args.dtype, world=args.env)
 
 
 def matrices(cfg):
@@ -123,7 +124,7 @@ def machine(args):
     return {"device": torch.cuda.get_device_name(device) if cuda else "cpu", "cpu": (names or [platform.machine()])[0],
             "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "transformers": transformers.__version__, "python": platform.python_version(), "model": args.model,
-            "dtype": str(args.dtype).removeprefix("torch."), "mini": args.mini,
+            "env": args.env, "dtype": str(args.dtype).removeprefix("torch."), "mini": args.mini,
             "copy GB/s": 2 * size / copying / 1e9,  # read and written
             "product TFLOP/s": 2 * n**3 / product / 1e12}
 
@@ -165,11 +166,11 @@ def table(title, rows, note=""):
     return {"title": title, "note": note, "rows": rows}
 
 
-# ---- The work: what scripted shoppers do ----------------------------------------------------------------------------
+# ---- The work: what scripted players do -----------------------------------------------------------------------------
 
 
 def transcripts(policy, env, count, context):
-    """Whole episodes that fit the context: [(ids, said)], said True where the shopper speaks."""
+    """Whole episodes that fit the context: [(ids, said)], said True where the player speaks."""
     chats = [policy.chat.transcript(chat) for chat in env.demonstrations(4 * count, seed=0)]
     fitting = [(ids, said) for ids, said in chats if len(ids) <= context]
     if len(fitting) < count:
@@ -190,11 +191,11 @@ class Row:
 
 
 def conversations(policy, env, groups, context):
-    """GROUP rows for each of `groups` transcripts of 5 to 10 turns; a row's turns are .75 to 1.25 of the shopper's."""
+    """GROUP rows for each of `groups` transcripts of 5 or more turns; a row's turns are .75 to 1.25 of the player's."""
     rng, rows = random.Random("bench"), []
     for ids, said in transcripts(policy, env, 4 * groups, context * 4 // 5):
         spans = [[token for token, _ in span] for _, span in itertools.groupby(zip(ids, said), lambda pair: pair[1])]
-        if 5 <= len(spans) // 2 <= 10 and len(rows) < GROUP * groups:  # heard, said, heard, ...
+        if len(spans) // 2 >= 5 and len(rows) < GROUP * groups:  # heard, said, heard, ...
             rows += [Row(spans[::2], [max(round(len(span) * rng.uniform(0.75, 1.25)), 1) for span in spans[1::2]])
                      for _ in range(GROUP)]
     assert len(rows) == GROUP * groups and max(row.length for row in rows) <= context
@@ -202,12 +203,12 @@ def conversations(policy, env, groups, context):
 
 
 def reviews(env, bank, tasks, group):
-    """The edits that scripted shoppers propose, `group` of them per task: duplicates as they come."""
+    """The edits that scripted players propose, `group` of them per task: duplicates as they come."""
     episodes = []
     for task, i in itertools.product(tasks, range(group)):
         game, family = env.start(task), env.family(task)
-        shopper = env.player(game, task, [], random.Random(f"review/{task}/{i}"))
-        said = habits.scripted(env, task, [], game, shopper)[-1]["content"]
+        player = env.player(game, task, [], random.Random(f"review/{task}/{i}"))
+        said = habits.scripted(env, task, [], game, player)[-1]["content"]
         episodes.append(Episode(task, family, i, [], (), edit=review(said, bank, family)))
     return edits_of(episodes)
 
@@ -515,6 +516,7 @@ def main():
     parser = argparse.ArgumentParser(description="Measure rollouts, decoding, probes and updates beside their bounds.")
     parser.add_argument("--model", default="", help="tiny, smollm2, a checkpoint, or qwen2.5-0.5b, -1.5b, -3b, -7b "
                                                     "with random weights (default: qwen2.5-1.5b on a GPU, else tiny)")
+    parser.add_argument("--env", default="webshop", help="%(default)s (default) or alfworld")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of them, by commas (default: %(default)s)")
     parser.add_argument("--mini", action="store_true", help="less of everything: about two minutes on two CPU cores")
@@ -534,7 +536,7 @@ def main():
         table("machine", [{"": name, " ": value} for name, value in result["machine"].items()])
         for part in parts:
             clear(args.device)
-            env = envs.make("webshop")  # a new one: some parts change its limit and rules
+            env = envs.make("webshop" if part == "scaling" else args.env)  # anew: some change its limit and rules
             seconds, result[part] = timed(args.device, partial(PARTS[part], args, env, result["machine"]))
             result[part]["seconds"] = seconds
             print(f"  ({part} took {seconds:.0f} s)", flush=True)
