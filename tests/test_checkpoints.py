@@ -466,6 +466,16 @@ def test_transcript_marks_what_the_assistant_says(template, system, spoken):
     assert said[-1] and sum(a != b for a, b in zip(said, said[1:])) == 3  # forced | said | forced | said
 
 
+def test_a_message_of_weight_0_is_shown_and_not_learned(spoken):
+    """The bug: players' mistakes, which a model should have seen, teach it to make them."""
+    chat = Chat(spoken(QWEN25))
+    done = [dict(message) for message in CHAT[:-1]]
+    ids, said = chat.transcript(done)
+    done[2]["weight"] = 0
+    assert chat.transcript(done) == (ids, [mine and i >= len(ids) - len(chat.encode("click[buy now]")) - 1
+                                           for i, mine in enumerate(said)])
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n\n", "naïve café",
                                   "価格 🎉 👩‍👩‍👧 \U0001F1EB\U0001F1F7",
                                   "e\u0301 \u200f\u202e", "a\x00b\x1b\ufffe", "\u2028\u2029\x85\r\n", "x" * 5000])
@@ -499,6 +509,7 @@ def test_read_chats(tmp_path):
     ('{"messages": []}', "line 2"), ('{"messages": [{"role": "user", "content": "a"}]}', "line 2"),
     ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null}]}', "line 2"),
     ('{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}', "alternate"),
+    ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 2}]}', "weight"),
 ])
 def test_read_chats_names_the_bad_line(line, named, tmp_path):
     """The bug: one bad line of ten thousand, and no word about which."""

@@ -1,8 +1,12 @@
 """The cold start: what is cut from a long transcript, and which tokens weigh more."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from worlds.coldstart import shorten, weigh
+import envs
+import policy as policies
+from worlds.coldstart import cold_start, shorten, weigh
 
 IDS = list(range(100, 120))
 SAID = [i in (4, 5, 8, 9, 10, 13, 18, 19) for i in range(20)]  # an opening of 4 tokens, four turns
@@ -33,3 +37,11 @@ def test_copied_words_weigh_more_and_given_ones_nothing():
     ids, said = [7, 1, 2, 3, 3, 7, 9, 9, 4, 9], [False] * 3 + [True] * 4 + [False] * 2 + [True]
     assert weigh(ids, said, {7}, 5.0) == [0, 0, 0, 1, 1, 1, 1, 0, 0, 5.0]  # 3 was never given, 7 is of the rules
     assert weigh(ids, said, {7}, 1.0) == [float(mine) for mine in said]
+
+
+def test_a_task_longer_than_the_context_is_one_line():
+    """Bug: a division by zero, or NaN in every weight, after the model has been loaded for minutes."""
+    cfg = SimpleNamespace(sft_muon=0, sft_data="", cold_start=1, sft_batch=1, sft_lr=1e-3, sft_copy=1, seed=0, context=8)
+    env = envs.make("webshop")
+    with pytest.raises(ValueError, match="nothing to learn in 8 tokens .* raise --context"):
+        cold_start(policies.load("tiny"), env, cfg, lambda name: iter)

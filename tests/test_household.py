@@ -62,7 +62,7 @@ def skills(family, *wanted, wording=0):
 
 
 def play(env, task, seed, *wanted, habits=None):
-    """-> (won, steps, its player, [(commands, thought, command, reply)])."""
+    """-> (won, steps, its player, [(commands, slipped, thought, command, reply)])."""
     game, family = env.start(task), env.family(task)
     player, trace = Helper(game, family, skills(family, *wanted), random.Random(seed)), []
     if habits is not None:
@@ -70,7 +70,7 @@ def play(env, task, seed, *wanted, habits=None):
     while not game.done and len(trace) < env.limit:
         commands = game.play.commands
         thought, command = player.act(game.observation)
-        trace.append((commands, thought, command, game.step(command)))
+        trace.append((commands, player.slipped, thought, command, game.step(command)))
     return game.won, len(trace), player, trace
 
 
@@ -269,7 +269,7 @@ def test_skills_decide(made):
         return sum(play(made, task, task, *wanted)[0] for task in made.train_tasks[:120]) / 120
 
     useful, none, harmful = success("useful"), success(), success("harmful")
-    assert useful > 0.8 and 0.4 < none < useful - 0.15 and harmful < none - 0.2, (useful, none, harmful)
+    assert useful > 0.85 and 0.35 < none < useful - 0.3 and harmful < none - 0.05, (useful, none, harmful)
 
 
 @package
@@ -285,9 +285,23 @@ def test_players_speak_legal_commands(made):
     """Bug: demonstrations with commands that do nothing teach the model to say them."""
     for task in made.train_tasks[:60]:
         for wanted in ((), ("useful",), ("neutral",), ("harmful",)):
-            for commands, thought, command, reply in play(made, task, 1, *wanted)[3]:
-                assert command in commands and reply != "Nothing happens.", (thought, command)
+            for commands, slipped, thought, command, reply in play(made, task, 1, *wanted)[3]:
+                assert (command in commands, reply != "Nothing happens.") == (not slipped, not slipped), command
                 assert thought and len(thought) < 300 and "\n" not in thought
+
+
+@package
+def test_a_slip_is_shown_with_what_follows_and_not_learned(made):
+    """Bug: a model that saw nobody fail is lost after its first command that does nothing; or it learns to fail."""
+    slips, others = 0, 0
+    for chat in made.demonstrations(40, seed=2):
+        task = re.search(r"Task: (.*)", chat[1]["content"])[1]
+        for said, reply, then in zip(chat[2:-2:2], chat[3:-2:2], chat[4:-1:2]):
+            slipped = reply["content"] == "Nothing happens."
+            assert said.get("weight", 1) == (not slipped)
+            assert then["content"].startswith(f"<think>Nothing happened. I have to {task}.") == slipped, then
+            slips, others = slips + slipped, others + (not slipped)
+    assert 0.01 < slips / others < 0.1
 
 
 @package

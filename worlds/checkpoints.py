@@ -415,20 +415,27 @@ class Chat:
         return self.between[last == self.end:] + self.encode(user) + self.reply
 
     def transcript(self, messages):
-        """A whole chat [{"role", "content"}] -> (ids, said): said is True on assistant tokens and their end."""
+        """A whole chat [{"role", "content"}] -> (ids, said): said is True on assistant tokens and their end.
+
+        Except those of a message with "weight": 0 (as in OpenAI's format), a mistake that is shown and not learned.
+        """
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-        texts = [m["content"] for m in messages if m["role"] != "system"]  # user, assistant, user, ...
-        ids = self.opening(system, texts[0])
+        turns = [m for m in messages if m["role"] != "system"]  # user, assistant, user, ...
+        ids = self.opening(system, turns[0]["content"])
         said = [False] * len(ids)
-        for i in range(1, len(texts), 2):
-            mine = self.encode(texts[i]) + [self.end]
-            heard = self.turn(texts[i + 1], self.end) if i + 1 < len(texts) else []
-            ids, said = ids + mine + heard, said + [True] * len(mine) + [False] * len(heard)
+        for i in range(1, len(turns), 2):
+            mine = self.encode(turns[i]["content"]) + [self.end]
+            heard = self.turn(turns[i + 1]["content"], self.end) if i + 1 < len(turns) else []
+            ids = ids + mine + heard
+            said += [turns[i].get("weight", 1) != 0] * len(mine) + [False] * len(heard)
         return ids, said
 
 
 def read_chats(path):
-    """A JSON-lines file of {"messages": [...]} chats; system (optional), then user and assistant by turns."""
+    """A JSON-lines file of {"messages": [...]} chats; system (optional), then user and assistant by turns.
+
+    "weight": 0 in an assistant's message shows it and does not train it.
+    """
     chats = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):  # splitlines knows too many
         if not line.strip():
@@ -442,6 +449,8 @@ def read_chats(path):
         if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2) or len(roles) < len(chat):
             raise ValueError(f"{path}, line {number}: after an optional system message user and assistant must "
                              f"alternate and end with assistant; roles are {roles}")
+        if any(m.get("weight", 1) not in (0, 1) for m in chat):
+            raise ValueError(f"{path}, line {number}: a message's \"weight\" must be 0 or 1")
         chats.append(chat)
     if not chats:
         raise ValueError(f"{path}: no chats there; one JSON object per line")

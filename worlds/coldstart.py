@@ -19,8 +19,9 @@ from worlds.checkpoints import read_chats
 def cold_start(policy, env, cfg, bar):
     """Train `policy` on cfg.cold_start batches of transcripts, scripted or cfg.sft_data, and print how it goes.
 
-    Every assistant token is trained, its stop token too, and with weight cfg.sft_prompt each given token. cfg.sft_muon:
-    learning rate of Muon on the matrices inside the layers, 0 for AdamW everywhere. bar(name) wraps the batches.
+    Every assistant token is trained, its stop token too, and with weight cfg.sft_prompt each given token; a player's
+    slips count as given. cfg.sft_muon: learning rate of Muon on the matrices inside the layers, 0 for AdamW everywhere.
+    bar(name) wraps the batches.
     """
     if cfg.sft_muon and not hasattr(torch.optim, "Muon"):
         raise ValueError(f"--sft_muon: torch {torch.__version__} has no Muon, 2.9 has; or --sft_muon 0")
@@ -45,6 +46,8 @@ def cold_start(policy, env, cfg, bar):
         rows = [shorten(ids, said, limit) for ids, said in rows]
         weights = [weigh(ids, said, rules, cfg.sft_copy) for ids, said in rows]
         total = sum(map(sum, weights))
+        if not total:
+            raise ValueError(f"cold start: nothing to learn in {limit} tokens of a transcript; raise --context")
         losses.append(0.0)
         for some in grpo.micro_batches([len(ids) for ids, _ in rows], cfg.budget):
             tokens = grpo.pad([rows[i][0] for i in some], torch.long, policy.device)  # (B, T)

@@ -65,6 +65,7 @@ class Player:
     """
 
     ways = None  # a world's Ways
+    slipped = False  # was its last turn a mistake that shall not be learned?
 
     def __init__(self, family, skills, rng, base=BASE):
         self.family, self.rng = family, rng
@@ -140,6 +141,8 @@ def scripted(env, task, shown, game, player):
     while not game.done and steps < env.limit:
         thought, action = player.act(game.observation)
         said.append({"role": "assistant", "content": f"<think>{thought}</think><action>{action}</action>"})
+        if player.slipped:
+            said[-1]["weight"] = 0
         said.append({"role": "user", "content": game.step(action)})
         steps += 1
     said[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)

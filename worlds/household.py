@@ -19,7 +19,7 @@ from pathlib import Path
 
 import envs
 from worlds import alfgames, habits
-from worlds.habits import BASE, Habit, Player, Ways
+from worlds.habits import Habit, Player, Ways
 from worlds.pddl import Game, GameError
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -238,6 +238,8 @@ SPOKEN = {"general": "all tasks", "pick_and_place_simple": "placing tasks", "loo
           "pick_cool_then_place_in_recep": "cooling tasks", "pick_two_obj_and_place": "pair tasks"}
 WAYS = Ways(HABITS, [family for family in SPOKEN if family != "general"], SPOKEN)
 STATIONS = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+BASE = 0.25  # habits.BASE, but lower: with half of them by chance, skills would change little of what a model wins
+SLIP = 0.08  # how often a player reaches for what is not there: a model will, and should have seen how to go on
 AGAIN = 0.3  # without the habit "once": how often a search goes where it has been
 GOAL = re.compile(r"(?:look at|examine) (?:the |a )?(?P<seen>\w+) (?:under|with) the (?P<lamp>\w+)"
                   r"|.*?(?:a clean|a hot|a cool|a cold|some|two|a) (?P<thing>\w+) (?:and put (?:it|them) )?(?:in|on) "
@@ -256,9 +258,9 @@ class Helper(Player):
     def __init__(self, game, family, skills, rng, base=BASE):
         super().__init__(family, skills, rng, base)
         self.game, play = game, game.play
-        # Said at first and with the thing in hand: a small model learns to copy what it needs from many words that it
-        # has said, not from one that it has read. For the same reason "I look for egg" comes before all else in a
-        # search: behind these words it finds the egg that is there, and only then it turns to its skills.
+        # Said at first, with the thing in hand and after a slip: a small model learns to copy what it needs from many
+        # words that it has said, not from one that it has read. For the same reason "I look for egg" comes before all
+        # else in a search: what follows these words on the page, "1", or only earlier, ".", is whether it is there.
         self.task = f"I have to {game.task}."
         goal = GOAL.match(game.task)
         if not goal:
@@ -273,6 +275,7 @@ class Helper(Player):
         self.places = [names[place].name for place, _ in rooms]
         self.likely = {names[place].name for place, kind in play.facts["receptacletype"] if kind in holds}
         fits = {kind for place, kind in play.facts["cancontain"] if place == f"{self.goal}type"}
+        self.kinds = sorted(kinds)
         self.welcome = {kind for kind, type_ in kinds.items() if type_ in fits}  # what the goal's place can hold
         self.searched, self.seen = [], {}  # seen: kind of thing -> a place where one was seen
         self.round, self.moves, self.brought = 1, 0, set()  # brought: things that were put down
@@ -281,15 +284,18 @@ class Helper(Player):
 
     def act(self, observation):
         """-> (thought, command)."""
-        self.moves += 1
+        self.moves, self.slipped = self.moves + 1, False
         commands = self.game.play.commands
-        if self.moves == 1:
+        begin = ""
+        if observation == "Nothing happens.":
+            begin = f"Nothing happened. {self.task} "
+        elif self.moves == 1:
             begin = f"{self.task} "
             if "plan" in self.habits:
                 begin += self.because("plan", f"My plan: find {self.thing}, bring it to {self.goal}. ")
             if "look" in self.habits:
                 return begin + self.because("look", "I look around."), "look"
-        elif self.here and observation != "Nothing happens.":
+        elif self.here:
             for thing in re.findall(r"\b(\w+) \d+", observation):
                 self.seen.setdefault(thing, self.here)
         thought, command = self._carry(commands) if self.held else self._search(commands)
@@ -297,18 +303,23 @@ class Helper(Player):
             self.here = command[6:]
             if command not in commands:  # one stands there already: it is beside the place where one was
                 command = f"examine {self.here}"
-        if self.moves == 1:
-            thought = begin + thought
-        return thought, command
+        return begin + thought, command
 
     def _search(self, commands):
         """Find the thing, or any thing at all."""
         takes = [re.fullmatch(r"take (.+) from (.+)", command) for command in commands if command.startswith("take ")]
         takes = [take for take in takes if take[1] not in self.brought]
+        if takes and self.rng.random() < SLIP:
+            thing = self.rng.choice([self.thing, self.rng.choice(self.kinds)])
+            command = f"take {thing} {self.rng.randint(1, 3)} from {takes[0][2]}"
+            if command not in commands:
+                self.slipped = True
+                task = self.task.replace(self.thing, thing)
+                return f"I look for {command[5:].partition(' from')[0]}. Here it is. {task}", command
         for take in takes:
             if take[1].split()[0] == self.thing and (self.job or take[2].split()[0] != self.goal):
                 self.held, self.found = take[1], True
-                return f"I look for {self.thing}. Here is {self.held}. {self.task}", take[0]
+                return f"I look for {self.held}. Here it is. {self.task}", take[0]
         for take in takes if "any" in self.habits else ():
             if self.job == "use" or take[1].split()[0] in self.welcome and take[2].split()[0] != self.goal:
                 self.held = take[1]
@@ -341,7 +352,7 @@ class Helper(Player):
             lamp = next((command for command in commands if command.startswith(f"use {self.goal}")), None)
             if lamp and not self.ready:
                 self.ready = True
-                return f"I look for {self.goal}. Here is {lamp[4:]}.", lamp
+                return f"I look for {lamp[4:]}. Here it is.", lamp
             if self.ready:  # the light was on, and it was not the thing
                 return self._put(commands)
             if self.goal in self.seen and self.here != self.seen[self.goal]:
