@@ -6,7 +6,7 @@ that is printed says so), what the policy reads, and which scripted players writ
 Of 13 to 66 admissible commands a message lists those that depend on what just happened (take, put, open, heat ...), the
 things in one place together: "take egg 1, mug 2 from shelf 1". Going to a place, looking, examining and the inventory
 stand in the rules, the places in the first message; "Nothing happens." changes no list and repeats none. A reply then
-takes 36 of SmolLM2's tokens, 20 of them the page, instead of 160 (generated games) or 220 (real ones): tests/lab.py.
+takes 35 of SmolLM2's tokens, 20 of them the page, instead of 160 (generated games) or 220 (real ones): tests/lab.py.
 """
 
 import json
