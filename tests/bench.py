@@ -542,7 +542,7 @@ def main():
             print(f"  ({part} took {seconds:.0f} s)", flush=True)
             Path(args.out).parent.mkdir(parents=True, exist_ok=True)
             Path(args.out).write_text(json.dumps(result, indent=1) + "\n")  # after each part: a later one may fail
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"tests.bench: {error}")
 
 

@@ -311,11 +311,11 @@ class Helper(Player):
         takes = [take for take in takes if take[1] not in self.brought]
         if takes and self.rng.random() < SLIP:
             thing = self.rng.choice([self.thing, self.rng.choice(self.kinds)])
-            command = f"take {thing} {self.rng.randint(1, 3)} from {takes[0][2]}"
+            wrong = f"{thing} {self.rng.randint(1, 3)}"
+            command = f"take {wrong} from {takes[0][2]}"
             if command not in commands:
                 self.slipped = True
-                task = self.task.replace(self.thing, thing)
-                return f"I look for {command[5:].partition(' from')[0]}. Here it is. {task}", command
+                return f"I look for {wrong}. Here it is. {self.task.replace(self.thing, thing)}", command
         for take in takes:
             if take[1].split()[0] == self.thing and (self.job or take[2].split()[0] != self.goal):
                 self.held, self.found = take[1], True
