@@ -16,24 +16,27 @@ An episode is ONE growing chat. A real one, made-up products, one skill in the b
                The episode is over: SUCCESS, score 1.00, 4 of 15 steps. Family: footwear. Now review it ...
     assistant  <think>...</think><tool_call>{"name": "propose_skill", ...}</tool_call>
 
-So the review reads the trajectory from the cache, and acting and reviewing are one policy on one token sequence. Ids
-are kept as sampled and never re-tokenised; each carries what it is (forced, acting, reviewing) and the sampler's
-log-probability, which is all that dualadv_grpo.py needs. The released code re-prompts every turn from scratch with a
-window of history, and shows skills only from the second step on, which hides them from the first search.
+So the review reads the trajectory from the KV cache, and one policy acts and reviews on one token sequence. Token ids
+are kept as sampled and are never re-tokenised. Each carries its job (given, acting, reviewing) and the sampler's
+log-probability: that is all dualadv_grpo.py needs.
+
+Differences from the released code: it builds a new prompt every turn, with a window of history; it shows skills only
+from the second step on, so the first search is made without them; it lists every clickable text a second time.
 """
 
 import re
 from collections import namedtuple
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tqdm import tqdm
 
+import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW
-from policy import Session
-from skillbank import review, review_prompt, skills_prompt
-from worlds.memory import rows_that_fit
-from worlds.pddl import GameError
+from lib.memory import rows_that_fit
+from policy import Policy, Session
+from skillbank import SkillBank, review, review_prompt, skills_prompt
+from worlds import GameError
 
 # ---- What a world is ------------------------------------------------------------------------------------------------
 
@@ -42,6 +45,7 @@ class Game(Protocol):
     """One episode of a world, being played."""
 
     page: str  # what the agent sees now, in full
+    observation: str  # the same as the engine words it; scripted players read it
     done: bool
     won: bool
     score: float  # in [0, 1]
@@ -49,45 +53,53 @@ class Game(Protocol):
     def step(self, action: str) -> str: ...  # do it; returns the next user message, short where nothing changed
 
 
-class Env(Protocol):
-    """A world as tasks (integers) with families. The training split is always at hand, for the probes."""
+class Player(Protocol):
+    """Who writes the transcripts of the cold start by script; worlds/players.py has one that obeys skills."""
 
-    source: str  # whose games these are, in two words: every printed score says it
+    mistaken: bool  # its last turn was a mistake: the transcript shows it, training skips it
+
+    def act(self, observation: str) -> tuple: ...  # -> (thought, action)
+    def review(self, won: bool, score: float, steps: int) -> tuple: ...  # -> (thought, tool, arguments)
+
+
+class Env(Protocol):
+    """A world as tasks (integers) that belong to families. worlds/README.md shows how to write one."""
+
+    source: str  # the data in two or three words, printed beside every score
     limit: int  # steps of an episode
     kl: float  # the paper's beta for this world
-    rules: str  # head of the system message
-    tasks: list  # of the split asked for
-    train_tasks: list
-    dev_tasks: list  # held out, for evaluation during training
+    tail: int  # of an answer without action tags, so many last characters are sent to the game
+    rules: str  # beginning of the system message
+    tasks: list[int]  # of the split that was asked for
+    train_tasks: list[int]  # probes are chosen from these, whatever the split
+    dev_tasks: list[int]  # held out, for evaluation during training
+    options: dict  # flags of its own: {name: (default, help)}
+    ways: object  # worlds.players.Ways: the habits of its scripted players
+    corpus_chats: int  # so many transcripts train the tokenizer of a new `tiny`
 
     def family(self, task: int) -> str: ...
     def goal(self, task: int) -> str: ...  # the task's text
     def name(self, task: int) -> str: ...  # which game it is, for result files
-    def start(self, task: int) -> Game: ...  # GameError for a file that turns out to be no game
-    def project(self, text: str) -> tuple: ...  # assistant text -> (action, valid)
-    def demonstrations(self, count: int, seed: int) -> list: ...  # chats of scripted players, for the cold start
-    def corpus(self) -> list: ...  # the world's own text, for the tokenizer of `tiny`
-    def describe(self) -> str: ...  # one line: whose games these are; the same for every split and filter of them
+    def start(self, task: int) -> Game: ...  # GameError if it cannot be played
+    def player(self, game: Game, task: int, skills: list, rng) -> Player: ...  # for the cold start
+    def vocabulary(self) -> list[str]: ...  # texts beyond the transcripts, for the same tokenizer
+    def describe(self) -> str: ...  # one line about the data; the same for every split and option
 
 
-def make(name, split="train", data=None, seed=0, human_goals=False, winnable_only=False):
-    """Open a world. split: train, dev or test. ValueError, OSError or ImportError, one line, if it cannot be had."""
-    from worlds import household, shopping  # not above: they import this file
-
-    if name == "webshop":
-        return shopping.WebShopEnv(split, data, seed, human_goals, winnable_only)
-    if name == "alfworld":
-        if human_goals or winnable_only:
-            raise ValueError("--human_goals and --winnable_only are WebShop's; ALFWorld has one kind of goal")
-        return household.HouseholdEnv(split, data, seed)
-    raise ValueError(f"--env {name}: there is no such world; choose webshop or alfworld")
+def make(name: str, split: str = "train", data: str | None = None, seed: int = 0, **options) -> Env:
+    """Open a world. split: train, dev or test. ValueError, OSError or ImportError, one line, if it cannot be opened."""
+    world = worlds.load(name)
+    given = {option: value for option, value in options.items() if value}
+    if unknown := given.keys() - world.options.keys():
+        raise ValueError(f"--{min(unknown)}: --env {name} has no such option")
+    return world(split, data, seed, **given)
 
 
-def project(text, tail):
-    """What the released wrapper does to an answer: (action, valid).
+def project(text: str, tail: int) -> tuple[str, bool]:
+    """The released wrapper's reading of an answer: (action, valid).
 
-    The text between the action tags, lower-cased; without them the last `tail` characters, which are invalid but
-    still sent to the world. Valid also needs a thought, and no CJK character anywhere.
+    The action is the text between the action tags, lower-cased. Without tags it is the last `tail` characters: they
+    are sent to the game, and count as invalid. A valid answer also has a thought, and no CJK character anywhere.
     """
     match = re.search(r"<action>(.*?)</action>", text, re.S)
     action = (match[1] if match else text[-tail:]).strip().lower()
@@ -103,194 +115,225 @@ class Sampling:
     """How episodes are sampled."""
 
     temperature: float = 1.0
-    act_tokens: int = 256  # at most per action turn
-    review_tokens: int = 512  # at most per review
-    context: int = 8192  # tokens of one transcript before old turns are dropped
+    act_tokens: int = 256  # at most, per action turn
+    review_tokens: int = 512  # at most, per review
+    context: int = 8192  # tokens of one transcript before its oldest turns are dropped
     rows: int = 64  # episodes played at once
-    top_k: int = 3  # skills shown, of the general ones and of the family's each
+    top_k: int = 3  # skills shown: so many general ones, and so many of the task's family
 
 
 @dataclass
 class Segment:
-    """A stretch of transcript on which the policy was sampled: one entry per token in each list."""
+    """A stretch of transcript on which the policy was sampled: one entry per token in the first four lists."""
 
-    ids: list = field(default_factory=list)
-    kind: list = field(default_factory=list)  # FORCED, ACT or REVIEW
-    logp: list = field(default_factory=list)  # the sampler's log-probability; 0 where forced
-    turns: list = field(default_factory=list)  # where each assistant turn begins
+    ids: list[int] = field(default_factory=list)
+    job: list[int] = field(default_factory=list)  # FORCED, ACT or REVIEW
+    logp: list[float] = field(default_factory=list)  # the sampler's log-probability; 0 where forced
+    turn: list[int] = field(default_factory=list)  # number of the turn that sampled it; -1 where forced
+    starts: list[int] = field(default_factory=list)  # where each assistant turn begins
 
-    def hear(self, ids):
+    def add_given(self, ids):
+        """Append tokens of the prompt or of the world."""
+        self._add(ids, FORCED, [0.0] * len(ids), -1)
+
+    def add_sampled(self, ids, job, logp, turn):
+        """Append one assistant turn of the policy."""
+        self.starts.append(len(self.ids))
+        self._add(ids, job, logp, turn)
+
+    def _add(self, ids, job, logp, turn):
         self.ids += ids
-        self.kind += [FORCED] * len(ids)
-        self.logp += [0.0] * len(ids)
-
-    def say(self, ids, logp, kind):
-        self.turns.append(len(self.ids))
-        self.ids += ids
-        self.kind += [kind] * len(ids)
+        self.job += [job] * len(ids)
         self.logp += logp
+        self.turn += [turn] * len(ids)
 
 
-Turn = namedtuple("Turn", "text action valid reply")  # what the policy said, and what the world answered
+Turn = namedtuple("Turn", "page text valid reply")  # what the policy saw, what it said, what the world answered
 
 
 @dataclass
 class Episode:
+    """One episode: what was played, every token of it, and the review."""
+
     task: int
     family: str
     key: int  # names its random stream
     shown: list  # the retrieved skills
-    opening: tuple  # system and first user message, for people to read
-    segments: list = field(default_factory=list)
-    turns: list = field(default_factory=list)
+    messages: tuple  # the system and the first user message, for people to read
+    segments: list[Segment] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     won: bool = False
     score: float = 0.0
     review: str = ""
-    edit: dict = None  # skillbank.review's result, on a copy of the bank
+    edit: dict | None = None  # skillbank.review's result, on a copy of the bank
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         return len(self.turns)
 
     @property
-    def reward(self):
-        """R of README, method 3: 10 for the win, -0.5 for each invalid action."""
+    def reward(self) -> float:
+        """R = 10 won - 0.5 * (number of invalid actions)."""
         return 10.0 * self.won - 0.5 * sum(not turn.valid for turn in self.turns)
 
-    def transcript(self):
+    def transcript(self) -> str:
         """The episode as a person reads it."""
-        lines = [f"=== task {self.task} ({self.family})", *self.opening]
+        lines = [f"=== task {self.task} ({self.family})", *self.messages]
         for turn in self.turns:
             lines += [f"--- policy{'' if turn.valid else ' (invalid)'}", turn.text, "--- world", turn.reply]
         lines += [f"--- {'won' if self.won else 'lost'}, score {self.score:.2f}, {self.steps} steps"]
         return "\n".join(lines + (["--- review", self.review] if self.review else []))
 
 
-def opening(env, task, game, shown):
-    """The two messages before the policy speaks: (system, user)."""
+def first_messages(env: Env, task: int, game: Game, shown: list) -> tuple[str, str]:
+    """The two messages before the policy's first turn: (system, user)."""
     return f"{env.rules}\n{skills_prompt(shown)}", f"Task: {env.goal(task)}\n{game.page}"
 
 
-def rollout(policy, env, tasks, bank, group=1, seed=0, how=None, with_review=True, keys=None, desc="rollout"):
+def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[SkillBank], group: int = 1,
+            seed: int = 0, sampling: Sampling | None = None, with_review: bool = True, keys: list[int] | None = None,
+            desc: str = "rollout") -> list[Episode]:
     """Play each task `group` times; with_review asks for the skill review at the end of each episode.
 
-    bank: a SkillBank, or a list with one per task. keys: the random stream of each episode (task-major); default: its
-    number. Returns len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and its own
-    transcript, not on what is played beside it.
+    bank: one for all tasks, or a list with one per task. keys: the random stream of each episode (task-major); by
+    default its number. Returns len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and
+    on its own transcript, not on the episodes that are played at the same time.
     """
-    how = how or Sampling()
-    most = room(policy, env, how)
+    sampling = sampling or Sampling()
+    most = prompt_limit(policy, env, sampling)
     banks = bank if isinstance(bank, list) else [bank] * len(tasks)
-    played = []  # (Episode, Game, its bank, opening ids)
+    played = []  # (Episode, Game, its bank, token ids of its first messages)
     for i in range(len(tasks) * group):
         task, mine = tasks[i // group], banks[i // group]
-        shown = mine.retrieve(env.goal(task), env.family(task), how.top_k)
+        shown = mine.retrieve(env.goal(task), env.family(task), sampling.top_k)
         game = env.start(task)
-        while len(ids := policy.chat.opening(*opening(env, task, game, shown))) > most and shown:
+        while len(ids := policy.chat.opening(*first_messages(env, task, game, shown))) > most and shown:
             shown = shown[:-1]  # too many words in the bank for this context: fewer skills are shown
         if len(ids) > most:
             raise GameError(f"task {task}: {len(ids)} tokens of task and first page, room for {most}; raise --context")
-        episode = Episode(task, env.family(task), keys[i] if keys else i, shown, opening(env, task, game, shown))
-        played.append((episode, game, mine, ids))
-    # Episodes with the same opening lie side by side, so that they share one prefill; memory bounds how many at once.
+        messages = first_messages(env, task, game, shown)
+        played.append((Episode(task, env.family(task), keys[i] if keys else i, shown, messages), game, mine, ids))
+    # Episodes with the same first messages are neighbours, so that they share one prefill. Memory bounds how many are
+    # played at once.
     order = sorted(range(len(played)), key=lambda i: (played[i][3], i))
-    context = min(how.context, policy.model.cfg.max_len)
-    rows = rows_that_fit(policy, max(min(how.rows, len(order)), 1), context, Session.PREFILL)
+    sampling = replace(sampling, context=context_of(policy, sampling))
+    rows = rows_that_fit(policy, max(min(sampling.rows, len(order)), 1), sampling.context, Session.PREFILL)
     with tqdm(total=len(played), desc=desc, leave=False, disable=None) as bar:
         for start in range(0, len(order), rows):
-            play([played[i] for i in order[start:start + rows]], policy, env, seed, how, with_review, bar)
+            play([played[i] for i in order[start:start + rows]], policy, env, seed, sampling, with_review, bar)
     return [episode for episode, *_ in played]
 
 
-def room(policy, env, how):
-    """How many tokens an opening may have, so that the review and an answer fit behind it. ValueError if too few."""
-    context, answer = min(how.context, policy.model.cfg.max_len), max(how.act_tokens, how.review_tokens)
+def context_of(policy: Policy, sampling: Sampling) -> int:
+    """Tokens of one transcript: what was asked for, or what the model can read if that is less."""
+    return min(sampling.context, policy.model.cfg.max_len)
+
+
+def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
+    """How many tokens the first messages may have, so that an answer and the review fit, too. ValueError if too few."""
+    context, answer = context_of(policy, sampling), max(sampling.act_tokens, sampling.review_tokens)
     question = len(policy.chat.encode(review_prompt("a_family_name", False, 0.0, env.limit, env.limit)))
-    most = context - answer - question - 100  # 100: the chat template, the notes on what was dropped
+    most = context - answer - question - 100  # 100: the chat template, and the note on dropped turns
     task = max(env.train_tasks, key=lambda task: len(env.goal(task)))
-    needed = len(policy.chat.opening(*opening(env, task, env.start(task), [])))
+    needed = len(policy.chat.opening(*first_messages(env, task, env.start(task), [])))
     if needed > most:
         raise ValueError(f"a context of {context} tokens is too short: the task takes up to {needed}, the review's "
                          f"question {question}, an answer {answer}; raise --context or lower --review_tokens")
     return most
 
 
-def play(wave, policy, env, seed, how, with_review, bar):
-    """Play a wave of episodes together in one Session."""
-    context = min(how.context, policy.model.cfg.max_len)
-    session = Session(policy, len(wave), context, seed)
-    openings = {}
+def play(wave, policy, env, seed, sampling, with_review, bar):
+    """Play some episodes together in one Session. wave: rollout's (Episode, Game, bank, prompt ids), in its order."""
+    session = Session(policy, len(wave), sampling.context, seed)
+    prompts: dict = {}  # token ids -> who begins with them
     for i, (*_, ids) in enumerate(wave):
-        openings.setdefault(tuple(ids), []).append(i)
-    session.feed(range(len(openings)), [list(ids) for ids in openings])
+        prompts.setdefault(tuple(ids), []).append(i)
+    session.feed(range(len(prompts)), [list(ids) for ids in prompts])
     live = {}  # conversation -> what it plays
-    for first, members in enumerate(openings.values()):
-        for row, i in zip(session.fork([first], len(members))[0], members):
-            live[row] = wave[i]
-            session.keys[row] = wave[i][0].key
+    for first, members in enumerate(prompts.values()):
+        for c, i in zip(session.fork([first], len(members))[0], members):
+            live[c] = wave[i]
+            session.keys[c] = wave[i][0].key
             wave[i][0].segments.append(Segment())
-            wave[i][0].segments[0].hear(wave[i][3])
-    reviewing = set()
+            wave[i][0].segments[0].add_given(wave[i][3])
+    reviewing: set[int] = set()
     while live:
-        rows = sorted(live)
-        limits = [how.review_tokens if row in reviewing else how.act_tokens for row in rows]
-        heard = {}  # conversation -> ids of the next user message
-        for row, (ids, logp) in zip(rows, session.sample(rows, limits, temperature=how.temperature)):
-            episode, game, bank, _ = live[row]
-            episode.segments[-1].say(ids, logp, REVIEW if row in reviewing else ACT)
+        active = sorted(live)
+        limits = [sampling.review_tokens if c in reviewing else sampling.act_tokens for c in active]
+        replies = {}  # conversation -> ids of the next user message
+        for c, (ids, logp) in zip(active, session.sample(active, limits, temperature=sampling.temperature)):
+            episode, game, bank, _ = live[c]
+            episode.segments[-1].add_sampled(ids, REVIEW if c in reviewing else ACT, logp, episode.steps)
             text = policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids)
-            if row in reviewing:
+            if c in reviewing:
                 episode.review = text
                 episode.edit = review(text, bank, episode.family)
-                del live[row]
+                del live[c]
                 bar.update()
                 continue
-            action, valid = env.project(text)
+            page, (action, valid) = game.page, project(text, env.tail)
             reply = game.step(action)
-            episode.turns.append(Turn(text, action, valid, reply))
+            episode.turns.append(Turn(page, text, valid, reply))
             if not game.done and episode.steps < env.limit:
-                heard[row] = hear(session, row, policy.chat, episode, reply, game.page, "", how.act_tokens)
+                replies[c] = add_reply(session, c, episode, reply, game.page, "", sampling.act_tokens)
                 continue
             episode.won, episode.score = game.won, game.score
             if with_review:
-                reviewing.add(row)
-                ask = "\n" + review_prompt(episode.family, game.won, game.score, episode.steps, env.limit)
-                heard[row] = hear(session, row, policy.chat, episode, reply, game.page, ask, how.review_tokens)
+                reviewing.add(c)
+                question = "\n" + review_prompt(episode.family, game.won, game.score, episode.steps, env.limit)
+                replies[c] = add_reply(session, c, episode, reply, game.page, question, sampling.review_tokens)
             else:
-                del live[row]
+                del live[c]
                 bar.update()
-        session.feed(list(heard), list(heard.values()))
+        session.feed(list(replies), list(replies.values()))
 
 
-def hear(session, row, chat, episode, reply, page, ask, answer):
-    """Append a user message, reply + ask, to the transcript and return the ids to feed.
+def add_reply(session, c, episode, reply, page, question, answer):
+    """Append the user message `reply + question` to the transcript of conversation c; returns the ids to feed.
 
-    Where it and an answer would not fit, the oldest turns after the task are dropped (the message says how many), the
-    rest is read anew, and the episode goes on in a second segment, in which all that was said before counts as forced:
-    it is trained in the first. There `page` stands for the reply, since "Same page." may refer to what was dropped.
+    answer: tokens to leave free for the policy's next turn. Where these do not fit, the oldest turns after the task are
+    dropped (the message says how many), the rest is read anew, and the episode goes on in a second segment. All that
+    was sampled before counts as given there: it is trained in the first segment. The second one shows `page` instead
+    of the reply, since "Same page." may refer to a turn that was dropped.
     """
-    old = episode.segments[-1]
-    ids = chat.turn(reply + ask, old.ids[-1])
+    old, chat = episode.segments[-1], session.policy.chat
+    ids = chat.turn(reply + question, old.ids[-1])
     if len(old.ids) + len(ids) + answer <= session.max_len:
-        old.hear(ids)
+        old.add_given(ids)
         return ids
-    opening = old.ids[:old.turns[0]]
-    for dropped in range(1, len(old.turns) + 1):
-        start = old.turns[dropped] if dropped < len(old.turns) else len(old.ids)
-        note = f"[{episode.steps - len(old.turns) + dropped} earlier turns dropped]\n"
-        head = opening + old.ids[start:]
-        ids = chat.turn(note + page + ask, head[-1])
-        # A quarter stays free, or every turn from here on would read everything anew.
-        if len(head) + len(ids) + answer <= session.max_len * 3 // 4:
-            break
-    words = chat.encode(page)
+    prompt, end = old.ids[:old.starts[0]], len(old.ids)
+
+    def user_message(dropped, start, text):
+        note = f"[{episode.steps - len(old.starts) + dropped} earlier turns dropped]\n"
+        return chat.turn(note + text + question, (prompt + old.ids[start:])[-1])
+
+    def total(dropped, start, text=page):
+        return len(prompt) + end - start + len(user_message(dropped, start, text)) + answer
+
+    # A quarter stays free, or every later turn would read everything anew.
+    most = session.max_len * 3 // 4
+    dropped, start = drop_oldest(old.starts, end, lambda dropped, start: total(dropped, start) <= most)
+    words, text = chat.encode(page), page
     keep = len(words)
-    while keep and len(head) + len(ids) + answer > session.max_len:  # one page alone is too long: cut its middle
-        keep = max(keep - max(len(head) + len(ids) + answer - session.max_len, 8), 0)
+    # One page alone is too long: cut its middle.
+    while keep and (excess := total(dropped, start, text) - session.max_len) > 0:
+        keep = max(keep - max(excess, 8), 0)
         left, right = chat.decode(words[:keep // 2]), chat.decode(words[len(words) - (keep - keep // 2):])
-        ids = chat.turn(f"{note}{left} [... {len(words) - keep} tokens cut ...] {right}{ask}", head[-1])
-    new = Segment(turns=[turn - start + len(opening) for turn in old.turns[dropped:]] or [len(opening)])
-    new.hear(head + ids)
+        text = f"{left} [... {len(words) - keep} tokens cut ...] {right}"
+    new = Segment(starts=[begin - start + len(prompt) for begin in old.starts[dropped:]] or [len(prompt)])
+    new.add_given(prompt + old.ids[start:] + user_message(dropped, start, text))
     episode.segments.append(new)
-    session.reset(row)
+    session.reset(c)
     return new.ids
+
+
+def drop_oldest(starts: list[int], end: int, fits) -> tuple[int, int]:
+    """Drop as few of the oldest turns as possible: (how many, where the first one that is kept begins).
+
+    starts: where each assistant turn of a transcript of `end` tokens begins. fits(dropped, start) says if that is
+    enough; if it never is, all are dropped and start = end.
+    """
+    for dropped, start in enumerate([*starts[1:], end][:len(starts)], 1):
+        if fits(dropped, start):
+            return dropped, start
+    return len(starts), end

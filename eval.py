@@ -7,10 +7,10 @@ Evaluation: every game of a split exactly once, per family and overall, under th
 
     none     no skills in the prompt: what the weights have learned
     frozen   the run's bank as training left it (or --bank FILE)
-    online   the bank goes on growing while it is tested: after each batch of episodes the reviews are probed on
-             TRAINING tasks and what helps is committed, to a copy
+    online   a copy of the bank goes on growing during the test: after each batch of episodes the reviews' edits are
+             probed on TRAINING tasks, and those that help are committed to the copy
 
-Temperature 0.4, as in the paper. Writes JSON with every episode's outcome, so that a doubted average can be checked.
+Temperature 0.4, as in the paper. Writes JSON with every episode's outcome, so that an average can be checked.
 """
 
 import os
@@ -27,81 +27,87 @@ from pathlib import Path
 
 import envs
 import policy as policies
-from envs import Sampling, rollout
-from probes import confirm, edits_of, probe
+import worlds
+from envs import Env, Episode, Sampling, rollout
+from lib.files import write_atomic
+from lib.streams import mix
+from policy import Policy
+from probes import Edit, Probing, confirm, edits_of, probe
 from skillbank import SkillBank, commit
-from worlds import report
-from worlds.noise import mix
-from worlds.runs import checkpoint_of
-from worlds.skillfiles import write_atomic
+from tools import report
+from tools.report import summary
+from tools.runs import checkpoint_of
 
 PROTOCOLS = ("none", "frozen", "online")
+SAMPLING = [f for f in fields(Sampling) if f.name != "temperature"]  # each is a flag
 
 
-def summary(episodes):
-    """{"all": {...}, family: {...}}: n, success rate, mean score, mean steps, share of invalid actions."""
-    groups = {"all": episodes}
-    for family in sorted({e.family for e in episodes}):
-        groups[family] = [e for e in episodes if e.family == family]
-    return {
-        name: {
-            "n": len(some),
-            "success": sum(e.won for e in some) / len(some),
-            "score": sum(e.score for e in some) / len(some),
-            "steps": sum(e.steps for e in some) / len(some),
-            "invalid": sum(not t.valid for e in some for t in e.turns) / sum(e.steps for e in some),
-        }
-        for name, some in groups.items()
-    }
-
-
-def evaluate(policy, env, bank, tasks, how, seed=0, desc="eval"):
+def evaluate(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], sampling: Sampling, seed: int = 0,
+             desc: str = "eval") -> list[Episode]:
     """Play each task once with a bank that does not change. The random stream is the task's, whatever the bank."""
-    return rollout(policy, env, tasks, bank, seed=seed, how=how, with_review=False, keys=list(tasks), desc=desc)
+    return rollout(policy, env, tasks, bank, seed=seed, sampling=sampling, with_review=False, keys=list(tasks),
+                   desc=desc)
 
 
-def play_online(policy, env, bank, tasks, how, seed=0, k=4, batch=16, alpha=0.3, clip=False, fresh=8):
-    """The online protocol on a copy of the bank: returns (episodes, the grown bank, the committed edits)."""
-    bank, episodes, committed = copy.deepcopy(bank), [], []
+def play_online(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], probing: Probing, seed: int = 0,
+                batch: int = 16) -> tuple[list[Episode], SkillBank, list[Edit]]:
+    """The online protocol on a copy of the bank: returns (episodes, the grown bank, the committed edits).
+
+    Episodes are sampled as probing.sampling says; batch: episodes between two commits.
+    """
+    bank = copy.deepcopy(bank)
+    episodes: list[Episode] = []
+    committed: list[Edit] = []
     for start in range(0, len(tasks), batch):
         some = tasks[start:start + batch]
-        played = rollout(policy, env, some, bank, seed=seed, how=how, keys=list(some), desc="online")
+        played = rollout(policy, env, some, bank, seed=seed, sampling=probing.sampling, keys=list(some), desc="online")
         edits = edits_of(played)
-        probe(policy, env, bank, edits, k, mix(seed, start), how, alpha, clip)
-        if fresh:
-            edits, _ = confirm(policy, env, bank, edits, fresh, mix(seed, start), how, alpha)
+        probe(policy, env, bank, edits, mix(seed, start), probing)
+        if probing.fresh:
+            edits, _ = confirm(policy, env, bank, edits, mix(seed, start), probing)
         committed += commit(bank, edits)
         episodes += played
     return episodes, bank, committed
 
 
-def read_flags():
+def read_flags(argv=None) -> argparse.Namespace:
+    """The command line; a wrong flag ends the program with one line. .run: the checkpoint of a run, or None."""
     parser = argparse.ArgumentParser(description="Play every game of a split once, under three bank protocols.",
-                                     allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")
-    parser.add_argument("target", nargs="+", help="a run directory of train.py, or a model (directory, HF id, smollm2, "
+                                     allow_abbrev=False, add_help=False)
+    parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")  # type: ignore
+    parser.add_argument("target", nargs="*", help="a run directory of train.py, or a model (directory, HF id, smollm2, "
                                                   "tiny); several runs only with --plot")
     parser.add_argument("--plot", metavar="PNG",
-                        help="no games: draw the runs' curves into this picture, print their figures")
-    parser.add_argument("--env", help="world: webshop, alfworld; by default the run's, or webshop")
-    parser.add_argument("--split", default="test", help="train, dev or test, for alfworld also valid_seen or "
+                        help="play nothing: draw the runs' curves into this picture and print their figures")
+    parser.add_argument("--env", choices=worlds.names(), help="world (default: the run's, or webshop)")
+    parser.add_argument("--split", default="test", help="train, dev or test; for alfworld also valid_seen or "
                                                         "valid_unseen, which is its test (default: test)")
-    parser.add_argument("--data", help="directory of the real data; by default the run's, or the world's own")
-    parser.add_argument("--human_goals", action="store_true", help="WebShop's human instructions")
-    parser.add_argument("--bank", help="skill bank for frozen and online; by default the run's")
-    parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="which of the three (default: all)")
-    parser.add_argument("--limit", type=int, help="only the first so many games, for a quick look")
-    parser.add_argument("--temperature", type=float, default=0.4, help="of sampling (default: 0.4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes' random streams (default: 0)")
-    parser.add_argument("--probes", type=int, default=4, help="online: K, probe tasks per edit (default: 4)")
-    parser.add_argument("--batch", type=int, default=16, help="online: episodes between two commits (default: 16)")
-    parser.add_argument("--device", default="", help="cpu, cuda, ...; by default cuda where there is one")
-    parser.add_argument("--out", help="JSON file; by default eval_<split>.json in the run, or here")
-    for f in fields(Sampling)[1:]:
-        parser.add_argument(f"--{f.name}", type=int, help="as in train.py; by default the run's")
-    args = parser.parse_args()
-    if len(args.target) > 1 and not args.plot:
-        parser.error(f"{args.target[1]}: one target at a time, several only with --plot")
+    parser.add_argument("--data", metavar="DIR", help="directory of the real data (default: the run's, or the world's)")
+    parser.add_argument("--bank", metavar="FILE", help="skill bank for frozen and online (default: the run's)")
+    parser.add_argument("--protocols", metavar="LIST", default=",".join(PROTOCOLS), help="default: %(default)s")
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first N games, for a quick look")
+    parser.add_argument("--temperature", metavar="X", type=float, default=0.4, help="of sampling (default: 0.4)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the episodes' random streams (default: 0)")
+    parser.add_argument("--probes", metavar="N", type=int, default=4,
+                        help="online: K, probe tasks per edit (default: 4)")
+    parser.add_argument("--batch", metavar="N", type=int, default=16,
+                        help="online: episodes between two commits (default: 16)")
+    parser.add_argument("--device", default="", help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument("--out", metavar="JSON", help="result file (default: eval_<split>.json in the run, or here)")
+    for f in SAMPLING:
+        parser.add_argument(f"--{f.name}", metavar="N", type=int, help="as in train.py (default: the run's)")
+    first, _ = parser.parse_known_args(argv)
+    if len(first.target) > 1 and not first.plot:
+        parser.error(f"{first.target[1]}: one target at a time, several only with --plot")
+    run = checkpoint_of(first.target[0]) if first.target else None
+    settings = json.loads((Path(first.target[0]) / "config.json").read_text()) if run else {}
+    parser.add_argument("-h", "--help", action="help", help="show this and stop")
+    options = worlds.add_options(parser, first.env or settings.get("env", "webshop"))
+    args = parser.parse_args(argv)
+    if not args.target:
+        parser.error("name a run directory or a model")
+    args.run, args.settings, args.env = run, settings, args.env or settings.get("env", "webshop")
+    args.options = {name: getattr(args, name) or settings.get(name, default) for name, default in options.items()}
     args.protocols = args.protocols.split(",")
     if unknown := set(args.protocols) - set(PROTOCOLS):
         parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(PROTOCOLS)}")
@@ -112,66 +118,69 @@ def read_flags():
     return args
 
 
+def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampling]:
+    """The policy, world, bank and sampling to evaluate; flags win over the run's settings. One-line errors."""
+    settings, bank = args.settings, SkillBank()
+    if args.bank or args.run:
+        bank = SkillBank.load(args.bank or args.run / "skills.json")
+    own = {f.name: getattr(args, f.name) for f in SAMPLING}
+    sampling = Sampling(args.temperature, **{name: settings.get(name, getattr(Sampling, name)) if value is None
+                                             else value for name, value in own.items()})
+    env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
+    if not args.data and settings.get("world", env.describe()) != env.describe():
+        raise ValueError(f"{args.target[0]} was trained in {settings['world']}, this is {env.describe()}; give --data")
+    policy = policies.load(str(args.run or args.target[0]), policies.pick_device(args.device), world=args.env)
+    envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
+    return policy, env, bank, sampling
+
+
+def play(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[int], args: argparse.Namespace,
+         sampling: Sampling) -> dict:
+    """One protocol: play the tasks, print a line per family, return what the JSON holds of it."""
+    start, settings = time.time(), args.settings
+    committed: list[Edit] = []
+    if protocol == "online":
+        probing = Probing(args.probes, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
+                          settings.get("clip_utility", Probing.clip), sampling)
+        episodes, bank, committed = play_online(policy, env, bank, tasks, probing, args.seed, args.batch)
+    else:
+        bank = bank if protocol == "frozen" else SkillBank()
+        episodes = evaluate(policy, env, bank, tasks, sampling, args.seed, protocol)
+    seconds, families = time.time() - start, summary(episodes)
+    wide = max(map(len, families))
+    for family, row in families.items():
+        print(f"{protocol:8} {family:{wide}} n {row['n']:4}  success {row['success']:.3f}  score "
+              f"{row['score']:.3f}  steps {row['steps']:4.1f}  invalid {row['invalid']:.2f}  {env.source}"
+              + (f"  ({seconds:.0f}s, {len(committed)} edits committed)" if family == "all" else ""), flush=True)
+    return {"seconds": round(seconds, 1), "families": families, "committed": len(committed), "bank": bank.to_dict(),
+            "episodes": [{"task": e.task, "game": env.name(e.task), "family": e.family, "won": e.won,
+                          "score": e.score, "steps": e.steps} for e in episodes]}
+
+
 def main():
     args = read_flags()
-    if args.plot:
-        try:
+    try:
+        if args.plot:
             report.plot(args.target, args.plot)
             return print("\n".join(map(report.digest, args.target)))
-        except (ValueError, OSError) as error:
-            sys.exit(f"eval.py: {error}")
-    args.target = args.target[0]
-    checkpoint, settings, bank = checkpoint_of(args.target), {}, SkillBank()
-    try:
-        if checkpoint:  # a run: its model, its bank, its settings; flags win over these
-            settings = json.loads((Path(args.target) / "config.json").read_text())
-            bank = SkillBank.load(checkpoint / "skills.json")
-        bank = SkillBank.load(args.bank) if args.bank else bank
-        flags = {f.name: getattr(args, f.name) for f in fields(Sampling)}
-        how = Sampling(**{name: settings.get(name, getattr(Sampling, name)) if value is None else value
-                          for name, value in flags.items()})
-        world = args.env or settings.get("env", "webshop")
-        env = envs.make(world, args.split, args.data or settings.get("data"),
-                        human_goals=args.human_goals or settings.get("human_goals", False))
-        if not args.data and settings.get("world", env.describe()) != env.describe():
-            raise ValueError(f"{args.target} was trained in {settings['world']}, this is {env.describe()}; give --data")
-        policy = policies.load(str(checkpoint or args.target), policies.pick_device(args.device), world=world)
-        envs.room(policy, env, how)  # refuse a context that is too short before the first game
+        policy, env, bank, sampling = open_target(args)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"eval.py: {error}")
     tasks = env.tasks[:args.limit]
     print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games; bank: {len(bank.skills())} skills")
-    result = {"target": args.target, "env": env.describe(), "split": args.split, "games": len(tasks),
-              "temperature": args.temperature, "seed": args.seed, "protocols": {}}
-    wide = max(len(env.family(task)) for task in tasks)
+    protocols: dict = {}
     for protocol in args.protocols:
-        if protocol == "frozen" and not bank.skills() and "none" in result["protocols"]:
+        if protocol == "frozen" and not bank.skills() and "none" in protocols:
             print("frozen   the bank is empty: the same as none")
-            result["protocols"][protocol] = result["protocols"]["none"]
+            protocols[protocol] = protocols["none"]
             continue
-        start, committed = time.time(), []
         try:
-            if protocol == "online":
-                episodes, grown, committed = play_online(
-                    policy, env, bank, tasks, how, args.seed, args.probes, args.batch, settings.get("alpha", 0.3),
-                    settings.get("clip_utility", False), settings.get("confirm", 8))
-            else:
-                grown = bank if protocol == "frozen" else SkillBank()
-                episodes = evaluate(policy, env, grown, tasks, how, args.seed, protocol)
+            protocols[protocol] = play(protocol, policy, env, bank, tasks, args, sampling)
         except envs.GameError as error:
             sys.exit(f"eval.py: {error}")
-        seconds = time.time() - start
-        result["protocols"][protocol] = {
-            "seconds": round(seconds, 1), "families": summary(episodes), "committed": len(committed),
-            "bank": grown.to_dict(), "episodes": [
-                {"task": e.task, "game": env.name(e.task), "family": e.family, "won": e.won, "score": e.score,
-                 "steps": e.steps} for e in episodes],
-        }
-        for family, row in summary(episodes).items():
-            print(f"{protocol:8} {family:{wide}} n {row['n']:4}  success {row['success']:.3f}  score "
-                  f"{row['score']:.3f}  steps {row['steps']:4.1f}  invalid {row['invalid']:.2f}  {env.source}"
-                  + (f"  ({seconds:.0f}s, {len(committed)} edits committed)" if family == "all" else ""), flush=True)
-    out = args.out or (Path(args.target) if checkpoint else Path(".")) / f"eval_{args.split}.json"
+    result = {"target": args.target[0], "env": env.describe(), "split": args.split, "games": len(tasks),
+              "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
+    out = args.out or (Path(args.target[0]) if args.run else Path(".")) / f"eval_{args.split}.json"
     write_atomic(out, json.dumps(result, indent=1) + "\n")
     print(f"wrote {out}")
 

@@ -1,24 +1,27 @@
 """
 The policy: one decoder that both acts and reviews, its KV cache, and a sampler you can read.
 
-Three families share this one decoder, because they differ in two lines: Llama (plain), Qwen2/2.5 (a bias on q, k, v)
-and Qwen3 (an RMSNorm on q and k). Parameters carry the names they have in the checkpoint, so loading is
-`load_state_dict` and what we save opens in transformers.
+Three families share this decoder, because they differ in two lines: Llama (plain), Qwen2/2.5 (a bias on q, k, v) and
+Qwen3 (an RMSNorm on q and k). Parameters have the names of the checkpoint, so loading is `load_state_dict`, and what we
+save opens in transformers.
 
-Why a sampler by hand? An episode is ONE growing chat: a new observation should cost its own tokens and nothing else,
-eight rollouts of a task should read the task once, and an episode that is over should leave the batch. `Session` does
-just that over one KV cache that lives as long as the episodes; the released code re-prompts every turn from scratch.
+Why a sampler by hand? An episode is ONE growing chat. A new observation should cost its own tokens and nothing else;
+eight rollouts of a task should read the task once; an episode that is over should leave the batch. `Session` does that
+with one KV cache that lives as long as the episodes. The released code reads the whole prompt again every turn.
 
     session = Session(policy, rows=16, max_len=2048, seed=0)
-    session.feed([0, 8], [ids_of_task_a, ids_of_task_b])    # two prompts read ...
-    session.fork([0, 8], 8)                                 # ... sixteen conversations open
-    turns = session.sample(range(16), max_new=64)           # [(token ids, log-probabilities)] per row
+    session.feed([0, 8], [ids_of_task_a, ids_of_task_b])    # read two prompts ...
+    session.fork([0, 8], 8)                                 # ... and open sixteen conversations
+    turns = session.sample(range(16), max_new=64)           # [(token ids, log-probabilities)], one per conversation
 
-Two invariants hold everything together:
-  * slot = position: the token at position p of a row lies in slot p of that row's cache, and attends to slots <= p;
-  * the newest token of a row is never in the cache: `sample` begins by reading it. So the stop token that `sample`
-    drew needs no special case, it is simply read together with whatever is fed next.
+A conversation is one chat and has a fixed number; a row is a place in the cache. Two rules connect them:
+  * slot = position: the token at position p of a conversation is in slot p of its row, and attends to slots <= p;
+  * the newest token of a conversation is never in the cache: `sample` begins by reading it. So the stop token that
+    `sample` drew needs no special case; it is read together with the next message.
 """
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,16 +29,39 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from worlds import checkpoints, graphs, lora
-from worlds.noise import gumbel, mix
+from lib import checkpoints, graphs, lora, models, rope
+from lib.chat import Chat
+from lib.streams import gumbel, mix
 
 # ---- The decoder ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Config:
+    """The shape of a decoder; lib/checkpoints.py takes it from a config.json and says what is not supported."""
+
+    vocab_size: int
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    eps: float
+    max_len: int
+    tied: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    rope: dict  # rope_type, rope_theta and what the type needs
+    hf: dict  # config.json as it was, for saving
 
 
 class KVCache:
     """Keys and values of every row: (layers, rows, kv_heads, max_len + 1, head_dim). Padding writes to the last slot.
 
-    Zeros, not empty memory: a masked slot has weight 0, and 0 * NaN would still be NaN.
+    It begins with zeros, not with empty memory: a masked slot has weight 0, and 0 * NaN would still be NaN.
     """
 
     def __init__(self, cfg, rows, max_len, device, dtype):
@@ -54,19 +80,31 @@ class KVCache:
         return self.k[layer][rows, :, :span], self.v[layer][rows, :, :span]
 
     def copy(self, source, target, length):
-        """Row `source`'s first `length` slots over row `target`'s."""
+        """Copy the first `length` slots of row `source` to row `target`."""
         for cache in (self.k, self.v):
             cache[:, target, :, :length] = cache[:, source, :, :length]
 
     def swap(self, a, b, length):
+        """Exchange the first `length` slots of two rows."""
         for cache in (self.k, self.v):
             kept = cache[:, a, :, :length].clone()
             cache[:, a, :, :length] = cache[:, b, :, :length]
             cache[:, b, :, :length] = kept
 
 
+class Past(NamedTuple):
+    """Where one layer's new keys and values go in the cache, and what the new tokens may attend to."""
+
+    cache: KVCache
+    layer: int
+    rows: slice | torch.Tensor  # as in KVCache.append
+    positions: torch.Tensor  # (B, T)
+    mask: torch.Tensor  # (B, 1, H / KV * T, span), True where visible
+    span: int  # slots that are read
+
+
 def rotate(x, cos, sin):
-    """RoPE on x (B, heads, T, D), cos and sin (B, 1, T, D): the halves of D are the pairs, as in the checkpoints."""
+    """RoPE on x (B, heads, T, D), cos and sin (B, 1, T, D). The halves of D are its pairs, as in the checkpoints."""
     a, b = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
@@ -89,15 +127,15 @@ class Attention(nn.Module):
         k = rotate(self.k_norm(self.k_proj(x).view(B, T, KV, D)).transpose(1, 2), cos, sin)  # (B, KV, T, D)
         v = self.v_proj(x).view(B, T, KV, D)  # (B, T, KV, D)
         if past is None:
-            # Right-padded training batch: causality alone keeps every real token from seeing the padding.
+            # Right-padded training batch: the causal mask alone keeps every real token from seeing the padding.
             k, v = (t.repeat_interleave(H // KV, dim=1) for t in (k, v.transpose(1, 2)))  # (B, H, T, D)
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            cache, layer, rows, positions, mask, span = past
-            k, v = cache.append(layer, rows, positions, k.transpose(1, 2), v, span)  # (B, KV, span, D)
+            k, v = past.cache.append(past.layer, past.rows, past.positions, k.transpose(1, 2), v, past.span)
+            # k, v (B, KV, span, D)
             # The query heads that share a KV head become more queries of it, so no key is ever repeated.
             q = q.reshape(B, KV, H // KV * T, D)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, H, T, D)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=past.mask).reshape(B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, H * D))
 
 
@@ -128,11 +166,10 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Llama, Qwen2/2.5 or Qwen3. Calling it gives logits (B, T, vocab); `hidden` stops before the LM head."""
 
-    recompute = False  # gradient checkpointing: activations are recomputed in backward
-
-    def __init__(self, cfg):
+    def __init__(self, cfg: Config):
         super().__init__()
         self.cfg = cfg
+        self.recompute = False  # gradient checkpointing: compute activations again in backward instead of keeping them
         self.freq = None  # RoPE's frequencies, made on the device of the first tokens
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.dim),
@@ -146,12 +183,12 @@ class Decoder(nn.Module):
         """tokens (B, T) -> final hidden states (B, T, dim).
 
         Without a cache: a right-padded batch from position 0. With one: the tokens are appended to the cache's `rows`
-        at `positions` (B, T), and see the first `span` slots as far as slot <= position.
+        at `positions` (B, T); each attends to those of the first `span` slots whose number is <= its position.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         if self.freq is None or self.freq.device != tokens.device:
-            self.freq = self.cfg.inv_freq().to(tokens.device)  # (D/2,)
+            self.freq = rope.frequencies(self.cfg.rope, self.cfg.head_dim).to(tokens.device)  # (D/2,)
         angle = positions[..., None] * self.freq  # (B, T, D/2)
         angle = torch.cat((angle, angle), dim=-1)[:, None]  # (B, 1, T, D)
         x = self.model.embed_tokens(tokens)  # (B, T, dim)
@@ -162,7 +199,7 @@ class Decoder(nn.Module):
             mask = mask[:, None].repeat(1, 1, self.cfg.heads // self.cfg.kv_heads, 1)  # (B, 1, H/KV * T, span)
         for i, block in enumerate(self.model.layers):
             if cache is not None:
-                x = block(x, cos, sin, (cache, i, rows, positions, mask, span))
+                x = block(x, cos, sin, Past(cache, i, rows, positions, mask, span))
             elif self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, cos, sin, use_reentrant=False)
             else:
@@ -182,8 +219,8 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
 
     tokens: (B, T) right-padded ids; mask: (B, T) bool, True where a token was sampled (never at t = 0).
     Returns (B, T) float32, 0 outside the mask; with entropy=True also the entropy (B, T) of each of those draws.
-    The LM head, by far the widest product of a small model, runs on the masked positions only, `chunk` at a time, and
-    each chunk's logits are recomputed in backward: at no time do (B, T, vocab) numbers exist.
+    The LM head is by far the widest product of a small model. It runs on the masked positions only, `chunk` at a time,
+    and each chunk's logits are recomputed in backward, so (B, T, vocab) numbers never exist at once.
     """
     mask = mask.bool()
     if mask[:, 0].any():
@@ -194,8 +231,8 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
     def head(hidden, target):
         logits = model.head(hidden).float() / (temperature or 1.0)  # (n, vocab)
         logz = logits.logsumexp(-1)  # (n,)
-        spread = logz - (logits.softmax(-1) * logits).sum(-1) if entropy else logz
-        return logits.gather(-1, target[:, None])[:, 0] - logz, spread
+        logp = logits.gather(-1, target[:, None])[:, 0] - logz  # (n,)
+        return (logp, logz - (logits.softmax(-1) * logits).sum(-1)) if entropy else (logp,)
 
     parts = [checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t)
              for h, t in zip(hidden.split(chunk), target.split(chunk))]
@@ -210,126 +247,129 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
 class Session:
     """`rows` parallel conversations over one KV cache, each with its own length and its own random stream.
 
-    seed and keys: row r draws its tokens from the stream (seed, keys[r]); keys default to the row numbers. The noise
-    of a draw depends on the stream, the turn (how often the row was sampled) and the place in the turn, so a row's
-    samples do not depend on who shares the batch, and two rows with the same key see the same random numbers even
-    where their prompts differ: that is what pairs the probes with and without an edit.
+    seed and keys: conversation c draws its tokens from the stream (seed, keys[c]); keys are the numbers of the
+    conversations by default, and may be set until the first draw. The noise of a draw depends on the stream, on the
+    turn (how often the conversation was sampled) and on the place in the turn. So what a conversation draws does not
+    depend on the others in the batch, and two conversations with the same key get the same random numbers even where
+    their prompts differ: this pairs the probes with and without an edit.
     """
 
     PREFILL = 4096  # tokens of one prefill batch, padding included
-    CHUNK = 512  # tokens of one row in one prefill step; bounds the attention mask
+    CHUNK = 512  # tokens of one conversation in one prefill step; bounds the attention mask
 
-    def __init__(self, policy, rows, max_len, seed=0, keys=None):
+    def __init__(self, policy: "Policy", rows: int, max_len: int, seed: int = 0, keys=None):
         self.policy, self.max_len, self.seed = policy, max_len, seed
         self.keys = list(range(rows)) if keys is None else list(keys)
-        self.ids = [[] for _ in range(rows)]  # every token of a row; all but the newest are in the cache
+        self.ids: list[list[int]] = [[] for _ in range(rows)]  # every token; all but the newest are in the cache
         self.length = [0] * rows  # how many of them are in the cache
-        self.turn = [0] * rows  # how often the row was sampled: part of the random stream
-        self.place = list(range(rows))  # conversation -> row of the cache; decoding wants the active ones in front
+        self.turn = [0] * rows  # how often the conversation was sampled: part of its random stream
+        self.row = list(range(rows))  # conversation -> row of the cache; decoding wants the active ones in front
         weight = policy.model.model.embed_tokens.weight
         self.cache = KVCache(policy.model.cfg, rows, max_len, weight.device, weight.dtype)
         # What a decoding step reads and writes, per row of the cache: the newest token, its position, the seed of the
-        # next one, and that one's log-probability.
+        # next one, and the log-probability of that one.
         self.tokens, self.positions = torch.zeros(2, rows, 1, dtype=torch.long, device=weight.device)
         self.seeds = torch.zeros(rows, dtype=torch.int32, device=weight.device)
         self.logp = torch.zeros(rows, device=weight.device)
-        # A look at what was drawn makes a GPU wait, so it draws some tokens at a time; what follows a stop is dropped.
-        self.block, self.graphs = (8, graphs.Graphs()) if weight.is_cuda else (1, None)
+        # Reading tokens on the host makes a GPU wait, so there we sample 8 between two reads and drop what follows a
+        # stop token.
+        self.block = 8 if weight.is_cuda else 1
+        self.graphs = graphs.Graphs() if weight.is_cuda else None
 
-    def room(self, row):
-        """How many more tokens the row can hold."""
-        return self.max_len - len(self.ids[row])
+    def room(self, c: int) -> int:
+        """How many more tokens conversation c can hold."""
+        return self.max_len - len(self.ids[c])
 
     @torch.no_grad()
-    def feed(self, rows, ids):
-        """Append token ids (a list per row) to `rows`: prefill of new tokens only, ragged, after whatever is there."""
-        for row, new in zip(rows, ids):
-            if len(new) > self.room(row):
-                raise ValueError(f"row {row}: {len(self.ids[row])} + {len(new)} tokens do not fit {self.max_len}")
-        for row, new in zip(rows, ids):
-            self.ids[row] += new
-        # Rows with equally much to read share a batch, so padding stays small.
-        waiting = sorted((row for row in rows if self._unread(row) > 0), key=self._unread)
+    def feed(self, conversations, ids) -> None:
+        """Append token ids (a list per conversation): a ragged prefill of the new tokens only, after what is there."""
+        for c, new in zip(conversations, ids):
+            if len(new) > self.room(c):
+                raise ValueError(f"row {c}: {len(self.ids[c])} + {len(new)} tokens do not fit {self.max_len}")
+        for c, new in zip(conversations, ids):
+            self.ids[c] += new
+        # Conversations with equally much to read share a batch, so padding stays small.
+        waiting = sorted((c for c in conversations if self._unread(c) > 0), key=self._unread)
         while waiting:
             batch = [waiting.pop()]
             width = min(self._unread(batch[0]), self.CHUNK)
             while waiting and (len(batch) + 1) * width <= self.PREFILL:
                 batch.append(waiting.pop())
-            while any(self._unread(row) for row in batch):
-                self._read([row for row in batch if self._unread(row)])
+            while any(self._unread(c) for c in batch):
+                self._read([c for c in batch if self._unread(c)])
 
-    def _unread(self, row):
-        return max(len(self.ids[row]) - 1 - self.length[row], 0)
+    def _unread(self, c):
+        return max(len(self.ids[c]) - 1 - self.length[c], 0)
 
     def _read(self, batch):
-        """One prefill step: up to CHUNK tokens of each row of the batch, padded to the longest."""
+        """One prefill step: up to CHUNK tokens of each conversation of the batch, padded to the longest."""
         device = self.cache.k.device
-        new = [self.ids[row][self.length[row]:-1][:self.CHUNK] for row in batch]
+        new = [self.ids[c][self.length[c]:-1][:self.CHUNK] for c in batch]
         width = max(map(len, new))
         tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in new], device=device)  # (B, width)
         positions = torch.tensor([
-            list(range(self.length[row], self.length[row] + len(ids))) + [self.max_len] * (width - len(ids))
-            for row, ids in zip(batch, new)
-        ], device=device)  # padding lies in the spare slot, which no token ever sees
-        places = torch.tensor([self.place[row] for row in batch], device=device)
-        for row, ids in zip(batch, new):
-            self.length[row] += len(ids)
-        self.policy.model.hidden(tokens, self.cache, places, positions, max(self.length[row] for row in batch))
+            list(range(self.length[c], self.length[c] + len(ids))) + [self.max_len] * (width - len(ids))
+            for c, ids in zip(batch, new)
+        ], device=device)  # (B, width); padding goes to the spare slot, which no token attends to
+        rows = torch.tensor([self.row[c] for c in batch], device=device)
+        for c, ids in zip(batch, new):
+            self.length[c] += len(ids)
+        self.policy.model.hidden(tokens, self.cache, rows, positions, max(self.length[c] for c in batch))
 
     @torch.no_grad()
-    def sample(self, rows, max_new, stop=None, temperature=1.0):
-        """Decode each row until it draws a stop token or has max_new tokens (an int, or one per row).
+    def sample(self, conversations, max_new, stop=None, temperature: float = 1.0) -> list[tuple[list, list]]:
+        """Decode each conversation until it draws a stop token or has max_new tokens (an int, or one per conversation).
 
-        Returns [(ids, logp)] in the order of rows: the drawn tokens, the stop token among them, and the log-probability
+        Returns [(ids, logp)] in the order given: the drawn tokens, the stop token among them, and the log-probability
         of each under the full softmax at this temperature (at 1.0 where temperature is 0, which takes the argmax).
         """
-        rows, stop = list(rows), self.policy.stop if stop is None else set(stop)
-        limits = dict(zip(rows, [max_new] * len(rows) if isinstance(max_new, int) else max_new))
-        for row in rows:
-            if not self.ids[row]:
-                raise ValueError(f"row {row} is empty: feed it a prompt before sampling")
-            if limits[row] > self.room(row):
-                raise ValueError(f"row {row}: {len(self.ids[row])} + {limits[row]} tokens do not fit {self.max_len}")
-        out = {row: ([], []) for row in rows}
-        active = [row for row in rows if limits[row] > 0]
-        for i, row in enumerate(active):
-            self._swap(i, self.place[row])
+        conversations, stop = list(conversations), self.policy.stop if stop is None else set(stop)
+        limits = dict(zip(conversations, [max_new] * len(conversations) if isinstance(max_new, int) else max_new))
+        for c in conversations:
+            if not self.ids[c]:
+                raise ValueError(f"row {c} is empty: feed it a prompt before sampling")
+            if limits[c] > self.room(c):
+                raise ValueError(f"row {c}: {len(self.ids[c])} + {limits[c]} tokens do not fit {self.max_len}")
+        out: dict[int, tuple[list, list]] = {c: ([], []) for c in conversations}
+        active = [c for c in conversations if limits[c] > 0]
+        for i, c in enumerate(active):
+            self._swap(i, self.row[c])
         while active:
-            said = [len(out[row][0]) for row in active]
-            for row, before, ids, logp in zip(active, said, *self._draw(active, said, limits, temperature)):
-                ids = ids[:limits[row] - before]
+            count = [len(out[c][0]) for c in active]
+            for c, before, ids, logp in zip(active, count, *self._draw(active, count, limits, temperature)):
+                ids = ids[:limits[c] - before]
                 ids = ids[:next((i + 1 for i, token in enumerate(ids) if token in stop), len(ids))]
-                self.ids[row] += ids
-                self.length[row] += len(ids)
-                out[row][0].extend(ids)
-                out[row][1].extend(logp[:len(ids)])
-            # Finished rows leave the batch: the last active row takes their place.
+                self.ids[c] += ids
+                self.length[c] += len(ids)
+                out[c][0].extend(ids)
+                out[c][1].extend(logp[:len(ids)])
+            # Finished conversations leave the batch: the last active one takes the row.
             for i in reversed(range(len(active))):
-                row = active[i]
-                if out[row][0][-1] in stop or len(out[row][0]) == limits[row]:
+                c = active[i]
+                if out[c][0][-1] in stop or len(out[c][0]) == limits[c]:
                     self._swap(i, len(active) - 1)
                     active[i] = active[-1]
                     active.pop()
-        for row in rows:
-            self.turn[row] += 1
-        return [out[row] for row in rows]
+        for c in conversations:
+            self.turn[c] += 1
+        return [out[c] for c in conversations]
 
-    def _draw(self, active, said, limits, temperature):
-        """The next `block` tokens of the conversations in the cache's first rows: ids and log-probabilities, per row.
+    def _draw(self, active, count, limits, temperature):
+        """The next `block` tokens of the conversations in the cache's first rows: (ids, log-probabilities), per row.
 
-        said: how many tokens of its turn each has. What comes after a stop or a limit lies behind the row's length in
-        the cache, where nothing attends to it before it is overwritten.
+        count: how many tokens of its turn each has. What is drawn after a stop or a limit is beyond the conversation's
+        length in the cache: nothing attends to it before it is overwritten.
         """
-        n, steps = len(active), min(self.block, max(limits[row] - start for row, start in zip(active, said)))
-        rows, span = n, max(self.length[row] for row in active) + steps
-        if self.block > 1:  # the rows beside them read and write the spare slot
+        n, steps = len(active), min(self.block, max(limits[c] - have for c, have in zip(active, count)))
+        rows, span = n, max(self.length[c] for c in active) + steps
+        if self.block > 1:  # the rows that fill the shape up read and write the spare slot
             rows, span = map(min, graphs.bucket(rows, span), (len(self.ids), self.max_len + 1))
         device = self.cache.k.device
-        self.tokens[:n] = torch.tensor([[self.ids[row][-1]] for row in active], device=device)
-        positions = [[self.length[row]] for row in active] + [[self.max_len]] * (rows - n)
+        self.tokens[:n] = torch.tensor([[self.ids[c][-1]] for c in active], device=device)
+        positions = [[self.length[c]] for c in active] + [[self.max_len]] * (rows - n)
         self.positions[:rows] = torch.tensor(positions, device=device)
-        keys, turns, said = np.array([[self.keys[row], self.turn[row], start] for row, start in zip(active, said)]).T
-        seeds = mix(self.seed, keys[:, None], turns[:, None], said[:, None] + np.arange(steps))  # (n, steps)
+        keys, turns, count = np.array([[self.keys[c], self.turn[c], have] for c, have in zip(active, count)]).T
+        seeds = mix(self.seed, keys[:, None], turns[:, None], count[:, None] + np.arange(steps))  # (n, steps)
         seeds, drawn = torch.as_tensor(seeds, dtype=torch.int32, device=device), []
         for step in range(steps):
             self.seeds[:n] = seeds[:, step]
@@ -352,32 +392,32 @@ class Session:
         self.positions[:rows] = (self.positions[:rows] + 1).clamp(max=self.max_len)
 
     def _swap(self, a, b):
-        """Exchange two rows of the cache, whichever conversations lie there."""
+        """Exchange two rows of the cache, whichever conversations are there."""
         if a == b:
             return
-        one, two = self.place.index(a), self.place.index(b)
+        one, two = self.row.index(a), self.row.index(b)
         self.cache.swap(a, b, max(self.length[one], self.length[two]))
-        self.place[one], self.place[two] = b, a
+        self.row[one], self.row[two] = b, a
 
-    def fork(self, rows, n):
-        """Copy each row into n - 1 empty ones; returns the n conversations of each row, itself first. Keys stay."""
-        empty = [row for row, ids in enumerate(self.ids) if not ids]
-        if len(empty) < len(rows) * (n - 1):
-            raise ValueError(f"fork: {len(rows)} x {n - 1} empty rows needed, {len(empty)} left")
+    def fork(self, conversations, n: int) -> list[list[int]]:
+        """Copy each conversation into n - 1 empty ones; returns the n numbers for each, itself first. Keys stay."""
+        empty = [c for c, ids in enumerate(self.ids) if not ids]
+        if len(empty) < len(conversations) * (n - 1):
+            raise ValueError(f"fork: {len(conversations)} x {n - 1} empty rows needed, {len(empty)} left")
         families = []
-        for row in rows:
-            # Prefer the rows right behind, so that a group's conversations lie together.
-            copies = sorted(empty, key=lambda other: (other < row, other))[:n - 1]
+        for c in conversations:
+            # Prefer the next ones, so that a group's conversations are neighbours.
+            copies = sorted(empty, key=lambda other: (other < c, other))[:n - 1]
             for other in copies:
                 empty.remove(other)
-                self.cache.copy(self.place[row], self.place[other], self.length[row])
-                self.ids[other], self.length[other] = list(self.ids[row]), self.length[row]
-            families.append([row] + copies)
+                self.cache.copy(self.row[c], self.row[other], self.length[c])
+                self.ids[other], self.length[other] = list(self.ids[c]), self.length[c]
+            families.append([c] + copies)
         return families
 
-    def reset(self, row):
-        """Forget the row's tokens; its random stream goes on where it was."""
-        self.ids[row], self.length[row] = [], 0
+    def reset(self, c: int) -> None:
+        """Forget the conversation's tokens; its random stream goes on where it was."""
+        self.ids[c], self.length[c] = [], 0
 
 
 # ---- A policy -------------------------------------------------------------------------------------------------------
@@ -388,7 +428,7 @@ class Policy:
 
     def __init__(self, model, tokenizer, name):
         self.model, self.tokenizer = model, tokenizer
-        self.chat = checkpoints.Chat(tokenizer, name)
+        self.chat = Chat(tokenizer, name)
         eos = model.cfg.hf.get("eos_token_id")  # a number, several (Llama 3), or none
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
 
@@ -397,13 +437,13 @@ class Policy:
         return self.model.model.embed_tokens.weight.device
 
     def save(self, path):
-        """Write a directory that transformers.AutoModelForCausalLM.from_pretrained opens; beside, then renamed."""
+        """Write a directory that transformers.AutoModelForCausalLM.from_pretrained opens, then rename it into place."""
         hf = {**self.model.cfg.hf, "eos_token_id": sorted(self.stop)}
         checkpoints.write(path, hf, lora.merged(self.model), self.tokenizer)
 
 
 def pick_device(name=""):
-    """The torch device of that name; by default the GPU where there is one. ValueError for one that is not there."""
+    """The torch device of that name; by default the GPU where there is one. ValueError if there is no such device."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
@@ -412,23 +452,22 @@ def pick_device(name=""):
     return device
 
 
-def load(model, device="cpu", dtype=None, text=None, seed=0, world="webshop"):
+def load(model: str, device="cpu", dtype=None, text=None, seed: int = 0, world: str = "webshop") -> Policy:
     """Open a policy.
 
-    model: a directory or HF id of a Llama, Qwen2/2.5 or Qwen3 checkpoint; `smollm2`; or `tiny`, the one shipped for
-    that world, or with `text` (a list of strings, to train its tokenizer on) a new one, made from nothing.
+    model: a directory or HF id of a Llama, Qwen2/2.5 or Qwen3 checkpoint; `smollm2`; or `tiny`: the one shipped for
+    that world, or, with `text` (strings to train its tokenizer on), a new one with random weights.
     dtype: default float32 on a CPU (bfloat16 is slower there), bfloat16 on a GPU.
     Errors: ValueError or OSError with one line that says what is missing and what to do.
     """
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     if model == "tiny":
-        shipped = str(checkpoints.TINY / world)
-        hf, weights, tokenizer = checkpoints.read(shipped) if text is None else checkpoints.tiny(text, seed)
+        hf, weights, tokenizer = checkpoints.read(models.shipped(world)) if text is None else models.tiny(text, seed)
     elif model == "smollm2":
-        hf, weights, tokenizer = checkpoints.smollm2()
+        hf, weights, tokenizer = models.smollm2()
     else:
         hf, weights, tokenizer = checkpoints.read(model)
-    cfg = checkpoints.Config.from_hf(hf, f"{model}/config.json")
+    cfg = Config(**checkpoints.architecture(hf, f"{model}/config.json"))
     if len(tokenizer) > cfg.vocab_size:
         raise ValueError(f"{model}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}: not a pair")
     with torch.device("meta"):  # shapes only: the weights are the checkpoint's

@@ -1,5 +1,5 @@
 """
-The skill bank: what the policy has written down, what it is shown, and the three tools with which it edits.
+The skill bank: what the policy has written down, what its prompt shows, and the three tools that edit the bank.
 
 A skill is a title, a principle and when to apply it. General skills and the skills of the task's family stand in the
 prompt from the first step on. After the episode the policy is asked for a review, which is exactly one tool call:
@@ -9,11 +9,11 @@ prompt from the first step on. After the episode the policy is asked for a revie
     "principle": "Click every option the task names before buy now.", "when_to_apply": "On a product page.",
     "evidence": "Score 0.67: the size was not chosen."}}</tool_call>
 
-This file turns that text into an edit of a bank, and into the shaping part of the review's reward (README, method 2
-and 3). Whether an edit is any good is not decided here but by probes.py.
+This file turns that text into an edit of a bank, and into the shaping part of the review's reward S = U + shaping.
+probes.py measures U: whether the edit is any good.
 
-How we differ from the released code: it cuts the retrieved skills by their order in the file, so that a skill added
-behind the k-th is never shown and its measured utility is noise. Here the newest skill always keeps a seat.
+Difference from the released code: it shows the first k skills in the order of the file, so a skill that is added after
+the k-th is never shown and its measured utility is noise. Here skills are ranked, and the newest one is always shown.
 """
 
 import copy
@@ -21,7 +21,9 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 
-from worlds import skillfiles
+from lib import skillfiles
+from lib.files import write_atomic
+from lib.skillfiles import plain
 
 # Tool -> its required string arguments, in the order the prompt names them.
 TOOLS = {
@@ -33,12 +35,14 @@ SHAPING = {  # the launchers' values; not_found is not among them
     "added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.0, "duplicate": -0.5, "invalid_arguments": -1.0,
     "unknown_tool": -1.5, "parse_error": -2.0,
 }
-# First words of what one does in a text world: who calls these as a tool has confused acting with reviewing.
+CHANGED = ("added", "updated")  # the statuses of a call that edits the bank
+# Verbs of world actions. A review that calls one of them as a tool has confused acting with reviewing.
 WORLD_ACTIONS = {"search", "click", "buy", "go", "open", "close", "take", "put", "move", "clean", "heat", "cool", "use",
                  "slice", "examine", "inventory", "look"}
-MAX_TEXT = 400  # characters of an argument: a bank of essays would crowd the task out of the context
-STOP_WORDS = set("a an and are as at be before but by do for from i if in into is it its me my not of on or so than "
-                 "that the then this to was when where which with you your find looking need want price lower".split())
+MAX_TEXT = 400  # characters of an argument: long skills would leave no room for the task in the context
+FILLER = set(  # words that do not tell which skill fits a task
+    "a an and are as at be before but by do for from i if in into is it its me my not of on or so than that the then "
+    "this to was when where which with you your find looking need want price lower".split())
 
 
 @dataclass
@@ -97,8 +101,8 @@ class SkillBank:
         }
 
     def save(self, path):
-        """Write the JSON file, complete beside its place, then renamed there."""
-        skillfiles.write_atomic(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        """Write the JSON file; a kill leaves the old one or the new one."""
+        write_atomic(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
     def save_folders(self, path):
         """Write each skill as <path>/<slug of its title>/SKILL.md, which coding agents read; `load` reads it back."""
@@ -115,8 +119,8 @@ class SkillBank:
     def retrieve(self, task, family, k=3):
         """The skills to show for a task text: up to k general ones, then up to k of its family.
 
-        Ranked by shared content words, then newest first. The last of the k seats is kept for the newest skill: an
-        edit that no prompt shows can have no utility, and its probes would measure noise.
+        Ranked by shared content words, then newest first. The last of the k places is kept for the newest skill: an
+        edit that no prompt shows has no effect, and its probes would measure noise.
         """
         shown = []
         for skills in (self.general_skills, self.task_specific_skills.get(family, [])):
@@ -127,10 +131,11 @@ class SkillBank:
         return shown
 
     def apply(self, name, arguments, family, copy_bank=False):
-        """Carry out one tool call for an episode of this family; with copy_bank on a copy, this bank untouched.
+        """Carry out one tool call for an episode of this family; with copy_bank on a copy, and this bank stays.
 
-        Returns {"status", "name", "skill_id" (of the skill concerned, or None), "bank" (the bank that was edited)};
-        statuses as in README, method 2. A call that is not valid changes nothing and never raises.
+        Returns {"status", "name", "skill_id" (of the skill concerned, or None), "bank" (the bank that was edited)}.
+        The status is added, updated, kept, duplicate (title or principle is in the bank already), not_found,
+        invalid_arguments or unknown_tool. A call that is not valid changes nothing and never raises.
         """
         bank = copy.deepcopy(self) if copy_bank else self
         status, skill_id = bank._apply(name, arguments, family)
@@ -152,7 +157,7 @@ class SkillBank:
         if name == "propose_skill":
             if values["category"] not in ("general", family):
                 return "invalid_arguments", None
-            if any(_same(s.title, text["title"]) or _same(s.principle, text["principle"]) for s in self.skills()):
+            if any(same_text(vars(s), text) for s in self.skills()):
                 return "duplicate", None
             skill = Skill(self._next_id(), **text)
             general = values["category"] == "general"
@@ -173,12 +178,13 @@ class SkillBank:
         return f"dyn_{max(taken, default=0) + 1:03d}"
 
 
-def _same(a, b):
-    return " ".join(a.lower().split()) == " ".join(b.lower().split())
+def same_text(a: dict, b: dict) -> bool:
+    """Are two skills duplicates? Title or principle are equal, up to case and white space."""
+    return plain(a["title"]) == plain(b["title"]) or plain(a["principle"]) == plain(b["principle"])
 
 
 def words(text):
-    return set(re.findall(r"[a-z0-9]+", text.lower())) - STOP_WORDS
+    return set(re.findall(r"[a-z0-9]+", text.lower())) - FILLER
 
 
 def similarity(task, skill):
@@ -222,7 +228,7 @@ def parse_tool_call(text):
         return None, None, f"{len(found)} tool calls where exactly one is asked for"
     if found:
         body = found[0]
-    else:  # tags forgotten or cut off: read the outermost braces behind the thought, the shaping charges for it
+    else:  # no <tool_call> tags: parse the outermost {...} after </think>; shaping() takes 0.5 off for it
         body = text.rpartition("</think>")[2]
         body = body[body.find("{"):body.rfind("}") + 1]
     try:
@@ -247,7 +253,7 @@ def review(text, bank, family):
 
 
 def shaping(text, result):
-    """The review's reward before its utility: the call's status and the form of the text (README, method 3)."""
+    """The review's reward before its utility: the call's status and the form of the text."""
     reward = SHAPING[result["status"]]
     name, arguments, _ = parse_tool_call(text)
     verb = re.split(r"[\W_]+", (name or "").lower())[0]
@@ -265,22 +271,29 @@ def shaping(text, result):
 # ---- The one place where a bank changes -----------------------------------------------------------------------------
 
 
-def commit(bank, edits, rule="positive"):
-    """Carry edits with measured .utility over into the bank; returns those that were.
+def commit(bank: SkillBank, edits: list, rule: str = "positive") -> list:
+    """Carry edits with measured .utility over into the bank; returns those that were, the best first.
 
-    positive: those with U > 0, best first, at most one per task and per updated skill; none: nothing (the released
-    training); all: every valid edit. A proposal that has become a duplicate by then is dropped.
+    positive: those with U > 0, at most one per task and per updated skill, a better one before a worse one; none:
+    nothing (the released training); all: every valid edit, in their order. Duplicates are dropped.
     """
     if rule not in ("positive", "none", "all"):
         raise ValueError(f"commit rule {rule!r}: choose positive, none or all")
-    trial, chosen, done = copy.deepcopy(bank), [], set()
-    for edit in sorted(edits, key=lambda e: -e.utility) if rule == "positive" else edits:
-        about = {edit.task, edit.skill_id if edit.name == "update_skill" else edit.task}
-        if rule == "none" or rule == "positive" and (edit.utility <= 0 or about & done):
-            continue
-        if trial.apply(edit.name, edit.arguments, edit.family)["status"] in ("added", "updated"):
-            chosen.append(edit)
-            done |= about
-    for edit in reversed(chosen) if rule == "positive" else chosen:  # the best last: it was probed as the newest
-        edit.skill_id = bank.apply(edit.name, edit.arguments, edit.family)["skill_id"]
-    return chosen
+    chosen: list = list(edits) if rule == "all" else []
+    for edit in sorted(edits, key=lambda e: -e.utility) if rule == "positive" else ():
+        fits = bank.apply(edit.name, edit.arguments, edit.family, copy_bank=True)["status"] in CHANGED
+        if edit.utility > 0 and fits and not any(rivals(edit, better) for better in chosen):
+            chosen.insert(0, edit)  # the worst first, so that the best is the newest of its list, as it was probed
+    committed = []
+    for edit in chosen:
+        result = bank.apply(edit.name, edit.arguments, edit.family)
+        if result["status"] in CHANGED:
+            edit.skill_id = result["skill_id"]
+            committed.append(edit)
+    return committed[::-1] if rule == "positive" else committed
+
+
+def rivals(a, b) -> bool:
+    """Can only one of two edits enter the bank? They come from one task, change one skill, or write the same text."""
+    one_skill = a.name == b.name == "update_skill" and a.skill_id == b.skill_id
+    return a.task == b.task or one_skill or same_text(a.arguments, b.arguments)

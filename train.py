@@ -6,21 +6,20 @@ Train SkillMaster: one policy that acts in a text world and keeps its own skill 
     python train.py --env webshop --model Qwen/Qwen2.5-1.5B-Instruct --data DIR       # one GPU
 
 The whole method is the loop in `train` below: act, review, probe, normalise, update, commit. Every random choice is a
-function of (seed, step), so there is no generator state to save: a run that was killed and resumed samples the same
+function of (seed, step), so no generator state has to be saved: a run that was killed and resumed samples the same
 tasks and the same tokens as one that was not. On a CPU the two are equal bit for bit.
 """
 
 import os
 
-# OpenMP threads that spin for long cost up to 10x where cores are shared, threads that sleep at once 3x where not.
+# OpenMP: threads that spin for long cost up to 10x where cores are shared, threads that sleep at once 3x where not.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import argparse
 import random
-import resource
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -29,80 +28,84 @@ from tqdm import tqdm
 
 import dualadv_grpo as grpo
 import envs
-import policy as policies
-from envs import Sampling, rollout
-from eval import evaluate, summary
-from policy import logprobs
-from probes import confirm, edits_of, probe
-from skillbank import commit, shaping
-from worlds import report, runs
-from worlds.noise import mix
+import worlds
+from envs import Env, Sampling, rollout
+from eval import evaluate
+from lib.streams import mix
+from policy import Policy, logprobs
+from probes import Probing, confirm, edits_of, probe
+from skillbank import SkillBank, commit, shaping
+from tools import report, runs
 
-# ---- Every knob -----------------------------------------------------------------------------------------------------
+# ---- Every flag -----------------------------------------------------------------------------------------------------
 
 
-def knob(default, text):
-    return field(default=default, metadata={"help": text})
+def flag(default, text, least=None, choices=None, group=None):
+    """A flag: its default, its line in --help, the least value it may have. group: --help begins a new group here."""
+    return field(default=default, metadata={"help": text, "least": least, "choices": choices, "group": group})
 
 
 @dataclass
-class Config:
-    env: str = knob("webshop", "world: webshop, alfworld")
-    model: str = knob("", "HF id or directory, smollm2, tiny (shipped; with --cold_start made anew); '' is "
-                       "Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
-    data: str = knob("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made up")
-    human_goals: bool = knob(False, "WebShop: people's instructions instead of synthetic ones")
-    winnable_only: bool = knob(False, "WebShop: leave out goals whose own product cannot score 1.0")
-    out: str = knob("", "run directory; '' is runs/<env>-<model>")
-    resume: bool = knob(False, "continue the run in --out")
-    seed: int = knob(0, "of everything random")
-    device: str = knob("", "cpu, cuda, ...; '' is cuda where there is one")
-    # how much
-    steps: int = knob(150, "iterations")
-    tasks: int = knob(8, "tasks per iteration")
-    group: int = knob(8, "rollouts per task: the group of GRPO")
-    eval_every: int = knob(10, "evaluate before the first and after every so many iterations; 0: never")
-    eval_tasks: int = knob(64, "dev games per evaluation")
-    save_every: int = knob(5, "checkpoint every so many iterations")
-    # sampling
-    temperature: float = knob(1.0, "of training rollouts")
-    eval_temperature: float = knob(0.4, "of evaluation")
-    act_tokens: int = knob(256, "at most, per action turn")
-    review_tokens: int = knob(512, "at most, per review")
-    context: int = knob(8192, "tokens of one transcript before its oldest turns are dropped")
-    rows: int = knob(64, "episodes played at once: bounds the memory of the KV cache")
-    top_k: int = knob(3, "skills shown, of the general ones and of the family's each")
-    # cold start (SFT before RL)
-    cold_start: int = knob(100, "SFT steps on scripted transcripts (or --sft_data); 0: none")
-    sft_data: str = knob("", 'JSON lines {"messages": [{"role", "content"}, ...]} to use instead')
-    sft_batch: int = knob(16, "transcripts per SFT step")
-    sft_lr: float = knob(1e-5, "peak learning rate of the cold start")
-    sft_muon: float = knob(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW on everything")
-    sft_prompt: float = knob(0.0, "weight of the loss on given tokens")
-    sft_copy: float = knob(1.0, "weight of the loss on words copied from the task or a page")
-    # counterfactual utility
-    probes: int = knob(4, "K: probe tasks per edit")
-    confirm: int = knob(8, "fresh probe tasks for a promising edit before it is committed; 0: commit without")
-    probe_temperature: float = knob(0.4, "of probe runs")
-    alpha: float = knob(0.3, "bonus for the share of probes won over those lost (released code: 0.2)")
-    clip_utility: bool = knob(False, "max(0, U), as the released code does")
-    commit: str = knob("positive", "which edits enter the bank: positive (U > 0), none (released training), all")
-    # DualAdv-GRPO
-    advantage: str = knob("dual", "dual, single (one advantage from R + S) or act_only (reviews get none)")
-    skill_weight: float = knob(0.2, "lambda: weight of the review's advantage")
-    lr: float = knob(1e-6, "learning rate")
-    kl: float = knob(-1.0, "beta of the KL to the reference; -1 is the paper's (WebShop 0.05, ALFWorld 0.01)")
-    clip: float = knob(0.2, "of the ratio")
-    entropy: float = knob(0.001, "weight of the entropy bonus")
-    max_norm: float = knob(1.0, "gradient clipping")
-    budget: int = knob(4096, "tokens per micro-batch, padding included")
-    lora: int = knob(0, "rank of LoRA on the layers' matrices (wants an lr near 1e-4); 0: train all weights")
-    offload: bool = knob(False, "optimiser state and master weights in the CPU's memory")
-    recompute: bool = knob(False, "gradient checkpointing: less memory, a third more time")
-    wandb: str = knob("", "project to log to; '' is none")
+class Flags:
+    env: str = flag("webshop", "world to play", choices=worlds.names(), group="what to run")
+    model: str = flag("", "HF id or directory, smollm2, tiny (shipped; with --cold_start made anew); '' is "
+                      "Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
+    data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
+    out: str = flag("", "run directory; '' is runs/<env>-<model>")
+    resume: bool = flag(False, "continue the run in --out")
+    seed: int = flag(0, "seed of all random numbers")
+    device: str = flag("", "cpu, cuda, ...; '' is cuda where there is one")
+    wandb: str = flag("", "Weights & Biases project to log to; '' is none")
+
+    steps: int = flag(150, "iterations", 0, group="how much")
+    tasks: int = flag(8, "tasks per iteration", 1)
+    group: int = flag(8, "rollouts per task: the group of GRPO", 1)
+    eval_every: int = flag(10, "iterations between two evaluations, the first before training; 0: never", 0)
+    eval_tasks: int = flag(64, "held-out games per evaluation", 1)
+    save_every: int = flag(5, "iterations between two checkpoints", 1)
+
+    temperature: float = flag(1.0, "sampling temperature in training", 0, group="sampling")
+    eval_temperature: float = flag(0.4, "sampling temperature in evaluation", 0)
+    act_tokens: int = flag(256, "most tokens per action turn", 8)
+    review_tokens: int = flag(512, "most tokens per review", 8)
+    context: int = flag(8192, "most tokens per transcript; the oldest turns beyond it are dropped", 1)
+    rows: int = flag(64, "most episodes played at once: bounds the memory of the KV cache", 1)
+    top_k: int = flag(3, "skills in a prompt: so many general ones, and so many of the task's family", 0)
+
+    cold_start: int = flag(100, "SFT steps on scripted transcripts or on --sft_data; 0: none", 0,
+                           group="cold start (supervised fine-tuning, SFT, before the first iteration)")
+    sft_data: str = flag("", 'JSON lines {"messages": [{"role", "content"}, ...]} to train on instead')
+    sft_batch: int = flag(16, "transcripts per SFT step", 1)
+    sft_lr: float = flag(1e-5, "peak learning rate of SFT", 0)
+    sft_muon: float = flag(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW for everything", 0)
+    sft_prompt: float = flag(0.0, "weight of the loss on prompt and page tokens", 0)
+    sft_copy: float = flag(1.0, "weight of the loss on words copied from the task or a page", 0)
+
+    probes: int = flag(4, "K: probe tasks per edit", 1, group="counterfactual utility, commit")
+    confirm: int = flag(8, "fresh probe tasks for a promising edit before it is committed; 0: none", 0)
+    probe_temperature: float = flag(0.4, "sampling temperature of probes", 0)
+    alpha: float = flag(0.3, "bonus for the share of probes won over those lost (released code: 0.2)", 0)
+    clip_utility: bool = flag(False, "max(0, U), as in the released code")
+    commit: str = flag("positive", "edits that enter the bank: those with U > 0, none (released training), or all",
+                       choices=("positive", "none", "all"))
+
+    advantage: str = flag("dual", "dual; single: one advantage from R + S; act_only: reviews are not trained",
+                          choices=("dual", "single", "act_only"), group="DualAdv-GRPO")
+    skill_weight: float = flag(0.2, "lambda: weight of the review's advantage", 0)
+    lr: float = flag(1e-6, "learning rate", 0)
+    kl: float = flag(-1.0, "beta: weight of the KL to the reference; -1 is the paper's for the world", -1)
+    clip: float = flag(0.2, "PPO clip: the ratio is kept in 1 +- this", 0)
+    entropy: float = flag(0.001, "weight of the entropy bonus", 0)
+    max_norm: float = flag(1.0, "gradient norm above which gradients are scaled down", 0)
+    budget: int = flag(4096, "tokens per micro-batch, padding included", 1)
+    lora: int = flag(0, "rank of LoRA on the layers' matrices (wants an --lr near 1e-4); 0: train all weights", 0)
+    offload: bool = flag(False, "keep optimiser state and master weights in the CPU's memory")
+    recompute: bool = flag(False, "gradient checkpointing: less memory, a third more time")
+
+    options: dict = field(default_factory=dict)  # the world's own flags
 
 
-# What suits another model than a 1.5B one; a flag wins over these.
+# What another model than one of 1.5B needs. A flag that is given wins.
 PRESETS = {
     "tiny": dict(steps=20, tasks=4, eval_every=5, eval_tasks=128, act_tokens=96, review_tokens=160, context=3072,
                  top_k=4, cold_start=0, sft_batch=2, sft_lr=3e-3, sft_muon=0.02, sft_prompt=0.2, lr=3e-4,
@@ -110,120 +113,114 @@ PRESETS = {
     "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=16, act_tokens=64, review_tokens=160, context=4096,
                     rows=32, cold_start=20, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
 }
-CHOICES = {"advantage": ("dual", "single", "act_only"), "commit": ("positive", "none", "all")}
-AT_LEAST = {name: least for least, names in {
-    0: "steps eval_every top_k cold_start lora confirm temperature eval_temperature probe_temperature lr sft_lr "
-       "sft_muon sft_prompt sft_copy clip entropy skill_weight alpha max_norm",
-    1: "tasks group eval_tasks save_every rows sft_batch probes budget context",
-    8: "act_tokens review_tokens", -1: "kl",
-}.items() for name in names.split()}
+METAVAR: dict = {int: "N", float: "X", str: "TEXT"}
 
 
-def read_flags(argv=None):
-    """The command line as a Config, presets filled in; a wrong flag ends the program with one line."""
+def read_flags(argv=None) -> Flags:
+    """The command line as Flags, presets filled in. A wrong flag ends the program with one line."""
     parser = argparse.ArgumentParser(description="Train SkillMaster.", allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"train.py: {message}; --help lists the flags\n")
-    for f in fields(Config):
+    parser.error = lambda message: parser.exit(2, f"train.py: {message}; --help lists the flags\n")  # type: ignore
+    known = {f.name: f for f in fields(Flags) if f.name != "options"}
+    group: argparse._ActionsContainer = parser
+    for f in known.values():
+        group = parser.add_argument_group(f.metadata["group"]) if f.metadata["group"] else group
         special = "".join(f"; {name}: {preset[f.name]}" for name, preset in PRESETS.items() if f.name in preset)
         text = f"{f.metadata['help']} (default: {f.default!r}{special})"
         if f.type is bool:
-            parser.add_argument(f"--{f.name}", action="store_true", default=None, help=text)
+            group.add_argument(f"--{f.name}", action="store_true", default=None, help=text)
         else:
-            parser.add_argument(f"--{f.name}", type=f.type, choices=CHOICES.get(f.name), help=text, metavar="X")
+            choices = f.metadata["choices"]
+            group.add_argument(f"--{f.name}", type=f.type, choices=choices, help=text,
+                               metavar=None if choices else METAVAR[f.type])
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env", default=Flags.env)
+    options = worlds.add_options(parser, first.parse_known_args(argv)[0].env)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    for name, least in AT_LEAST.items():
-        if not given.get(name, least) >= least:  # nor is NaN
-            parser.error(f"--{name} {given[name]}: must be at least {least}")
+    for f in known.values():
+        least = f.metadata["least"]
+        if least is not None and f.name in given and not given[f.name] >= least:  # `not >=`, so NaN is refused, too
+            parser.error(f"--{f.name} {given[f.name]}: must be at least {least}")
     model = given.get("model") or ("Qwen/Qwen2.5-1.5B-Instruct" if torch.cuda.is_available() else "tiny")
-    cfg = Config(**{**PRESETS.get(model, {}), **given, "model": model})
-    cfg.out = cfg.out or f"runs/{cfg.env}-{Path(model).name}"
-    return cfg
+    own = {option: given.pop(option, default) for option, default in options.items()}
+    flags = Flags(**{**PRESETS.get(model, {}), **given, "model": model, "options": own})
+    flags.out = flags.out or f"runs/{flags.env}-{Path(model).name}"
+    return flags
 
 
 # ---- The loop -------------------------------------------------------------------------------------------------------
 
 
-def train(cfg, env, policy, reference, optimizer, bank, start):
-    """Iterations start .. cfg.steps - 1. README, method 1, line by line."""
-    kl, how = env.kl if cfg.kl < 0 else cfg.kl, sampling(cfg, cfg.probe_temperature)
-    for step in range(start, cfg.steps):
-        clock, seed = [time.perf_counter()], mix(cfg.seed, step)
-        tasks = random.Random(f"{cfg.seed}/tasks/{step}").sample(env.train_tasks, min(cfg.tasks, len(env.train_tasks)))
+def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int):
+    """Iterations start .. flags.steps - 1."""
+    kl = env.kl if flags.kl < 0 else flags.kl
+    objective = grpo.Objective(flags.clip, kl, flags.entropy, flags.temperature, flags.max_norm, flags.budget)
+    probing = Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility,
+                      sampling_of(flags, flags.probe_temperature))
+    for step in range(start, flags.steps):
+        clock, seed = [time.perf_counter()], mix(flags.seed, step)
+        rng = random.Random(f"{flags.seed}/tasks/{step}")
+        tasks = rng.sample(env.train_tasks, min(flags.tasks, len(env.train_tasks)))
 
         # 1, 2: act, and review: each episode ends with propose | update | keep
-        episodes = rollout(policy, env, tasks, bank, cfg.group, seed, sampling(cfg, cfg.temperature))
+        episodes = rollout(policy, env, tasks, bank, flags.group, seed, sampling_of(flags, flags.temperature))
         clock.append(time.perf_counter())
 
-        # 3: bank with the edit against bank without, same probe tasks, same random numbers
+        # 3: bank with the edit against bank without: same probe tasks, same random numbers
         edits = edits_of(episodes)
-        probed = probe(policy, env, bank, edits, cfg.probes, seed, how, cfg.alpha, cfg.clip_utility)
+        probed = probe(policy, env, bank, edits, seed, probing)
         clock.append(time.perf_counter())
 
-        # 4: reward of acting R, of reviewing S = U + shaping; each normalised against its own kind in its group
-        utility = {edit.episode: edit.utility for edit in edits}
+        # 4: R pays acting, S = U + shaping pays reviewing; each is normalised within its group against its own kind
+        U = {edit.episode: edit.utility for edit in edits}
         R = [e.reward for e in episodes]
-        S = [utility.get(i, 0.0) + shaping(e.review, e.edit) for i, e in enumerate(episodes)]
-        groups = [i // cfg.group for i in range(len(episodes))]
-        a_act, a_skill = grpo.dual_advantages(R, S, groups, cfg.skill_weight * (cfg.advantage == "dual"))
-        if cfg.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
-            a_act = a_skill = grpo.group_advantage([r + s for r, s in zip(R, S)], groups)
+        S = [U.get(i, 0.0) + shaping(e.review, e.edit) for i, e in enumerate(episodes)]
+        groups = [i // flags.group for i in range(len(episodes))]
+        if flags.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
+            a_act = a_skill = grpo.group_advantage([r + s for r, s in zip(R, S)], groups, alone="reward")
+        else:
+            weight = 0.0 if flags.advantage == "act_only" else flags.skill_weight  # lambda
+            a_act, a_skill = grpo.dual_advantages(R, S, groups, weight)
 
-        # 5: one clipped step
-        segments = [(segment, i) for i, e in enumerate(episodes) for segment in e.segments]
-        stats = grpo.update(policy.model, reference, optimizer, [segment for segment, _ in segments],
-                            [(float(a_act[i]), float(a_skill[i])) for _, i in segments], logprobs, cfg.clip, kl,
-                            cfg.entropy, cfg.temperature, cfg.budget, cfg.max_norm, bar("update"))
+        # 5: one clipped step; every token gets the advantage of the job it did
+        segments = [segment for e in episodes for segment in e.segments]
+        advantages = [grpo.per_token(segment, float(a_act[i]), float(a_skill[i]))
+                      for i, e in enumerate(episodes) for segment in e.segments]
+        stats = grpo.update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
+                            bar("update"))
         clock.append(time.perf_counter())
 
-        # 6: what looks good is probed again on fresh tasks; then the only place where the bank changes
+        # 6: promising edits are probed again on fresh tasks; this is the only place where the bank changes
         good = edits
-        if cfg.confirm and cfg.commit == "positive":
-            good, again = confirm(policy, env, bank, edits, cfg.confirm, seed, how, cfg.alpha)
+        if flags.confirm and flags.commit == "positive":
+            good, again = confirm(policy, env, bank, edits, seed, probing)
             probed += again
-        committed = commit(bank, good, cfg.commit)
+        committed = commit(bank, good, flags.commit)
         clock.append(time.perf_counter())
 
-        act_s, probe_s, update_s, confirm_s = (after - before for before, after in zip(clock, clock[1:]))
-        row = {"step": step + 1, **summary(episodes)["all"], "reward": sum(R) / len(R), "skill_reward": sum(S) / len(S),
-               "edits": len(edits), "utility": sum(e.utility for e in edits) / max(len(edits), 1),
-               "probe_episodes": probed, "committed": len(committed), "skills": len(bank.skills()), **asdict(stats),
-               "act_s": act_s, "probe_s": probe_s, "update_s": update_s, "confirm_s": confirm_s,
-               "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-               "gpu_mb": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0}
-        print(f"step {step + 1} | {env.source} | success {row['success']:.2f} score {row['score']:.2f} steps "
-              f"{row['steps']:.1f} invalid {row['invalid']:.2f} | edits {len(edits)}/{len(episodes)} committed "
-              f"{len(committed)} bank {row['skills']} | U {row['utility']:+.3f} ({probed} probe runs) | "
-              f"loss {stats.loss:+.4f} kl {stats.kl:.4f} gnorm {stats.grad_norm:.2f} | {stats.tokens} tokens, "
-              f"{clock[-1] - clock[0]:.0f}s "
-              f"(act {act_s:.0f} probe {probe_s:.0f} update {update_s:.0f} again {confirm_s:.0f})", flush=True)
-        for edit in committed:
-            print(f"  + {bank.find(edit.skill_id).line()} | U {edit.utility:+.2f}"
-                  + ("" if edit.confirmed is None else f", confirmed {edit.confirmed:+.2f}"), flush=True)
-        if step == start or (step + 1) % 10 == 0:  # something to watch
-            print(report.story(episodes, edits, committed), flush=True)
-        report.sample(Path(cfg.out) / "samples" / f"step_{step + 1:05d}.txt", episodes, edits, committed)
-        report.append(Path(cfg.out) / "edits.jsonl", report.edit_rows(step + 1, edits, committed))
-        if cfg.eval_every and (step + 1) % cfg.eval_every == 0:
-            row |= dev_games(cfg, env, policy, bank, step + 1)
-        runs.log(cfg, row)
-        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
-            runs.save(cfg, step + 1, policy, optimizer, bank)
+        iteration = report.Iteration(step + 1, episodes, edits, committed, R, S, probed, stats, clock)
+        row = iteration.publish(Path(flags.out), env, bank, tell=step == start)
+        if flags.eval_every and (step + 1) % flags.eval_every == 0:
+            row |= dev_games(flags, env, policy, bank, step + 1)
+        runs.log(flags, row)
+        if (step + 1) % flags.save_every == 0 or step + 1 == flags.steps:
+            runs.save(flags, step + 1, policy, optimizer, bank)
 
 
-def sampling(cfg, temperature):
-    return Sampling(temperature, *(getattr(cfg, f.name) for f in fields(Sampling)[1:]))
+def sampling_of(flags: Flags, temperature: float) -> Sampling:
+    """The flags that say how episodes are sampled."""
+    return Sampling(temperature, flags.act_tokens, flags.review_tokens, flags.context, flags.rows, flags.top_k)
 
 
 def bar(name):
-    """A progress bar that leaves nothing behind, and is silent where nobody watches."""
+    """tqdm that erases itself, and is off when stderr is no terminal."""
     return partial(tqdm, desc=name, leave=False, disable=None)
 
 
-def dev_games(cfg, env, policy, bank, step):
-    """Held-out games with the bank as it stands; always the same ones, so that evaluations compare."""
+def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int) -> dict:
+    """Play held-out games with the bank as it is. They are always the same games, so that evaluations compare."""
     start = time.perf_counter()
-    dev = env.dev_tasks[:cfg.eval_tasks]
-    result = summary(evaluate(policy, env, bank, dev, sampling(cfg, cfg.eval_temperature)))["all"]
+    dev = env.dev_tasks[:flags.eval_tasks]
+    result = report.summary(evaluate(policy, env, bank, dev, sampling_of(flags, flags.eval_temperature)))["all"]
     print(f"eval at step {step} | success {result['success']:.3f} score {result['score']:.3f} steps "
           f"{result['steps']:.1f} invalid {result['invalid']:.2f} | {result['n']} dev games, {env.source}, bank "
           f"{len(bank.skills())} | {time.perf_counter() - start:.0f}s", flush=True)
@@ -232,27 +229,27 @@ def dev_games(cfg, env, policy, bank, step):
 
 def main():
     torch.set_flush_denormal(True)
-    cfg = read_flags()
-    new = runs.checkpoint_of(cfg.out) is None
-    policies.Decoder.recompute = cfg.recompute
+    flags = read_flags()
+    new = runs.checkpoint_of(flags.out) is None
     try:
-        if cfg.wandb:
-            import wandb  # noqa: F401 -- not there: say so now, not after the cold start
-        env = envs.make(cfg.env, "train", cfg.data, human_goals=cfg.human_goals, winnable_only=cfg.winnable_only)
+        if flags.wandb:
+            import wandb  # noqa: F401 -- where it is missing, say so now and not after the cold start
+        env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
-        if cfg.eval_every and not env.dev_tasks:
+        if flags.eval_every and not env.dev_tasks:
             raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
-        policy, reference, optimizer, bank, start = runs.open_run(cfg, env, sampling(cfg, cfg.temperature), bar)
-        print(f"{cfg.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-              f"{policy.device}; run in {cfg.out}", flush=True)
-        if new and cfg.eval_every:  # a baseline before any update
-            runs.log(cfg, {"step": 0, **dev_games(cfg, env, policy, bank, 0)})
+        policy, reference, optimizer, bank, start = runs.open_run(flags, env, sampling_of(flags, flags.temperature),
+                                                                  bar)
+        print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
+              f"{policy.device}; run in {flags.out}", flush=True)
+        if new and flags.eval_every:  # a baseline before any update
+            runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)})
     except (ValueError, OSError, ImportError) as error:  # a wrong path, file or size: one line, no traceback
         sys.exit(f"train.py: {error}")
     if new:
-        runs.save(cfg, 0, policy, optimizer, bank)
+        runs.save(flags, 0, policy, optimizer, bank)
     try:
-        train(cfg, env, policy, reference, optimizer, bank, start)
+        train(flags, env, policy, reference, optimizer, bank, start)
     except envs.GameError as error:
         sys.exit(f"train.py: {error}; --resume goes on once that is mended")
 

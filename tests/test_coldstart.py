@@ -6,7 +6,7 @@ import pytest
 
 import envs
 import policy as policies
-from worlds.coldstart import cold_start, shorten, weigh
+from tools.coldstart import cold_start, shorten, weigh
 
 IDS = list(range(100, 120))
 SAID = [i in (4, 5, 8, 9, 10, 13, 18, 19) for i in range(20)]  # an opening of 4 tokens, four turns
@@ -41,7 +41,8 @@ def test_copied_words_weigh_more_and_given_ones_nothing():
 
 def test_a_task_longer_than_the_context_is_one_line():
     """Bug: a division by zero, or NaN in every weight, after the model has been loaded for minutes."""
-    cfg = SimpleNamespace(sft_muon=0, sft_data="", cold_start=1, sft_batch=1, sft_lr=0.1, sft_copy=1, seed=0, context=8)
+    cfg = SimpleNamespace(sft_muon=0, sft_data="", cold_start=1, sft_batch=1, sft_lr=0.1, sft_copy=1,
+                          sft_prompt=0, budget=4096, max_norm=1, seed=0, context=8)
     env = envs.make("webshop")
     with pytest.raises(ValueError, match="nothing to learn in 8 tokens .* raise --context"):
         cold_start(policies.load("tiny"), env, cfg, lambda name: iter)

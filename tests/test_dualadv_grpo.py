@@ -8,12 +8,33 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import dualadv_grpo as grpo
 import policy as policies
-from dualadv_grpo import (ACT, FORCED, REVIEW, AdamW, Stats, dual_advantages, group_advantage, k3, micro_batches, pad,
-                          policy_loss, update)
+from dualadv_grpo import (
+    ACT,
+    FORCED,
+    REVIEW,
+    AdamW,
+    Objective,
+    Stats,
+    dual_advantages,
+    group_advantage,
+    k3,
+    micro_batches,
+    pad,
+    per_token,
+    policy_loss,
+)
 from policy import Session, logprobs
 
 close = torch.testing.assert_close
+
+
+def update(model, reference, optimizer, segments, pairs, logprobs, entropy_weight=0.001, **knobs):
+    """grpo.update with one (A_act, A_skill) per segment, and the objective's numbers by name."""
+    advantages = [per_token(segment, *pair) for segment, pair in zip(segments, pairs)]
+    objective = Objective(entropy=entropy_weight, **knobs)
+    return grpo.update(model, reference, optimizer, segments, advantages, logprobs, objective)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,7 +72,7 @@ def test_eps_counts():
 
 def test_group_of_one():
     """Bug: the std of one number is nan, and one lonely rollout turns every weight into nan."""
-    got = group_advantage([9.5, -2.0, 3.0, 5.0], ["alone", "also", "pair", "pair"])
+    got = group_advantage([9.5, -2.0, 3.0, 5.0], ["alone", "also", "pair", "pair"], alone="reward")
     close(got[:2], torch.tensor([9.5, -2.0]) / (1 + 1e-6))
     close(got[2:], torch.tensor([-1.0, 1.0]) / math.sqrt(2), atol=2e-6, rtol=0)
 
@@ -146,11 +167,11 @@ def test_entropy_is_a_bonus():
     """Bug: the entropy is punished, and the policy collapses onto one action."""
     entropy = torch.tensor([[1.0, 3.0]], requires_grad=True)
     zero = torch.zeros(1, 2)
-    loss = policy_loss(zero, zero, None, torch.zeros(1), torch.ones(1, 2), kl=0.0, entropy=entropy, entropy_weight=0.1)
+    loss = policy_loss(zero, zero, None, torch.zeros(1), torch.ones(1, 2), kl=0.0, bonus=0.1 * entropy)
     assert loss.item() == pytest.approx(-0.2)
     loss.backward()
     close(entropy.grad, torch.tensor([[-0.05, -0.05]]))
-    default = policy_loss(zero, zero, None, torch.zeros(1), torch.ones(1, 2), kl=0.0, entropy=entropy)
+    default = policy_loss(zero, zero, None, torch.zeros(1), torch.ones(1, 2), kl=0.0, bonus=0.001 * entropy)
     assert default.item() == pytest.approx(-0.002)
 
 
@@ -183,7 +204,8 @@ def test_garbage_outside_the_mask_stays_there(junk):
     def run(tensors):
         leaves = [t.clone().requires_grad_() for t in tensors]
         logp, old, ref, advantage, entropy = leaves
-        loss = policy_loss(logp, old.detach(), ref.detach(), advantage.detach(), mask, kl=0.05, entropy=entropy)
+        loss = policy_loss(logp, old.detach(), ref.detach(), advantage.detach(), mask, kl=0.05,
+                           bonus=0.001 * entropy)
         loss.backward()
         return loss, logp.grad, entropy.grad
 
@@ -209,7 +231,8 @@ def test_gradient_is_the_finite_difference():
     def loss(logits):
         logp = logits.log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1)
-        return policy_loss(pick(logits), pick(logits0 + 0.1 * old), pick(ref), advantage, mask, 0.2, 0.05, entropy, 0.1)
+        return policy_loss(pick(logits), pick(logits0 + 0.1 * old), pick(ref), advantage, mask, 0.2, 0.05,
+                           0.1 * entropy)
 
     logits0 = logits.clone()
     logits.requires_grad_()
@@ -267,14 +290,14 @@ class Gradient:
 
 def transcript(rng, vocab, turns, act=True, review=True):
     """A segment: forced prompt, sampled turns with observations between them, a sampled review at the end."""
-    ids, kind, logp = [], [], []
+    ids, jobs, logp = [], [], []
     for turn in range(turns + review):
         job = REVIEW if turn == turns else ACT if act else FORCED
         for what, n in ((FORCED, rng.randint(2, 6)), (job, rng.randint(1, 5))):
             ids += [rng.randrange(vocab) for _ in range(n)]
-            kind += [what] * n
+            jobs += [what] * n
             logp += [rng.uniform(-7, -4) if what != FORCED else 0.0 for _ in range(n)]
-    return SimpleNamespace(ids=ids, kind=kind, logp=logp)
+    return SimpleNamespace(ids=ids, job=jobs, logp=logp)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +362,7 @@ def test_loss_and_step_do_not_depend_on_the_split(tiny, reference, batch):
 def test_one_long_row_alone_is_the_same(tiny, reference, batch):
     """Bug: the padding beside a long row is attended to, or its neighbours' positions shift."""
     segments, advantages = batch
-    kinds = sum(k != FORCED for s in segments for k in s.kind)
+    kinds = sum(k != FORCED for s in segments for k in s.job)
     apart = [run(tiny.model, reference, ([s], [a])) for s, a in zip(segments, advantages)]
     together, gradient, _ = run(tiny.model, reference, batch)
     share = [stats.tokens / kinds for stats, *_ in apart]
@@ -362,9 +385,9 @@ def test_each_token_gets_its_jobs_advantage(tiny, batch):
     close(act + skill, both, atol=1e-6, rtol=0)
 
     def only(job):  # the other job's tokens turned into forced ones; the denominator is put right by hand
-        kept = [SimpleNamespace(ids=s.ids, kind=[k if k == job else FORCED for k in s.kind], logp=s.logp)
+        kept = [SimpleNamespace(ids=s.ids, job=[k if k == job else FORCED for k in s.job], logp=s.logp)
                 for s in segments]
-        count = sum(k == job for s in segments for k in s.kind) / sum(k != FORCED for s in segments for k in s.kind)
+        count = sum(k == job for s in segments for k in s.job) / sum(k != FORCED for s in segments for k in s.job)
         return gradient(kept, [(a, s) for a, s in advantages]) * count
 
     close(act, only(ACT), atol=1e-6, rtol=0)
@@ -388,7 +411,7 @@ def test_review_weight_is_lambda_once(tiny, batch):
 
 def test_forced_tokens_get_no_gradient(tiny):
     """Bug: the policy is trained to write the shop's pages. Its log-probability of a forced token must not count."""
-    segments = [SimpleNamespace(ids=[5, 6, 7, 8, 9], kind=[FORCED, FORCED, ACT, FORCED, REVIEW], logp=[0.0] * 5)]
+    segments = [SimpleNamespace(ids=[5, 6, 7, 8, 9], job=[FORCED, FORCED, ACT, FORCED, REVIEW], logp=[0.0] * 5)]
     leaf = torch.full((1, 5), -1.0, requires_grad=True)
     spread = torch.full((1, 5), 2.0, requires_grad=True)
     seen = []
@@ -407,8 +430,8 @@ def test_forced_tokens_get_no_gradient(tiny):
 def test_stats_by_hand(tiny):
     """Bug: the log shows the last micro-batch (GRPO-Zero), a share of the wrong tokens, or a mean of means."""
     # Two rows in two micro-batches: 1 and 3 sampled tokens.
-    segments = [SimpleNamespace(ids=[1, 2], kind=[FORCED, ACT], logp=[0.0, -1.0]),
-                SimpleNamespace(ids=[1, 2, 3, 4], kind=[FORCED, ACT, ACT, REVIEW], logp=[0.0, -1.0, -1.0, -1.0])]
+    segments = [SimpleNamespace(ids=[1, 2], job=[FORCED, ACT], logp=[0.0, -1.0]),
+                SimpleNamespace(ids=[1, 2, 3, 4], job=[FORCED, ACT, ACT, REVIEW], logp=[0.0, -1.0, -1.0, -1.0])]
     now = {2: [[0.0, -1.0 + math.log(1.5)]], 4: [[9.0, -1.0, -1.0 + math.log(0.7), -1.0]]}
     ref = {2: [[9.0, -1.0 + math.log(3)]], 4: [[9.0, -1.0, -1.0 + math.log(0.7), -1.0 + math.log(2)]]}
     spread = {2: [[0.0, 1.0]], 4: [[0.0, 2.0, 3.0, 6.0]]}
@@ -438,11 +461,11 @@ def test_stats_by_hand(tiny):
 def test_first_epoch_ratio_is_one(tiny, model, temperature):
     """Bug: sampler and trainer score different softmaxes (top-k, temperature, padding): clipping before any step."""
     session = Session(tiny, 3, 128, seed=4)
-    chat, segments = tiny.chat, [SimpleNamespace(ids=[], kind=[], logp=[]) for _ in range(3)]
+    chat, segments = tiny.chat, [SimpleNamespace(ids=[], job=[], logp=[]) for _ in range(3)]
 
     def hear(row, ids):
         segments[row].ids += ids
-        segments[row].kind += [FORCED] * len(ids)
+        segments[row].job += [FORCED] * len(ids)
         segments[row].logp += [0.0] * len(ids)
         session.feed([row], [ids])
 
@@ -451,7 +474,7 @@ def test_first_epoch_ratio_is_one(tiny, model, temperature):
     for turn in range(3):
         for row, (ids, logp) in enumerate(session.sample(range(3), [4 + turn, 9, 6], temperature=temperature)):
             segments[row].ids += ids
-            segments[row].kind += [REVIEW if turn == 2 else ACT] * len(ids)
+            segments[row].job += [REVIEW if turn == 2 else ACT] * len(ids)
             segments[row].logp += logp
         if turn < 2:
             for row in range(3):
@@ -459,7 +482,7 @@ def test_first_epoch_ratio_is_one(tiny, model, temperature):
     advantages = [(1.0, -0.5), (-2.0, 0.25), (0.5, 3.0)]
     stats = update(model, None, AdamW(model.parameters(), 1e-4), segments, advantages, logprobs, kl=0.0,
                    entropy_weight=0.0, temperature=temperature, budget=100)
-    paid = [a if k == ACT else s for segment, (a, s) in zip(segments, advantages) for k in segment.kind if k != FORCED]
+    paid = [a if k == ACT else s for segment, (a, s) in zip(segments, advantages) for k in segment.job if k != FORCED]
     assert stats.tokens == len(paid) and stats.clipped == 0.0
     assert stats.loss == pytest.approx(-sum(paid) / len(paid), abs=2e-6)
     again = update(model, None, AdamW(model.parameters(), 1e-4), segments, advantages, logprobs, kl=0.0,

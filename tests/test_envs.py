@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from conftest import REAL_SHOP
 import torch
+from conftest import REAL_SHOP
 
 import envs
 import policy as policies
@@ -12,7 +12,8 @@ from dualadv_grpo import ACT, FORCED, REVIEW
 from envs import Sampling, project, rollout
 from policy import logprobs
 from skillbank import Skill, SkillBank
-from worlds import shopping
+from tools.coldstart import corpus, demonstrations
+from worlds.webshop import world as shopping
 
 SHORT = Sampling(act_tokens=12, review_tokens=16, context=3000)
 
@@ -24,7 +25,7 @@ def env():
 
 @pytest.fixture(scope="module")
 def policy(env):
-    return policies.load("tiny", text=env.corpus()[-200:])
+    return policies.load("tiny", text=corpus(env)[-200:])
 
 
 def bank_with(family, title="Check the size", principle="Pick the size the task names."):
@@ -52,7 +53,7 @@ def puppet_rollout(monkeypatch, policy, env, task, lines, bank=None, how=SHORT):
     monkeypatch.setattr(Puppet, "lines", lines)
     monkeypatch.setattr(Puppet, "_read", lambda self, batch: [self.length.__setitem__(r, len(self.ids[r]) - 1)
                                                               for r in batch])
-    return rollout(policy, env, [task], bank or SkillBank(), how=how)[0]
+    return rollout(policy, env, [task], bank or SkillBank(), sampling=how)[0]
 
 
 # ---- What the policy reads ------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def test_real_splits_are_webshops_own():
     assert set(winnable.tasks) < set(test.tasks) and len(winnable.tasks) == 500 - 29
     assert winnable.describe() == test.describe()  # eval.py takes a run for one of another world otherwise
     families = [test.family(task) for task in test.train_tasks]
-    assert set(families) == set(shopping.FAMILIES) | {"other"} and families.count("other") < len(families) / 5
+    assert set(families) == set(shopping.KEYWORDS) | {"other"} and families.count("other") < len(families) / 5
 
 
 def test_unknown_world_and_split_are_refused_in_one_line():
@@ -141,7 +142,7 @@ def test_a_demonstration_and_a_rollout_are_the_same_tokens(env, policy, monkeypa
     A puppet says what a scripted shopper said; prompts, pages, review prompt and every id must come out equal.
     """
     seen = set()
-    for chat in env.demonstrations(12, seed=3):
+    for chat in demonstrations(env, 12, seed=3):
         task = next(t for t in env.train_tasks if f"Task: {env.goal(t)}\n" in chat[1]["content"])
         shown = [line for line in chat[0]["content"].splitlines() if line.startswith("[dyn_")]
         skills = []
@@ -157,7 +158,7 @@ def test_a_demonstration_and_a_rollout_are_the_same_tokens(env, policy, monkeypa
                                                                                        review_tokens=128))
         ids, said = policy.chat.transcript(chat)
         assert len(episode.segments) == 1 and episode.segments[0].ids == ids
-        assert [kind != FORCED for kind in episode.segments[0].kind] == said
+        assert [kind != FORCED for kind in episode.segments[0].job] == said
         assert episode.review == lines[-1] and episode.edit["status"] != "parse_error"
         assert [turn.valid for turn in episode.turns] == [True] * (len(lines) - 1)
         seen.add(episode.won)
@@ -166,7 +167,7 @@ def test_a_demonstration_and_a_rollout_are_the_same_tokens(env, policy, monkeypa
 
 def test_reward_of_a_won_and_of_a_sloppy_episode(env, policy, monkeypatch):
     """R = 10 won - 0.5 per invalid action; a win must not be paid when the score is below 1."""
-    chats = env.demonstrations(40, seed=5)
+    chats = demonstrations(env, 40, seed=5)
     for won in (True, False):
         chat = next(c for c in chats if ("SUCCESS" in c[-2]["content"]) == won)
         task = next(t for t in env.train_tasks if f"Task: {env.goal(t)}\n" in chat[1]["content"])
@@ -179,14 +180,14 @@ def test_reward_of_a_won_and_of_a_sloppy_episode(env, policy, monkeypatch):
 
 def test_recorded_log_probabilities_are_the_models(env, policy):
     """The ratio of the update is exp(new - recorded): it must be 1 before the first step, on act and review tokens."""
-    episodes = rollout(policy, env, env.train_tasks[:2], bank_with("footwear"), group=2, how=SHORT)
+    episodes = rollout(policy, env, env.train_tasks[:2], bank_with("footwear"), group=2, sampling=SHORT)
     for episode in episodes:
         for segment in episode.segments:
-            assert len(segment.ids) == len(segment.kind) == len(segment.logp)
-            mask = torch.tensor([segment.kind]) != FORCED
+            assert len(segment.ids) == len(segment.job) == len(segment.logp)
+            mask = torch.tensor([segment.job]) != FORCED
             logp = logprobs(policy.model, torch.tensor([segment.ids]), mask)
             assert torch.allclose(logp, torch.tensor([segment.logp]), atol=2e-4)
-        assert {ACT, REVIEW} <= {kind for segment in episode.segments for kind in segment.kind}
+        assert {ACT, REVIEW} <= {kind for segment in episode.segments for kind in segment.job}
         assert episode.steps == env.limit or episode.score > 0  # a random policy buys nothing: all steps are played
 
 
@@ -194,8 +195,8 @@ def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
     """The released WebShop prompt omits the skills at step 1, which hides them from the first search query."""
     task = env.train_tasks[0]
     bank = bank_with(env.family(task))
-    episode = rollout(policy, env, [task], bank, how=SHORT, with_review=False)[0]
-    first = episode.segments[0].ids[:episode.segments[0].turns[0]]
+    episode = rollout(policy, env, [task], bank, sampling=SHORT, with_review=False)[0]
+    first = episode.segments[0].ids[:episode.segments[0].starts[0]]
     assert bank.skills()[0].line() in policy.chat.decode(first) and episode.shown == bank.skills()
     assert episode.review == "" and episode.edit is None
 
@@ -203,14 +204,14 @@ def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
 def test_an_episode_does_not_depend_on_its_neighbours(env, policy):
     """Probes are paired and runs are resumed on this: same seed, same key, same transcript, whoever plays beside."""
     tasks = env.train_tasks[:3]
-    together = rollout(policy, env, tasks, SkillBank(), seed=7, how=SHORT, keys=[5, 6, 7])
+    together = rollout(policy, env, tasks, SkillBank(), seed=7, sampling=SHORT, keys=[5, 6, 7])
     for rows in (1, 2):
         how = Sampling(act_tokens=12, review_tokens=16, context=3000, rows=rows)
-        apart = rollout(policy, env, tasks, SkillBank(), seed=7, how=how, keys=[5, 6, 7])
+        apart = rollout(policy, env, tasks, SkillBank(), seed=7, sampling=how, keys=[5, 6, 7])
         assert [[s.ids for s in e.segments] for e in apart] == [[s.ids for s in e.segments] for e in together]
-    alone = rollout(policy, env, tasks[1:2], SkillBank(), seed=7, how=SHORT, keys=[6])
+    alone = rollout(policy, env, tasks[1:2], SkillBank(), seed=7, sampling=SHORT, keys=[6])
     assert [s.ids for s in alone[0].segments] == [s.ids for s in together[1].segments]
-    other = rollout(policy, env, tasks[1:2], SkillBank(), seed=8, how=SHORT, keys=[6])
+    other = rollout(policy, env, tasks[1:2], SkillBank(), seed=8, sampling=SHORT, keys=[6])
     assert [s.ids for s in other[0].segments] != [s.ids for s in alone[0].segments]
 
 
@@ -225,21 +226,22 @@ def test_a_transcript_that_outgrows_the_context_goes_on_in_a_second_segment(env,
     how = Sampling(act_tokens=40, review_tokens=40, context=900)
     episode = puppet_rollout(monkeypatch, policy, env, task, lines, how=how)
     assert episode.steps == env.limit and len(episode.segments) > 1 and episode.review == lines[-1]
-    opening = policy.chat.opening(*episode.opening)
+    opening = policy.chat.opening(*episode.messages)
     said = []
     for segment in episode.segments:
         assert len(segment.ids) <= how.context and segment.ids[:len(opening)] == opening
-        said += [i for i, kind in zip(segment.ids, segment.kind) if kind != FORCED]
+        said += [i for i, kind in zip(segment.ids, segment.job) if kind != FORCED]
     assert said == [i for line in lines for i in policy.chat.encode(line) + [policy.chat.end]]
     for segment in episode.segments[1:]:
         assert "earlier turns dropped]" in policy.chat.decode(segment.ids)
-        assert segment.kind[:len(opening)] == [FORCED] * len(opening)
+        assert segment.job[:len(opening)] == [FORCED] * len(opening)
     # The real sampler too: random answers, same bookkeeping, and the model agrees with what was recorded.
     monkeypatch.undo()
-    episode = rollout(policy, env, [task], SkillBank(), how=Sampling(act_tokens=60, review_tokens=40, context=800))[0]
+    how = Sampling(act_tokens=60, review_tokens=40, context=800)
+    episode = rollout(policy, env, [task], SkillBank(), sampling=how)[0]
     assert len(episode.segments) > 1
     for segment in episode.segments:
-        mask = torch.tensor([segment.kind]) != FORCED
+        mask = torch.tensor([segment.job]) != FORCED
         logp = logprobs(policy.model, torch.tensor([segment.ids]), mask)
         assert torch.allclose(logp, torch.tensor([segment.logp]), atol=2e-4)
 
@@ -265,5 +267,5 @@ def test_a_context_too_short_for_the_task_is_refused_with_the_numbers(env, polic
     """It used to fail in the middle of an episode, after minutes."""
     with pytest.raises(ValueError, match="--context") as error:
         how = Sampling(act_tokens=64, review_tokens=64, context=300)
-        rollout(policy, env, env.train_tasks[:1], SkillBank(), how=how)
+        rollout(policy, env, env.train_tasks[:1], SkillBank(), sampling=how)
     assert "300" in str(error.value) and "\n" not in str(error.value)

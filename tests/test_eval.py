@@ -8,14 +8,16 @@ import pytest
 import envs
 import eval as evaluation
 import policy as policies
+from probes import Probing
 from skillbank import Skill, SkillBank
+from tools.coldstart import corpus
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A random tiny policy on disk."""
     path = tmp_path_factory.mktemp("models") / "random"
-    policies.load("tiny", text=envs.make("webshop").corpus()[-100:]).save(path)
+    policies.load("tiny", text=corpus(envs.make("webshop"))[-100:]).save(path)
     return path
 
 
@@ -62,14 +64,15 @@ def test_online_grows_a_copy_of_the_bank_from_batch_to_batch(model, monkeypatch)
                      "when_to_apply": "always", "evidence": "none"}
         return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
 
-    def probe(policy, env, bank, edits, k, seed, how, alpha, clip):
+    def probe(policy, env, bank, edits, seed, probing):
         for i, edit in enumerate(edits):
             edit.utility = 1.0 if i == 0 else -1.0
 
     monkeypatch.setattr(envs, "review", review)
     monkeypatch.setattr(evaluation, "probe", probe)
     bank = SkillBank()
-    episodes, grown, committed = evaluation.play_online(policy, env, bank, env.tasks[:6], how, batch=2, fresh=0)
+    episodes, grown, committed = evaluation.play_online(policy, env, bank, env.tasks[:6],
+                                                         Probing(fresh=0, sampling=how), batch=2)
     assert [e.task for e in episodes] == env.tasks[:6] and bank.skills() == []
     assert len(grown.skills()) == len(committed) == 3
     assert [len(e.shown) for e in episodes] == [0, 0, 1, 1, 2, 2]

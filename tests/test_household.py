@@ -21,9 +21,12 @@ import train
 from dualadv_grpo import FORCED
 from policy import logprobs
 from skillbank import Skill, SkillBank
-from worlds import alfgames, household
-from worlds.household import WAYS, Helper, listing
-from worlds.pddl import GameError
+from tools.coldstart import corpus, demonstrations
+from worlds import GameError
+from worlds.alfworld import rooms
+from worlds.alfworld import world as household
+from worlds.alfworld.helper import WAYS, Helper
+from worlds.alfworld.world import listing
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "alfworld_game.json.gz").read_bytes()))
 FAMILY = "pick_clean_then_place_in_recep"
@@ -62,15 +65,15 @@ def skills(family, *wanted, wording=0):
 
 
 def play(env, task, seed, *wanted, habits=None):
-    """-> (won, steps, its player, [(commands, slipped, thought, command, reply)])."""
+    """-> (won, steps, its player, [(commands, mistaken, thought, command, reply)])."""
     game, family = env.start(task), env.family(task)
     player, trace = Helper(game, family, skills(family, *wanted), random.Random(seed)), []
     if habits is not None:
         player.habits = set(habits)
     while not game.done and len(trace) < env.limit:
-        commands = game.play.commands
+        commands = game.engine.commands
         thought, command = player.act(game.observation)
-        trace.append((commands, player.slipped, thought, command, game.step(command)))
+        trace.append((commands, player.mistaken, thought, command, game.step(command)))
     return game.won, len(trace), player, trace
 
 
@@ -131,7 +134,7 @@ def test_wrong_data_is_one_line(download, tmp_path, monkeypatch):
 @package
 def test_generated_games_on_disk_say_so_too(tmp_path):
     """Bug: made-up games, written to files, are called "games in mygames" and their score is taken for ALFWorld's."""
-    alfgames.write(tmp_path, 2, 1, 1)
+    rooms.write(tmp_path, 2, 1, 1)
     assert envs.make("alfworld", "train", str(tmp_path)).source == "generated games"
 
 
@@ -147,8 +150,8 @@ def test_without_held_out_games_training_says_so_before_it_starts(download, tmp_
 def test_a_game_that_turns_out_broken_ends_a_run_with_one_line(download, tmp_path, monkeypatch, capsys):
     """Bug: hours into a run or an evaluation a traceback, and the file's name nowhere."""
     model = tmp_path / "model"
-    monkeypatch.setattr(household.HouseholdEnv, "limit", 2)
-    policies.load("tiny", text=envs.make("alfworld", "train", str(download)).corpus()[-100:]).save(model)
+    monkeypatch.setattr(household.World, "limit", 2)
+    policies.load("tiny", text=corpus(envs.make("alfworld", "train", str(download)))[-100:]).save(model)
     for path in download.glob("json_2.1.1/train/*Cabinet*/trial_[12]/game.tw-pddl"):
         path.write_text(path.read_text().replace("?r CabinetType", "?r FridgeType"))
     household.load.cache_clear()
@@ -166,9 +169,9 @@ def test_a_game_that_turns_out_broken_ends_a_run_with_one_line(download, tmp_pat
 
 def test_eval_plays_each_game_once_and_names_it(download, tmp_path, monkeypatch, capsys):
     """Bug: a number into a shuffled list, with which nobody can check a doubted average."""
-    monkeypatch.setattr(household.HouseholdEnv, "limit", 2)
+    monkeypatch.setattr(household.World, "limit", 2)
     env = envs.make("alfworld", "train", str(download))
-    policies.load("tiny", text=env.corpus()[-100:]).save(tmp_path / "model")
+    policies.load("tiny", text=corpus(env)[-100:]).save(tmp_path / "model")
     monkeypatch.setattr(sys, "argv", [*f"eval.py {tmp_path / 'model'} --env alfworld --data {download} --split train "
                                       "--act_tokens 8 --review_tokens 8 --context 2000 --protocols none,online "
                                       f"--out {tmp_path / 'result.json'}".split()])
@@ -187,14 +190,14 @@ def test_generated_games_say_so_and_are_the_same_again(made):
     assert "generated games" in made.describe() and made.source == "generated games"
     assert made.games == again.games and made.describe() == again.describe()
     assert len({game for _, _, game in made.games}) == len(made.games)
-    assert {made.family(task) for task in made.dev_tasks[:24]} == set(alfgames.FAMILIES)  # the first so many are mixed
+    assert {made.family(task) for task in made.dev_tasks[:24]} == set(rooms.FAMILIES)  # the first so many are mixed
     assert all(made.games[task][2][2] for task in again.tasks) and not any(made.games[t][2][2] for t in made.tasks)
 
 
 def test_without_games_and_without_the_package_one_line_says_how(monkeypatch, tmp_path):
     """Bug: ModuleNotFoundError: alfworld, or worse, a shop that cannot be entered without it."""
-    monkeypatch.setattr(alfgames.importlib.util, "find_spec", lambda name: None)
-    for cached in (alfgames._data, alfgames._package):
+    monkeypatch.setattr(rooms.importlib.util, "find_spec", lambda name: None)
+    for cached in (rooms._data, rooms._package):
         getattr(cached, "cache_clear", lambda: None)()
     with pytest.raises(ImportError, match="pip install --no-deps alfworld"):
         envs.make("alfworld", "train")
@@ -232,22 +235,22 @@ def test_messages_are_short_and_complete(download):
 def test_an_answer_without_tags_is_its_last_thirty_characters(download):
     """Bug: another protocol than the peers'; WebShop's is the last twenty."""
     env = envs.make("alfworld", "train", str(download))
-    assert env.project("<think>x</think><action> Go to Shelf 1 </action>") == ("go to shelf 1", True)
-    assert env.project("0123456789" * 4) == ("0123456789" * 3, False)
+    assert envs.project("<think>x</think><action> Go to Shelf 1 </action>", env.tail) == ("go to shelf 1", True)
+    assert envs.project("0123456789" * 4, env.tail) == ("0123456789" * 3, False)
     assert env.limit == 50 and env.kl == 0.01
 
 
 def test_a_rollout_records_what_the_model_said_and_pays_ten_for_a_win(download, one_thread):
     """Bug: the second world takes another way through the loop than the first."""
     env = envs.make("alfworld", "train", str(download))
-    policy = policies.load("tiny", text=env.corpus()[-100:])
+    policy = policies.load("tiny", text=corpus(env)[-100:])
     how = envs.Sampling(act_tokens=8, review_tokens=8, context=2500)
     env.limit = 5
-    for episode in envs.rollout(policy, env, env.tasks[:2], SkillBank(), group=2, how=how):
+    for episode in envs.rollout(policy, env, env.tasks[:2], SkillBank(), group=2, sampling=how):
         assert episode.steps == 5 and not episode.won
         assert episode.reward == -0.5 * sum(not turn.valid for turn in episode.turns)
         for segment in episode.segments:
-            logp = logprobs(policy.model, torch.tensor([segment.ids]), torch.tensor([segment.kind]) != FORCED)
+            logp = logprobs(policy.model, torch.tensor([segment.ids]), torch.tensor([segment.job]) != FORCED)
             assert torch.allclose(logp, torch.tensor([segment.logp]), atol=2e-4)
 
 
@@ -285,8 +288,8 @@ def test_players_speak_legal_commands(made):
     """Bug: demonstrations with commands that do nothing teach the model to say them."""
     for task in made.train_tasks[:60]:
         for wanted in ((), ("useful",), ("neutral",), ("harmful",)):
-            for commands, slipped, thought, command, reply in play(made, task, 1, *wanted)[3]:
-                assert (command in commands, reply != "Nothing happens.") == (not slipped, not slipped), command
+            for commands, mistaken, thought, command, reply in play(made, task, 1, *wanted)[3]:
+                assert (command in commands, reply != "Nothing happens.") == (not mistaken, not mistaken), command
                 assert thought and len(thought) < 300 and "\n" not in thought
 
 
@@ -294,21 +297,21 @@ def test_players_speak_legal_commands(made):
 def test_a_slip_is_shown_with_what_follows_and_not_learned(made):
     """Bug: a model that saw nobody fail is lost after its first command that does nothing; or it learns to fail."""
     slips, others = 0, 0
-    for chat in made.demonstrations(40, seed=2):
+    for chat in demonstrations(made, 40, seed=2):
         task = re.search(r"Task: (.*)", chat[1]["content"])[1]
         for said, reply, then in zip(chat[2:-2:2], chat[3:-2:2], chat[4:-1:2]):
-            slipped = reply["content"] == "Nothing happens."
-            assert said.get("weight", 1) == (not slipped)
-            assert then["content"].startswith(f"<think>Nothing happened. I have to {task}.") == slipped, then
-            slips, others = slips + slipped, others + (not slipped)
+            mistaken = reply["content"] == "Nothing happens."
+            assert said.get("weight", 1) == (not mistaken)
+            assert then["content"].startswith(f"<think>Nothing happened. I have to {task}.") == mistaken, then
+            slips, others = slips + mistaken, others + (not mistaken)
     assert 0.01 < slips / others < 0.1
 
 
 @package
 def test_demonstrations_are_whole_episodes_with_valid_reviews(made):
     """Bug: a demonstration whose review is penalised teaches to be penalised; hidden randomness breaks a resume."""
-    chats = made.demonstrations(60, seed=3)
-    assert chats == made.demonstrations(60, seed=3) != made.demonstrations(60, seed=4)
+    chats = demonstrations(made, 60, seed=3)
+    assert chats == demonstrations(made, 60, seed=3) != demonstrations(made, 60, seed=4)
     tools, endings = set(), set()
     for chat in chats:
         family = re.search(r"Family: (\w+)", chat[-2]["content"])[1]

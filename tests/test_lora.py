@@ -9,8 +9,8 @@ import torch
 import envs
 import policy as policies
 import train
+from lib import lora
 from policy import Session, logprobs
-from worlds import lora
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_the_sampler_records_what_the_loss_computes(policy):
 
 
 def run(out, monkeypatch, *flags):
-    monkeypatch.setattr("worlds.shopping.WebShopEnv.limit", 3)
+    monkeypatch.setattr("worlds.webshop.world.World.limit", 3)
     monkeypatch.setattr(sys, "argv", ["train.py", "--model", "tiny", "--lora", "4", "--tasks", "1", "--group", "2",
                                       "--context", "1500", "--act_tokens", "8", "--review_tokens", "8", "--save_every",
                                       "1", "--eval_every", "0", "--lr", "1e-3", "--out", str(out), *flags])

@@ -4,9 +4,9 @@ import pytest
 
 import envs
 import policy as policies
+from lib import memory
 from policy import Session
 from skillbank import SkillBank
-from worlds import memory
 
 HOW = envs.Sampling(act_tokens=8, review_tokens=8, context=1500, rows=6)
 
@@ -35,26 +35,26 @@ def test_the_cache_is_what_was_computed(policy):
 def test_short_memory_means_waves_and_the_same_episodes(policy, env, monkeypatch, capsys, one_thread):
     """Bug: death by memory in the middle of a rollout; or other episodes because fewer were played at once."""
     tasks = env.train_tasks[:6]
-    whole = envs.rollout(policy, env, tasks, SkillBank(), how=HOW)
+    whole = envs.rollout(policy, env, tasks, SkillBank(), sampling=HOW)
     waves, play = [], envs.play
     monkeypatch.setattr(envs, "play", lambda wave, *rest: (waves.append(len(wave)), play(wave, *rest)))
     needed = memory.of_rollout(policy.model.cfg, 2, 1500, 4, Session.PREFILL)
     monkeypatch.setattr(memory, "free", lambda device: needed / memory.SHARE + 1)
-    parts = envs.rollout(policy, env, tasks, SkillBank(), how=HOW)
+    parts = envs.rollout(policy, env, tasks, SkillBank(), sampling=HOW)
     assert waves == [2, 2, 2] and "2 at a time" in capsys.readouterr().out
     assert [[s.ids for s in e.segments] for e in parts] == [[s.ids for s in e.segments] for e in whole]
 
 
 def test_nothing_to_play_needs_no_memory(policy, env):
     """Bug: an iteration without edits to probe is refused because zero rows fit."""
-    assert envs.rollout(policy, env, [], SkillBank(), how=HOW) == []
+    assert envs.rollout(policy, env, [], SkillBank(), sampling=HOW) == []
 
 
 def test_what_cannot_fit_at_all_is_refused_with_the_numbers(policy, env, monkeypatch):
     """Bug: an out-of-memory traceback from the depths of torch."""
     monkeypatch.setattr(memory, "free", lambda device: 10**6)
     with pytest.raises(ValueError, match=r"1500 tokens takes 0\.\d GB, 0\.0 GB are free on cpu; lower --context"):
-        envs.rollout(policy, env, env.train_tasks[:2], SkillBank(), how=HOW)
+        envs.rollout(policy, env, env.train_tasks[:2], SkillBank(), sampling=HOW)
 
 
 def test_free_memory_is_a_figure_of_this_machine():

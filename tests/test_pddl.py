@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import REAL_HOUSE
 
-from stock import made, walk_both
-from worlds import alfgames, pddl
-from worlds.pddl import Game, GameError
+from tools.stock import made, walk_both
+from worlds import GameError
+from worlds.alfworld import pddl, rooms
+from worlds.alfworld.pddl import GameFile
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "alfworld_game.json.gz").read_bytes()))
 REAL = sorted(REAL_HOUSE.glob("json_2.1.1/*/*/*/game.tw-pddl"))
@@ -24,7 +25,7 @@ stock = pytest.mark.skipif(find_spec("textworld") is None, reason="no textworld:
 
 
 def golden(**changes):
-    return Game({**copy.deepcopy(GOLDEN["game"]), **changes}, "a/game.tw-pddl")
+    return GameFile({**copy.deepcopy(GOLDEN["game"]), **changes}, "a/game.tw-pddl")
 
 
 def test_a_real_game_answers_as_the_stock_engine_did():
@@ -45,7 +46,7 @@ def test_a_real_game_answers_as_the_stock_engine_did():
 def test_random_walks_equal_the_stock_engine(tmp_path):
     """Bug: an action that is offered or withheld, a list in another order, an effect that is forgotten."""
     before = os.environ.get("ALFWORLD_DATA")
-    for path, walkthrough in made(tmp_path, [(alfgames.FAMILIES[4], 11, False), (alfgames.FAMILIES[1], 7, True)]):
+    for path, walkthrough in made(tmp_path, [(rooms.FAMILIES[4], 11, False), (rooms.FAMILIES[1], 7, True)]):
         walk_both(path, 25, random.Random(1), walkthrough)
     for path in REAL[7::80]:
         walk_both(path, 15, random.Random(2))
@@ -57,7 +58,7 @@ def test_random_walks_equal_the_stock_engine(tmp_path):
 @pytest.mark.slow
 def test_random_walks_equal_the_stock_engine_on_all_games_at_hand(tmp_path):
     """As above: all real games that are there, and ten generated games of each family."""
-    games = [(family, seed, seed % 2 == 1) for family in alfgames.FAMILIES for seed in range(100, 110)]
+    games = [(family, seed, seed % 2 == 1) for family in rooms.FAMILIES for seed in range(100, 110)]
     for path, walkthrough in made(tmp_path, games):
         walk_both(path, 40, random.Random(3), walkthrough)
     for path in REAL:
@@ -129,7 +130,7 @@ GRAMMAR = 'grammar :: """{"intro": [{"rhs": "Hello."}], "ok": [{"rhs": "Done."}]
 
 
 def small(**changes):
-    return Game({"pddl_domain": DOMAIN, "pddl_problem": PROBLEM, "grammar": GRAMMAR, **changes}, "small.tw-pddl")
+    return GameFile({"pddl_domain": DOMAIN, "pddl_problem": PROBLEM, "grammar": GRAMMAR, **changes}, "small.tw-pddl")
 
 
 def test_quantifiers_conditions_and_subtypes():
@@ -225,7 +226,7 @@ def test_missing_parts_are_named():
     for part in ("pddl_domain", "pddl_problem", "grammar"):
         data = {key: text for key, text in GOLDEN["game"].items() if key != part}
         with pytest.raises(GameError, match=part):
-            Game(data, "x.tw-pddl")
+            GameFile(data, "x.tw-pddl")
 
 
 def test_numbers_of_things_are_the_demanglers():

@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 import policy as policies
+from lib import graphs, models
+from lib.streams import gumbel, mix
 from policy import Session, logprobs
-from worlds import checkpoints, graphs
-from worlds.noise import gumbel, mix
 
 VOCAB, PAD = 300, 0
 SIZE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -36,7 +36,7 @@ FAMILIES = ["llama", "qwen2", "qwen3"]
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """pair(name) -> (transformers' model, our policy) of one checkpoint on disk, made once."""
-    tokenizer, made = checkpoints.tiny(["a few words to train on"], vocab=270)[2], {}
+    tokenizer, made = models.tiny(["a few words to train on"], vocab=270)[2], {}
 
     def make(name):
         if name not in made:
@@ -548,7 +548,7 @@ def gradients(policy, compute):
 
 def assert_close_grads(one, two):
     for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1024])

@@ -8,10 +8,10 @@ import envs
 import policy as policies
 import probes
 from envs import Sampling, rollout
-from probes import Edit, confirm, edits_of, probe, score, select, utility
+from lib.streams import mix
+from probes import Edit, Probing, confirm, edits_of, probe, score, select, utility
 from skillbank import Skill, SkillBank
-from worlds.noise import mix
-
+from tools.coldstart import demonstrations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,7 +24,7 @@ def env():
 @pytest.fixture(scope="module")
 def tiny(env):
     """A policy with random weights: it never wins, but what it says depends on every bit of noise and prompt."""
-    text = [message["content"] for chat in env.demonstrations(20, 0) for message in chat]
+    text = [message["content"] for chat in demonstrations(env, 20, 0) for message in chat]
     return policies.load("tiny", text=text)
 
 
@@ -53,14 +53,14 @@ def script(monkeypatch, outcome):
     """Put outcome(task, titles shown) -> (won, steps) in the place of the policy; returns the list of runs played."""
     played = []
 
-    def fake(policy, env, tasks, banks, seed, how, with_review, keys, desc):
+    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
         assert not with_review and len(tasks) == len(banks) == len(keys)
         episodes = []
         for task, bank, key in zip(tasks, banks, keys):
-            titles = tuple(s.title for s in bank.retrieve(env.goal(task), env.family(task), how.top_k))
+            titles = tuple(s.title for s in bank.retrieve(env.goal(task), env.family(task), sampling.top_k))
             won, steps = outcome(task, titles)
             episodes.append(SimpleNamespace(won=won, steps=steps))
-            played.append(SimpleNamespace(task=task, titles=titles, key=key, seed=seed, how=how))
+            played.append(SimpleNamespace(task=task, titles=titles, key=key, seed=seed, how=sampling))
         return episodes
 
     monkeypatch.setattr(probes, "rollout", fake)
@@ -160,7 +160,7 @@ def test_sign_and_bookkeeping(monkeypatch):
         return ("bad" not in titles, 2 if "good" in titles else 4)
 
     played = script(monkeypatch, outcome)
-    count = probe(None, World(), bank, [good, bad, idle], k=3)
+    count = probe(None, World(), bank, [good, bad, idle], probing=Probing(3))
     assert good.before == bad.before == idle.before == pytest.approx([1.6] * 3)
     assert (good.after, bad.after, idle.after) == (pytest.approx([1.8] * 3), [0.0] * 3, idle.before)
     assert good.utility == pytest.approx(0.2 + 0.3) and bad.utility == pytest.approx(-1.6 - 0.3)
@@ -173,7 +173,7 @@ def test_scores_stand_in_the_order_of_the_probes(monkeypatch):
     """Bug: pairs across tasks: before of one probe is compared with after of another."""
     edit = proposed(SkillBank(), 0, "new")
     script(monkeypatch, lambda task, titles: (True, task // 2 + ("new" in titles)))
-    probe(None, World(), SkillBank(), [edit], k=3)
+    probe(None, World(), SkillBank(), [edit], probing=Probing(3))
     assert edit.before == pytest.approx([1 + (10 - task // 2) / 10 for task in edit.probes])
     assert edit.after == pytest.approx([1 + (9 - task // 2) / 10 for task in edit.probes])
     assert edit.utility == pytest.approx(-0.1 - 0.3)
@@ -183,12 +183,12 @@ def test_alpha_and_clip_arrive(monkeypatch):
     """Bug: the flags of the released code's variant change nothing."""
     edit = proposed(SkillBank(), 0, "new")
     script(monkeypatch, lambda task, titles: ("new" in titles, 5))
-    probe(None, World(), SkillBank(), [edit], alpha=0.2)
+    probe(None, World(), SkillBank(), [edit], probing=Probing(alpha=0.2))
     assert edit.utility == pytest.approx(1.5 + 0.2)
     script(monkeypatch, lambda task, titles: ("new" not in titles, 5))
-    probe(None, World(), SkillBank(), [edit], clip=True)
+    probe(None, World(), SkillBank(), [edit], probing=Probing(clip=True))
     assert edit.utility == 0.0 and edit.before == [1.5] * 3
-    probe(None, World(), SkillBank(), [edit], clip=False)
+    probe(None, World(), SkillBank(), [edit], probing=Probing(clip=False))
     assert edit.utility == pytest.approx(-1.8)
 
 
@@ -198,7 +198,7 @@ def test_same_stream_with_and_without(monkeypatch):
     edits = [proposed(bank, 0, "one"), proposed(bank, 1, "two", "b"), proposed(bank, 2, "three")]
     played = script(monkeypatch, lambda task, titles: (True, 5))
     how = Sampling(top_k=2)
-    probe(None, world, bank, edits, k=3, seed=77, how=how)
+    probe(None, world, bank, edits, 77, Probing(3, sampling=how))
     assert all(run.key == mix(run.task) and run.seed == 77 and run.how is how for run in played)
     for task in {run.task for run in played}:
         assert len({run.titles for run in played if run.task == task}) >= 2, "with and without"
@@ -215,7 +215,7 @@ def test_each_distinct_run_is_played_once(monkeypatch):
     result = bank.apply("update_skill", arguments, "a", copy_bank=True)  # a skill that no prompt of family a shows
     unseen = Edit(4, 0, "a", "update_skill", arguments, result["bank"], result["skill_id"])
     played = script(monkeypatch, lambda task, titles: (True, 3 if "twin" in titles else 5))
-    count = probe(None, world, bank, [*twins, other, unseen], k=2)
+    count = probe(None, world, bank, [*twins, other, unseen], probing=Probing(2))
     assert count == len(played) == 2 * 3  # without, twin, other
     assert len({(run.task, run.titles) for run in played}) == count
     assert [e.utility for e in twins] == [pytest.approx(0.2 + 0.3)] * 3
@@ -229,7 +229,7 @@ def test_an_update_that_only_rewords_another_seat_is_seen(monkeypatch):
     result = bank.apply("update_skill", arguments, "a", copy_bank=True)
     edit = Edit(0, 0, "a", "update_skill", arguments, result["bank"], "dyn_001")
     played = script(monkeypatch, lambda task, titles: (True, 5))
-    assert probe(None, World(), bank, [edit], k=3) == len(played) == 6
+    assert probe(None, World(), bank, [edit], probing=Probing(3)) == len(played) == 6
 
 
 def test_nothing_to_probe(monkeypatch):
@@ -247,11 +247,11 @@ def test_the_same_words_from_two_tasks_pool_their_probes(monkeypatch):
     one, two, other = proposed(bank, 0, "same"), proposed(bank, 2, "same"), proposed(bank, 0, "other")
     two.arguments["evidence"] = "another episode"  # not what it writes into the bank
     script(monkeypatch, lambda task, titles: (True, 3 if "same" in titles and task == 4 else 5))
-    probe(None, World(), bank, [one, two, other], k=3)  # all three other tasks of the family
+    probe(None, World(), bank, [one, two, other], probing=Probing(3))  # all three other tasks of the family
     assert sorted(one.probes) == [2, 4, 6] and sorted(two.probes) == [0, 4, 6]
     assert one.utility == two.utility == pytest.approx(0.2 / 3 + 0.3 / 3) and other.utility == 0.0
     few = [proposed(bank, 1, "same", "b"), proposed(bank, 3, "same", "b")]
-    probe(None, World(), bank, few, k=1)
+    probe(None, World(), bank, few, probing=Probing(1))
     assert {len(edit.probes) for edit in few} <= {1, 2} and all(edit.task not in edit.probes for edit in few)
 
 
@@ -263,7 +263,7 @@ def test_confirm_asks_fresh_tasks_and_only_about_the_best_of_each_task(monkeypat
     for edit, utility_, probed in ((lucky, 0.5, [2]), (good, 0.4, [4]), (worse, 0.1, [4]), (bad, -0.3, [0])):
         edit.utility, edit.probes = utility_, probed
     played = script(monkeypatch, lambda task, titles: (True, 4 if "good" in titles else 6 if "lucky" in titles else 5))
-    kept, count = confirm(None, World(), bank, [lucky, good, worse, bad], k=8, seed=3)
+    kept, count = confirm(None, World(), bank, [lucky, good, worse, bad], 3, Probing(fresh=8))
     assert kept == [good] and good.confirmed == pytest.approx(0.1 + 0.3) and lucky.confirmed == pytest.approx(-0.4)
     assert worse.confirmed is None and bad.confirmed is None, "never asked"
     assert (good.utility, good.probes) == (0.4, [4]), "the first estimate stays what it was"
@@ -280,7 +280,7 @@ def test_a_general_skill_is_confirmed_on_every_family(monkeypatch):
     edit.bank = SkillBank([Skill("dyn_001", "new", "p", "w")])
     edit.utility, edit.probes = 0.5, [2]
     played = script(monkeypatch, lambda task, titles: (World().family(task) == "a" or "new" not in titles, 5))
-    assert confirm(None, World(), bank, [edit], k=8)[0] == []
+    assert confirm(None, World(), bank, [edit], probing=Probing(fresh=8))[0] == []
     assert {World().family(run.task) for run in played} == {"a", "b", "c"} and edit.confirmed < 0
 
 
@@ -303,14 +303,14 @@ def record(monkeypatch):
 
 
 def spoken(episode):
-    return [(s.ids, s.kind, s.logp) for s in episode.segments]
+    return [(s.ids, s.job, s.logp) for s in episode.segments]
 
 
 def draws(episode, turn=0):
     """Ids of a turn that the policy sampled."""
     segment = episode.segments[0]
-    start = segment.turns[turn]
-    return [i for i, kind in zip(segment.ids[start:], segment.kind[start:start + 10]) if kind]
+    start = segment.starts[turn]
+    return [i for i, kind in zip(segment.ids[start:], segment.job[start:start + 10]) if kind]
 
 
 def test_a_run_is_the_same_whatever_is_played_beside_it(env, tiny, monkeypatch):
@@ -320,10 +320,10 @@ def test_a_run_is_the_same_whatever_is_played_beside_it(env, tiny, monkeypatch):
     family = env.family(task)
     first, second = (proposed(bank, task, title, family) for title in ("Search the kind first", "Mind the price tag"))
     kept = record(monkeypatch)
-    assert probe(tiny, env, bank, [first, second], k=2, seed=5, how=HOW) == len(kept) == 6
+    assert probe(tiny, env, bank, [first, second], 5, Probing(2, sampling=HOW)) == len(kept) == 6
     together = {(e.task, tuple(s.title for s in e.shown)): e for e in kept}
     kept.clear()
-    assert probe(tiny, env, bank, [second], k=2, seed=5, how=HOW) == len(kept) == 4
+    assert probe(tiny, env, bank, [second], 5, Probing(2, sampling=HOW)) == len(kept) == 4
     for episode in kept:
         other = together[episode.task, tuple(s.title for s in episode.shown)]
         assert [(ids, kind) for ids, kind, _ in spoken(episode)] == [(ids, kind) for ids, kind, _ in spoken(other)]
@@ -331,9 +331,9 @@ def test_a_run_is_the_same_whatever_is_played_beside_it(env, tiny, monkeypatch):
             assert mine == pytest.approx(theirs, abs=1e-5)
     # And the same as one episode alone, drawn from the task's own stream.
     one = second.probes[1]
-    alone = rollout(tiny, env, [one], bank, seed=5, how=HOW, with_review=False, keys=[mix(one)])
+    alone = rollout(tiny, env, [one], bank, seed=5, sampling=HOW, with_review=False, keys=[mix(one)])
     assert [ids for ids, *_ in spoken(alone[0])] == [ids for ids, *_ in spoken(together[one, ()])]
-    stranger = rollout(tiny, env, [one], bank, seed=5, how=HOW, with_review=False, keys=[3])
+    stranger = rollout(tiny, env, [one], bank, seed=5, sampling=HOW, with_review=False, keys=[3])
     assert draws(stranger[0]) != draws(alone[0]), "another stream must say something else, or nothing was tested"
 
 
@@ -347,10 +347,10 @@ def test_an_edit_that_no_prompt_shows_is_worth_exactly_nothing(env, tiny, monkey
     result = bank.apply("update_skill", arguments, family, copy_bank=True)
     edit = Edit(0, task, family, "update_skill", arguments, result["bank"], "dyn_001")
     kept = record(monkeypatch)
-    assert probe(tiny, env, bank, [edit], k=3, seed=5, how=HOW) == len(kept) == 3
+    assert probe(tiny, env, bank, [edit], 5, Probing(3, sampling=HOW)) == len(kept) == 3
     assert edit.utility == 0.0 and edit.before == edit.after and len(edit.before) == 3
     # The same by force: both banks played apart give the same tokens.
-    one, other = (rollout(tiny, env, edit.probes, b, seed=5, how=HOW, with_review=False,
+    one, other = (rollout(tiny, env, edit.probes, b, seed=5, sampling=HOW, with_review=False,
                           keys=[mix(t) for t in edit.probes]) for b in (bank, edit.bank))
     assert [spoken(e) for e in one] == [spoken(e) for e in other] == [spoken(e) for e in kept]
 
@@ -361,7 +361,7 @@ def test_with_and_without_share_their_luck(env, tiny, monkeypatch):
     task = env.train_tasks[0]
     edit = proposed(SkillBank(), task, "Search the kind first", env.family(task))
     kept = record(monkeypatch)
-    probe(tiny, env, SkillBank(), [edit], k=4, seed=9, how=HOW)
+    probe(tiny, env, SkillBank(), [edit], 9, Probing(4, sampling=HOW))
     pairs = {}
     for episode in kept:
         pairs.setdefault(episode.task, []).append(episode)
@@ -378,8 +378,8 @@ def test_with_and_without_share_their_luck(env, tiny, monkeypatch):
 
 
 def test_defaults_are_enough(env, tiny, monkeypatch):
-    """Bug: probe() without `how` fails on None."""
-    monkeypatch.setattr(probes, "rollout", lambda *args, how, **rest: [
-        SimpleNamespace(won=True, steps=how.top_k) for _ in args[2]])
+    """Bug: probe() without `probing` fails on None."""
+    monkeypatch.setattr(probes, "rollout", lambda *args, sampling, **rest: [
+        SimpleNamespace(won=True, steps=sampling.top_k) for _ in args[2]])
     edit = proposed(SkillBank(), env.train_tasks[0], "new", env.family(env.train_tasks[0]))
     assert probe(tiny, env, SkillBank(), [edit]) == 8 and edit.utility == 0.0

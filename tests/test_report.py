@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from probes import Edit
-from worlds import catalogue, report
+from tools import report
+from worlds.webshop.shopper import WAYS
 
 
 def edit(title="new", utility=0.5, confirmed=None, episode=0):
@@ -16,7 +17,7 @@ def edit(title="new", utility=0.5, confirmed=None, episode=0):
 
 def episode(reward):
     turns = [SimpleNamespace(text="<think>x</think>\n<action>search[a]</action>")]
-    return SimpleNamespace(opening=("system", "Task: find it\nThe search page."), turns=turns, won=False, score=0.25,
+    return SimpleNamespace(messages=("system", "Task: find it\nThe search page."), turns=turns, won=False, score=0.25,
                            review="<think>y</think>call", edit={"status": "added"}, reward=reward,
                            transcript=lambda: f"transcript {reward}")
 
@@ -54,7 +55,7 @@ def test_the_sample_holds_the_best_and_the_worst_with_their_edits(tmp_path):
 def test_edits_keep_the_words_and_every_probe(tmp_path):
     """Bug: the log says what became of an edit, but not what it was."""
     one = edit()
-    report.append(tmp_path / "e.jsonl", report.edit_rows(4, [one], [one]))
+    report.append(tmp_path / "e.jsonl", report.edit_rows(4, [one], [one], WAYS))
     row, = report.lines_of(tmp_path / "e.jsonl")
     assert row["step"] == 4 and row["arguments"] == one.arguments and row["committed"] and row["confirmed"] is None
     assert (row["probes"], row["before"], row["after"], row["utility"]) == ([1, 2], [0.0, 1.5], [1.75, 1.5], 0.5)
@@ -67,12 +68,12 @@ def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
         report.plot([tmp_path / "none"], tmp_path / "x.png")
     run = tmp_path / "run"
     run.mkdir()
-    texts = catalogue.WAYS.texts("footwear")
+    texts = WAYS.texts("footwear")
     report.append(run / "metrics.jsonl", [{"step": i, "skills": i, **({"eval_success": 0.1 * i, "eval_n": 9}
                                                                       if i % 2 == 0 else {})} for i in range(8)])
     report.append(run / "edits.jsonl", [{"step": i, "utility": 0.1, "arguments": texts[i]} for i in range(1, 8)])
-    assert [report.kind(text) for text in texts] == [text["kind"] for text in texts]
-    assert report.kind({"title": "of another world", "principle": "go"}) is None
+    (run / "config.json").write_text('{"env": "webshop"}')  # a run from before edits.jsonl had kinds
+    assert [edit["kind"] for edit in report.edits_of(run)] == [text["kind"] for text in texts[1:8]]
     report.plot([run, run], tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[1:4] == b"PNG"
     (run / "metrics.jsonl").write_text("")
@@ -87,11 +88,11 @@ def test_the_digest_counts_by_kind(tmp_path):
     rows[0] = {"step": 0, "eval_success": 0.1}
     rows[6]["eval_success"] = 0.4
     report.append(tmp_path / "metrics.jsonl", rows)
-    texts = {text["kind"]: text for text in catalogue.WAYS.texts("footwear")}
+    texts = {text["kind"]: text for text in WAYS.texts("footwear")}
     edits = [(1, 7, "harmful", -1.0, False), (1, 7, "neutral", 0.2, False), (1, 7, "useful", 0.4, True),
              (6, 8, "useful", -0.2, False), (6, 9, "neutral", 0.1, False)]
     report.append(tmp_path / "edits.jsonl", [
-        {"step": step, "task": task, "arguments": texts[kind], "utility": u, "committed": committed}
+        {"step": step, "task": task, "kind": kind, "arguments": texts[kind], "utility": u, "committed": committed}
         for step, task, kind, u, committed in edits])
     text = report.digest(tmp_path)
     assert "0.100 at 0, 0.400 at 6; 12s" in text and "0.33 in iterations 1-5, 0.50 in the last five" in text

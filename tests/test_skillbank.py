@@ -9,8 +9,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from skillbank import (SHAPING, TOOLS, WORLD_ACTIONS, Skill, SkillBank, commit, parse_tool_call, review, review_prompt,
-                       shaping, similarity, skills_prompt, tool_call)
+from skillbank import (
+    SHAPING,
+    TOOLS,
+    WORLD_ACTIONS,
+    Skill,
+    SkillBank,
+    commit,
+    parse_tool_call,
+    review,
+    review_prompt,
+    shaping,
+    similarity,
+    skills_prompt,
+    tool_call,
+)
 
 SHOE = dict(category="footwear", title="Choose the size first", principle="Click every option the task names.",
             when_to_apply="On a product page.", evidence="Score 0.67: no size.")

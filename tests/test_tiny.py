@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from lab import bank_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import envs
@@ -13,9 +12,12 @@ import policy as policies
 import train
 from envs import Sampling, rollout
 from eval import evaluate, summary
+from lib.models import shipped
 from skillbank import SkillBank
-from worlds import catalogue
-from worlds.checkpoints import TINY
+from tools.coldstart import demonstrations
+from tools.lab import bank_of
+from worlds.webshop import catalogue
+from worlds.webshop.shopper import WAYS
 
 HOW = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,11 +45,11 @@ def house():
 @pytest.mark.parametrize("world", ["webshop", "alfworld"])
 def test_it_is_small_and_opens_in_transformers(world, request):
     """Bug: a repository of a hundred megabytes; or weights that only our decoder can read."""
-    env, folder = request.getfixturevalue("env" if world == "webshop" else "house"), TINY / world
+    env, folder = request.getfixturevalue("env" if world == "webshop" else "house"), shipped(world)
     tiny = policies.load("tiny", world=world)
     assert tiny.model.cfg.hf["world"] == env.describe()
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 6_000_000
-    chat, = env.demonstrations(1, seed=5)
+    chat, = demonstrations(env, 1, seed=5)
     ids, _ = tiny.chat.transcript(chat)
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -78,10 +80,10 @@ def test_it_wins_generated_games_and_heeds_its_skills(house):
 
 def test_it_writes_all_kinds_of_skills(env, tiny):
     """Bug: reviews that do not parse, or that are all good already, leave nothing to learn."""
-    episodes = rollout(tiny, env, env.train_tasks[:24], SkillBank(), how=Sampling(1.0, 96, 160, 3072, top_k=4))
+    episodes = rollout(tiny, env, env.train_tasks[:24], SkillBank(), sampling=Sampling(1.0, 96, 160, 3072, top_k=4))
     written = [e.edit["arguments"] for e in episodes if e.edit["status"] == "added"]
     assert len(written) >= 16, [e.edit["status"] for e in episodes]
-    assert {catalogue.WAYS.kind.get(catalogue.WAYS.meaning(text)) for text in written} >= {"useful", "harmful"}
+    assert {WAYS.kind.get(WAYS.meaning(text)) for text in written} >= {"useful", "harmful"}
 
 
 def test_it_is_refused_for_a_world_it_does_not_know(tmp_path, monkeypatch):
@@ -92,4 +94,4 @@ def test_it_is_refused_for_a_world_it_does_not_know(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         train.main()
     assert "--cold_start" in stop.value.code and "\n" not in stop.value.code
-    assert json.loads((TINY / "webshop" / "config.json").read_text())["world"] == envs.make("webshop").describe()
+    assert json.loads((shipped("webshop") / "config.json").read_text())["world"] == envs.make("webshop").describe()

@@ -14,9 +14,12 @@ import torch
 import envs
 import policy as policies
 import train
+from dualadv_grpo import ACT, FORCED, REVIEW
+from lib.chat import read_chats
 from skillbank import SkillBank
-from worlds import catalogue, runs
-from worlds.checkpoints import read_chats
+from tools import runs
+from tools.coldstart import corpus
+from worlds.webshop import catalogue
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
@@ -27,14 +30,14 @@ SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_
 def model(tmp_path_factory):
     """A random tiny policy on disk, so that not every run trains a tokenizer."""
     path = tmp_path_factory.mktemp("models") / "random"
-    policies.load("tiny", text=envs.make("webshop").corpus()[-300:]).save(path)
+    policies.load("tiny", text=corpus(envs.make("webshop"))[-300:]).save(path)
     return str(path)
 
 
 @pytest.fixture
 def run(model, monkeypatch):
     """train.py in this process, with episodes of four steps."""
-    monkeypatch.setattr("worlds.shopping.WebShopEnv.limit", 4)
+    monkeypatch.setattr("worlds.webshop.world.World.limit", 4)
 
     def run(out, *flags):
         monkeypatch.setattr(sys, "argv", ["train.py", "--model", model, *SMALL, "--out", str(out), *flags])
@@ -175,7 +178,7 @@ def test_help_shows_every_knob_with_its_default(capsys):
         train.read_flags(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    for field in train.fields(train.Config):
+    for field in train.fields(train.Flags)[:-1]:  # the last holds the world's own flags
         assert f"--{field.name} " in text and f"(default: {field.default!r}" in text
 
 
@@ -194,7 +197,7 @@ def test_flags_win_over_presets():
     """A preset that overrode a flag would make a run lie about its settings."""
     assert train.read_flags(["--model", "tiny"]).lr == train.PRESETS["tiny"]["lr"]
     assert train.read_flags(["--model", "tiny", "--lr", "0.5"]).lr == 0.5
-    assert train.read_flags(["--model", "somewhere/else"]).lr == train.Config.lr
+    assert train.read_flags(["--model", "somewhere/else"]).lr == train.Flags.lr
     assert train.read_flags(["--model", "somewhere/else"]).out == "runs/webshop-else"
 
 
@@ -203,11 +206,11 @@ def test_flags_win_over_presets():
     (["--env", "chess"], "chess"), (["--device", "quantum"], "quantum"), (["--sft_data", "/no/chats"], "/no/chats"),
     (["--context", "400", "--eval_every", "0"], "--context"),
 ])
-def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, monkeypatch, run):
+def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, capsys, run):
     """Missing data, a wrong model, a context that holds nothing: the line says which, and what to do."""
     with pytest.raises(SystemExit) as stop:
         run(tmp_path / "run", *flags)
-    message = str(stop.value.code)
+    message = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err.rstrip("\n")
     assert message.startswith("train.py: ") and what in message and "\n" not in message
 
 
@@ -233,8 +236,15 @@ def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(tmp_path, mo
 def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, proposing, run):
     """dual: reviews paid in S, scaled; single: one advantage for all; act_only: reviews get none."""
     seen = []
-    monkeypatch.setattr(train.grpo, "update", lambda model, ref, opt, segments, advantages, *rest: (
-        seen.extend(advantages), train.grpo.Stats(tokens=1))[1])
+
+    def update(model, reference, optimizer, segments, advantages, *rest):
+        for segment, mine in zip(segments, advantages):
+            assert not any(a for a, job in zip(mine, segment.job) if job == FORCED)
+            if {ACT, REVIEW} <= set(segment.job):
+                seen.append(tuple(mine[segment.job.index(job)] for job in (ACT, REVIEW)))
+        return train.grpo.Stats(tokens=1)
+
+    monkeypatch.setattr(train.grpo, "update", update)
     monkeypatch.setattr(train, "shaping", lambda text, result: float(len(text) % 7) + 0.1 * len(seen))
     run(tmp_path, "--steps", "3", "--group", "4", "--eval_every", "0", "--advantage", advantage)
     act, skill = zip(*seen)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REAL_SHOP
 
-from worlds.webshop import BM25, WebShop, analyze, reward, reward_parts, title_nouns, token_set_ratio
+from worlds.webshop.shop import BM25, WebShop, analyze, reward, reward_parts, title_nouns, token_set_ratio
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"

@@ -12,13 +12,13 @@ import re
 import tempfile
 from pathlib import Path
 
-import envs
-from worlds import catalogue, habits
-from worlds.webshop import WebShop
+from worlds.webshop import catalogue
+from worlds.webshop.shop import WebShop
+from worlds.webshop.shopper import STEPS, WAYS, Shopper
 
 # Keyword families as in SkillRL's WebShop bank; these lists are our own. The first family with a word of the task text
 # gets it; the order puts the sharpest words first ("watch band" is an accessory although a watch is electronic, too).
-FAMILIES = {
+KEYWORDS = {
     "footwear": (
         "shoe shoes sneaker sneakers boot boots sandal sandals slipper slippers loafer loafers heels pumps flats "
         "clogs mules oxfords footwear slides flip-flops moccasins"
@@ -60,28 +60,32 @@ FAMILIES = {
         "nightstand nightstands panels window storage pouf poufs sconces lampshade box bedding poster"
     ),
 }
-FAMILY_OF = {word: family for family, words in reversed(list(FAMILIES.items())) for word in words.split()}
+FAMILY_OF = {word: family for family, words in reversed(list(KEYWORDS.items())) for word in words.split()}
 
 
 def family_of(instruction):
-    """The family of a goal from its text alone: one of FAMILIES, or "other".
+    """The family of a goal from its text alone: one of KEYWORDS, or "other".
 
     The kind of product stands after the attributes in synthetic goals and before them in human ones, so no rule of
     place helps and every word may decide; but not the options and the price, which follow " with <name>: ".
     """
     text = re.split(r" with [\w ]+: |, and price", instruction.lower())[0]
     found = {FAMILY_OF[word] for word in re.findall(r"[a-z][a-z-]*", text) if word in FAMILY_OF}
-    return next((name for name in FAMILIES if name in found), "other")
+    return next((name for name in KEYWORDS if name in found), "other")
 
 
-class WebShopEnv:
+class World:
     """Real WebShop data where `data` or $WEBSHOP_DATA names a directory, else a made-up catalogue from the seed.
 
     Splits of the shuffled goals, disjoint whatever the seed of a run: 0-499 test, 500-1499 dev, the rest train; with
     fewer than 3,000 goals the same three shares of 6,910.
     """
 
-    limit, kl, ways = 15, 0.05, catalogue.WAYS
+    limit, kl, tail, ways, corpus_chats = STEPS, 0.05, 20, WAYS, 300
+    options: dict = {
+        "human_goals": (False, "people's instructions instead of synthetic ones"),
+        "winnable_only": (False, "leave out goals whose own product cannot score 1.0"),
+    }
     rules = (
         "You shop in a text web store. Each turn answer <think>one short thought</think><action>one action</action>. "
         "Actions: search[words], or click[text] for a text shown in [brackets]. Find the product that fits the task, "
@@ -122,20 +126,12 @@ class WebShopEnv:
     def start(self, task):
         return ShopGame(self.shop.clone(), task)
 
-    def project(self, text):
-        return envs.project(text, tail=20)
-
-    def corpus(self):
-        # Every id and price twice: what occurs once is no token of its own.
-        items = [f"[{p.asin.lower()}] {p.name} {p.price_tag}" for p in self.shop.products.values()]
-        return items * 2 + [message["content"] for chat in self.demonstrations(300, seed=0) for message in chat]
-
-    def demonstrations(self, count, seed):
-        return habits.demonstrations(self, count, seed)
+    def vocabulary(self):
+        # Every id and price twice: a word that occurs once gets no token of its own.
+        return [f"[{p.asin.lower()}] {p.name} {p.price_tag}" for p in self.shop.products.values()] * 2
 
     def player(self, game, task, skills, rng):
-        """A scripted player of a started game with these skills in its prompt."""
-        return catalogue.Shopper(game.shop, task, self.family(task), skills, rng)
+        return Shopper(game.shop, task, self.family(task), skills, rng)
 
 
 class ShopGame:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from worlds import alfgames
-from worlds.alfgames import FAMILIES, KINDS, LAMP, OPENABLE, RECEPTACLES, TOOLS, UNSEEN, game, write
+from worlds.alfworld import rooms
+from worlds.alfworld.rooms import FAMILIES, KINDS, LAMP, OPENABLE, RECEPTACLES, TOOLS, UNSEEN, game, write
 
 pytestmark = pytest.mark.skipif(find_spec("alfworld") is None, reason="no alfworld package to take rooms from")
 stock = pytest.mark.skipif(find_spec("textworld") is None, reason="no textworld: the stock engine cannot play")
@@ -48,13 +48,13 @@ def digest():
 def test_same_arguments_same_bytes():
     """Bug: a set's order or a global random state leaks in, and no two machines measure the same games."""
     for hash_seed in "12":
-        assert digest() == run("from tests.test_alfgames import digest; print(digest())", PYTHONHASHSEED=hash_seed)
+        assert digest() == run("from tests.test_rooms import digest; print(digest())", PYTHONHASHSEED=hash_seed)
     assert len({game(*arguments)["pddl_problem"] for arguments in GAMES}) == len(GAMES)
 
 
 def test_only_the_packages_files_are_needed():
     """Bug: an import of alfworld (it makes ~/.cache/alfworld), of textworld or numpy: --no-deps is not enough."""
-    code = ("import sys; from worlds.alfgames import *; game(FAMILIES[0], 0); "
+    code = ("import sys; from worlds.alfworld.rooms import *; game(FAMILIES[0], 0); "
             "print([name for name in ('alfworld', 'textworld', 'numpy') if name in sys.modules])")
     assert run(code) == "[]"
 
@@ -63,10 +63,10 @@ def test_what_is_wrong_is_said_in_one_line(monkeypatch):
     """Bug: a KeyError from the depths for a misspelt family or an absent package."""
     with pytest.raises(ValueError, match="no family 'pick_and_place': it is one of pick_and_place_simple, look"):
         game("pick_and_place", 0)
-    monkeypatch.setattr(alfgames.importlib.util, "find_spec", lambda name: None)
-    alfgames._package.cache_clear()
+    monkeypatch.setattr(rooms.importlib.util, "find_spec", lambda name: None)
+    rooms._package.cache_clear()
     with pytest.raises(ImportError, match="no ALFWorld games.* pip install --no-deps alfworld$"):
-        alfgames._package()
+        rooms._package()
 
 
 # -- fair games
@@ -132,7 +132,7 @@ def test_a_whole_room_can_be_searched_in_50_steps():
 def test_families_ask_for_many_things():
     """Bug: one room, one object or one sentence in all games of a family."""
     for family in FAMILIES:
-        made = [alfgames._make(family, seed, False) for seed in range(100)]
+        made = [rooms._make(family, seed, False) for seed in range(100)]
         assert len({key[:2] for key, _ in made}) >= 20 and len({scene for (*_, scene), _ in made}) >= 20, family
         sentences = [re.search(r"Your task is to: (.+?)\.\"", content["grammar"])[1] for _, content in made]
         assert len({sentence.split()[0] + sentence.split()[-2] for sentence in sentences}) > 1
@@ -141,9 +141,9 @@ def test_families_ask_for_many_things():
 
 def test_unseen_rooms_are_held_out():
     """Bug: the rooms of the unseen split are trained on."""
-    rooms = {unseen: {alfgames._make(family, seed, unseen)[0][2] for family in FAMILIES for seed in range(60)}
-             for unseen in (False, True)}
-    assert rooms[True] == set(UNSEEN) and not rooms[False] & set(UNSEEN) and len(rooms[False]) > 80
+    scenes = {unseen: {rooms._make(family, seed, unseen)[0][2] for family in FAMILIES for seed in range(60)}
+              for unseen in (False, True)}
+    assert scenes[True] == set(UNSEEN) and not scenes[False] & set(UNSEEN) and len(scenes[False]) > 80
 
 
 # -- files
@@ -230,7 +230,7 @@ def test_the_docstring_tells_the_truth(engine, tmp_path):
     """Bug: a knob is turned, and the transcript that readers see first is no longer what happens."""
     content = game("pick_heat_then_place_in_recep", 53, unseen=True)
     said = play(engine, tmp_path / "game.tw-pddl", content)
-    shown = [line.strip() for line in alfgames.__doc__.splitlines() if line.startswith("    ")]
+    shown = [line.strip() for line in rooms.__doc__.splitlines() if line.startswith("    ")]
     assert shown[0] == said[0].splitlines()[-1]
     assert len(shown) == 1 + len(content["walkthrough"])
     for line, command, answer in zip(shown[1:], content["walkthrough"], said[1:]):

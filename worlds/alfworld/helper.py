@@ -1,194 +1,9 @@
-"""ALFWorld as tasks with families: what envs.py asks of a world, on top of the engine in pddl.py.
+"""The scripted player of ALFWorld's games, real and generated: its transcripts are the cold start of a small model."""
 
-Here is decided which games are played (a download's, or generated ones, whose scores are none of ALFWorld's: every line
-that is printed says so), what the policy reads, and which scripted players write the cold start.
-
-Of 13 to 66 admissible commands a message lists those that depend on what just happened (take, put, open, heat ...), the
-things in one place together: "take egg 1, mug 2 from shelf 1". Going to a place, looking, examining and the inventory
-stand in the rules, the places in the first message; "Nothing happens." changes no list and repeats none. A reply then
-takes 35 of SmolLM2's tokens, 20 of them the page, instead of 160 (generated games) or 220 (real ones): tests/lab.py.
-"""
-
-import json
-import os
-import random
 import re
-from collections import Counter
-from functools import lru_cache
-from pathlib import Path
 
-import envs
-from worlds import alfgames, habits
-from worlds.habits import Habit, Player, Ways
-from worlds.pddl import Game, GameError
-
-SPLITS = ("train", "valid_seen", "valid_unseen")
-ALIASES = {"dev": "valid_seen", "test": "valid_unseen"}
-GENERATED = {"train": 200, "valid_seen": 10, "valid_unseen": 10}  # games per family where no download is at hand
-ALWAYS = ("go", "look", "examine", "inventory", "help")  # commands that no message lists
-
-
-class HouseholdEnv:
-    """Games below `data`, $ALFWORLD_DATA or ~/.cache/alfworld; where there are none, generated ones.
-
-    A download's files that the paper's numbers leave out (movable, sliced, unsolvable) are left out here, too. Where it
-    has no valid_seen, valid_unseen is `dev` as well.
-    """
-
-    limit, kl = 50, 0.01
-    rules = (
-        "You are in a house, in a text game. Each turn answer <think>one short thought</think><action>one command"
-        "</action>. Commands: go to PLACE, look, inventory, examine PLACE, and those that stand behind 'You can:'. You "
-        "carry one thing at most. You have 50 turns. Follow your skills."
-    )
-
-    def __init__(self, split, data=None, seed=0):
-        named = data or os.environ.get("ALFWORLD_DATA")
-        root = Path(named or Path.home() / ".cache" / "alfworld").expanduser().resolve()
-        if named and (not root.is_dir() or (root / "train").is_dir()):
-            raise FileNotFoundError(f"{'--data' if data else '$ALFWORLD_DATA'} {root}: must be the directory that "
-                                    "holds json_2.1.1")
-        found = {name: discover(root, name) for name in SPLITS}
-        if data and not any(found.values()):
-            raise FileNotFoundError(f"--data {root}: no json_2.1.1/<split>/*/*/game.tw-pddl that can be played")
-        written = any(alfgames.MARK in str(game[2][0]) for games in found.values() for game in games)
-        self.source = f"games in {root.name}" if any(found.values()) and not written else "generated games"
-        if not any(found.values()):
-            found = {name: [generated(family, seed, name, i) for i in range(n) for family in alfgames.FAMILIES]
-                     for name, n in GENERATED.items()}
-        if not found["train"]:
-            raise ValueError(f"{root}: no training games, on which skills are probed")
-        self.games, self.splits = [], {}  # a task is a number into self.games: (family, task's text, how to load it)
-        for name, games in found.items():
-            random.Random(name).shuffle(games)  # the first so many games should be of all families
-            self.splits[name] = list(range(len(self.games), len(self.games) + len(games)))
-            self.games += games
-        name = ALIASES.get(split, split)
-        if name not in self.splits:
-            raise ValueError(f"--split {split}: ALFWorld has {', '.join(SPLITS)}; dev is valid_seen, test valid_unseen")
-        if not self.splits[name]:
-            raise ValueError(f"{root}: no games in {name}")
-        self.tasks, self.train_tasks = self.splits[name], self.splits["train"]
-        self.dev_tasks = self.splits["valid_seen"] or self.splits["valid_unseen"]
-        self.ways = WAYS
-
-    def describe(self):
-        counts = {name: Counter(self.games[task][0] for task in tasks) for name, tasks in self.splits.items()}
-        families = sorted({family for family, *_ in self.games})
-        return (f"alfworld, {self.source}, {'/'.join(SPLITS)}: " + ", ".join(
-            f"{family} {'/'.join(str(count[family]) for count in counts.values())}" for family in families))
-
-    def family(self, task):
-        return self.games[task][0]
-
-    def goal(self, task):
-        return self.games[task][1]
-
-    def name(self, task):
-        return "/".join(map(str, self.games[task][2][0].parts[-3:-1] if len(self.games[task][2]) == 1 else
-                            self.games[task][2]))
-
-    def start(self, task):
-        return HouseholdGame(load(*self.games[task][2]), self.goal(task))
-
-    def project(self, text):
-        return envs.project(text, tail=30)
-
-    def corpus(self):
-        return [message["content"] for chat in self.demonstrations(1000, seed=0) for message in chat]
-
-    def demonstrations(self, count, seed):
-        return habits.demonstrations(self, count, seed)
-
-    def player(self, game, task, skills, rng):
-        """A scripted player of a started game with these skills in its prompt."""
-        return Helper(game, self.family(task), skills, rng)
-
-
-def discover(root, split):
-    """[(family, the task's text, (path,))] of the games of a split that can be won, in the order of their paths."""
-    found = []
-    for path in sorted((root / "json_2.1.1" / split).glob("*/*/game.tw-pddl")):
-        name = path.parent.parent.name
-        if "movable" in name or "Sliced" in name:
-            continue
-        data = read(path)
-        if data.get("solvable") is True:
-            found.append((name.split("-")[0], task_of(data, path), (path,)))
-    return found
-
-
-def generated(family, seed, split, i):
-    """What discover says of a file, of a game that is made when it is played."""
-    made = family, 10_000 * seed + i + alfgames.SEEN_SEEDS * (split == "valid_seen"), split == "valid_unseen"
-    return family, task_of(alfgames.game(*made), f"generated game {made}"), made
-
-
-def read(path):
-    """The JSON of a game file. GameError if it is none."""
-    try:
-        data = json.loads(path.read_text())
-    except (ValueError, OSError, RecursionError) as error:
-        raise GameError(f"{path}: no ALFWorld game, {error}; download it again or delete it") from None
-    if not isinstance(data, dict):
-        raise GameError(f"{path}: no ALFWorld game, it holds a {type(data).__name__}; download it again or delete it")
-    return data
-
-
-def task_of(data, path):
-    text = re.search(r"Your task is to: ([^\"]*?)\.?\s*\"", str(data.get("grammar")))
-    if not text:
-        raise GameError(f"{path}: its grammar names no task")
-    return text[1]
-
-
-@lru_cache(maxsize=256)
-def load(*game):
-    """A Game by its path or, generated, by (family, number, unseen); the last 256 stay in memory."""
-    if len(game) == 1:
-        return Game(read(game[0]), game[0])
-    return Game(alfgames.game(*game), f"generated game {game}")
-
-
-class HouseholdGame:
-    """One episode, as envs.Game asks. `play` is the engine's."""
-
-    def __init__(self, game, task):
-        self.play, self.task = game.start(), task
-        self.done = self.won = self.play.won
-        self.page = self._text(re.sub(r"^-= .* =-\s*|\s*Your task is to: [^\n]*\s*$", "", self.play.feedback))
-        self.observation = self.page
-
-    @property
-    def score(self):
-        return float(self.won)
-
-    def step(self, action):
-        self.observation = self.play.step(action)
-        self.done = self.won = self.play.won
-        if self.observation == "Nothing happens.":
-            return self.observation
-        self.page = self._text(self.observation)
-        return self.page
-
-    def _text(self, feedback):
-        listed = listing(self.play.commands)
-        return f"{feedback}\nYou can: {listed}" if listed and not self.won else feedback
-
-
-def listing(commands):
-    """The commands worth telling, things that can be taken from one place together."""
-    told, taken = [], {}
-    for command in commands:
-        take = re.fullmatch(r"take (.+) from (.+)", command)
-        if take:
-            taken.setdefault(take[2], []).append(take[1])
-        elif command.split()[0] not in ALWAYS:
-            told.append(command)
-    return "; ".join([f"take {', '.join(things)} from {place}" for place, things in taken.items()] + told)
-
-
-# ---- Scripted players -----------------------------------------------------------------------------------------------
+from worlds import GameError
+from worlds.players import Habit, Player, Ways
 
 HABITS = (
     Habit("likely", "useful",  # without: place after place as the room lists them
@@ -238,7 +53,7 @@ SPOKEN = {"general": "all tasks", "pick_and_place_simple": "placing tasks", "loo
           "pick_cool_then_place_in_recep": "cooling tasks", "pick_two_obj_and_place": "pair tasks"}
 WAYS = Ways(HABITS, [family for family in SPOKEN if family != "general"], SPOKEN)
 STATIONS = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
-BASE = 0.25  # habits.BASE, but lower: with half of them by chance, skills would change little of what a model wins
+BASE = 0.25  # lower than players.BASE: with half of the habits by chance, a skill would hardly change the win rate
 SLIP = 0.08  # how often a player reaches for what is not there: a model will, and should have seen how to go on
 AGAIN = 0.3  # without the habit "once": how often a search goes where it has been
 GOAL = re.compile(r"(?:look at|examine) (?:the |a )?(?P<seen>\w+) (?:under|with) the (?P<lamp>\w+)"
@@ -256,25 +71,25 @@ class Helper(Player):
     ways = WAYS
 
     def __init__(self, game, family, skills, rng, base=BASE):
-        super().__init__(family, skills, rng, base)
-        self.game, play = game, game.play
+        super().__init__(game, family, skills, rng, base)
+        engine = game.engine
         # Said at first, with the thing in hand and after a slip: a small model learns to copy what it needs from many
         # words that it has said, not from one that it has read. For the same reason "I look for egg" comes before all
         # else in a search: what follows these words on the page, "1", or only earlier, ".", is whether it is there.
         self.task = f"I have to {game.task}."
         goal = GOAL.match(game.task)
         if not goal:
-            raise GameError(f"{play.game.path}: the scripted player does not understand {game.task!r}")
+            raise GameError(f"{engine.game.path}: the scripted player does not understand {game.task!r}")
         self.thing, self.goal = goal["thing"] or goal["seen"], goal["place"] or goal["lamp"]
         self.job = next((job for job in STATIONS if f"_{job}_" in family), "use" if goal["lamp"] else None)
-        names, kinds = play.game.entities, {}
-        for thing, kind in play.facts["objecttype"]:
+        names, kinds = engine.game.entities, {}
+        for thing, kind in engine.facts["objecttype"]:
             kinds.setdefault(names[thing].name.split()[0], kind)
-        holds = {place for place, kind in play.facts["cancontain"] if kind == kinds.get(self.thing)}
-        rooms = sorted(play.facts["receptacleatlocation"])  # the order in which the room lists them
+        holds = {place for place, kind in engine.facts["cancontain"] if kind == kinds.get(self.thing)}
+        rooms = sorted(engine.facts["receptacleatlocation"])  # the order in which the room lists them
         self.places = [names[place].name for place, _ in rooms]
-        self.likely = {names[place].name for place, kind in play.facts["receptacletype"] if kind in holds}
-        fits = {kind for place, kind in play.facts["cancontain"] if place == f"{self.goal}type"}
+        self.likely = {names[place].name for place, kind in engine.facts["receptacletype"] if kind in holds}
+        fits = {kind for place, kind in engine.facts["cancontain"] if place == f"{self.goal}type"}
         self.kinds = sorted(kinds)
         self.welcome = {kind for kind, type_ in kinds.items() if type_ in fits}  # what the goal's place can hold
         self.searched, self.seen = [], {}  # seen: kind of thing -> a place where one was seen
@@ -284,8 +99,8 @@ class Helper(Player):
 
     def act(self, observation):
         """-> (thought, command)."""
-        self.moves, self.slipped = self.moves + 1, False
-        commands = self.game.play.commands
+        self.moves, self.mistaken = self.moves + 1, False
+        commands = self.game.engine.commands
         begin = ""
         if observation == "Nothing happens.":
             begin = f"Nothing happened. {self.task} "
@@ -314,7 +129,7 @@ class Helper(Player):
             wrong = f"{thing} {self.rng.randint(1, 3)}"
             command = f"take {wrong} from {takes[0][2]}"
             if command not in commands:
-                self.slipped = True
+                self.mistaken = True
                 return f"I look for {wrong}. Here it is. {self.task.replace(self.thing, thing)}", command
         for take in takes:
             if take[1].split()[0] == self.thing and (self.job or take[2].split()[0] != self.goal):

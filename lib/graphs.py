@@ -5,7 +5,7 @@ waits most of the time. A recorded step replays all of them at once, on the same
 goes in and out in tensors of its own for that reason. A recording belongs to one shape, hence the buckets.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -15,7 +15,7 @@ def bucket(rows, span):
     return 1 << (rows - 1).bit_length() if rows <= 16 else -(-rows // 16) * 16, -(-span // 256) * 256
 
 
-@lru_cache(maxsize=None)
+@cache
 def side_stream():
     """The one stream that recordings are made on: cuBLAS keeps a workspace for each that it has seen."""
     return torch.cuda.Stream()

@@ -1,5 +1,5 @@
 """
-How fast, beside what the machine allows and what a user would pick instead: `python -m tests.bench` (--mini, --help).
+How fast, beside what the machine allows and what a user would pick instead: `python -m tools.bench` (--mini, --help).
 
     rollout   sampled tokens per second: HF generate called turn by turn, and Session without and with what it saves
     decode    a step's time against the bytes it must read; reading a prompt against the products it must compute
@@ -40,10 +40,11 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 from envs import Episode, Sampling, Segment, rollout
+from lib import checkpoints, lora, memory, models
 from policy import Session, logprobs
-from probes import edits_of, probe
+from probes import Probing, edits_of, probe
 from skillbank import SkillBank, review
-from worlds import checkpoints, habits, lora, memory
+from tools.coldstart import demonstrations, scripted
 
 GROUP, K = 8, 4  # rollouts per task, probe tasks per edit: the defaults of train.py
 # Of the config.json on the hub: hidden, layers, heads, KV heads, intermediate, vocabulary, tied.
@@ -68,7 +69,7 @@ def qwen(name):
 def shape(hf, dtype=torch.bfloat16):
     """The decoder of a config.json, without memory."""
     with torch.device("meta"):
-        return policies.Decoder(checkpoints.Config.from_hf(hf)).to(dtype)
+        return policies.Decoder(policies.Config(**checkpoints.architecture(hf))).to(dtype)
 
 
 def scrambled(hf, device, dtype, world="webshop"):
@@ -78,7 +79,7 @@ def scrambled(hf, device, dtype, world="webshop"):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(1.0 if "norm" in name else 0.0, 0.02)
-    return policies.Policy(model, checkpoints.read(str(checkpoints.TINY / world))[2], "random weights")
+    return policies.Policy(model, checkpoints.read(models.shipped(world))[2], "random weights")
 
 
 def load(args):
@@ -171,7 +172,7 @@ def table(title, rows, note=""):
 
 def transcripts(policy, env, count, context):
     """Whole episodes that fit the context: [(ids, said)], said True where the player speaks."""
-    chats = [policy.chat.transcript(chat) for chat in env.demonstrations(4 * count, seed=0)]
+    chats = [policy.chat.transcript(chat) for chat in demonstrations(env, 4 * count, seed=0)]
     fitting = [(ids, said) for ids, said in chats if len(ids) <= context]
     if len(fitting) < count:
         raise ValueError(f"{len(fitting)} of {len(chats)} transcripts fit {context} tokens, {count} are needed")
@@ -208,7 +209,7 @@ def reviews(env, bank, tasks, group):
     for task, i in itertools.product(tasks, range(group)):
         game, family = env.start(task), env.family(task)
         player = env.player(game, task, [], random.Random(f"review/{task}/{i}"))
-        said = habits.scripted(env, task, [], game, player)[-1]["content"]
+        said = scripted(env, task, [], game, player)[-1]["content"]
         episodes.append(Episode(task, family, i, [], (), edit=review(said, bank, family)))
     return edits_of(episodes)
 
@@ -342,15 +343,18 @@ def bench_probes(args, env, bounds):
         how, env.limit = replace(how, act_tokens=32, context=min(8192, policy.model.cfg.max_len)), 5
     edits = reviews(env, bank, env.train_tasks[:4], GROUP)
     some = [replace(edit) for edit in edits[::len(edits) // alone][:alone]]  # of every task
-    probe(policy, env, bank, [replace(edits[0])], 1, how=how)  # warms up
-    single, played = timed(args.device, lambda: sum(probe(policy, env, bank, [edit], K, how=how) for edit in some))
-    joint, together = timed(args.device, lambda: probe(policy, env, bank, edits, K, how=how))
+    probing = Probing(K, sampling=how)
+    probe(policy, env, bank, [replace(edits[0])], probing=replace(probing, k=1))  # warms up
+    single, played = timed(args.device,
+                           lambda: sum(probe(policy, env, bank, [edit], probing=probing) for edit in some))
+    joint, together = timed(args.device, lambda: probe(policy, env, bank, edits, probing=probing))
     results = [{"": name, "edits": n, "episodes": count, "per edit": count / n, "of 2K": count / (2 * K * n),
                 "s": seconds, "s/edit": seconds and seconds / n} for name, n, count, seconds in (
                     ("as released, counted", len(edits), 2 * K * len(edits), None),
                     ("one edit after another", len(some), played, single),
                     ("all in one rollout", len(edits), together, joint))]
-    return table(f"probes: {len(edits)} edits, {len({edit.content for edit in edits})} different, K = {K}, empty bank: "
+    different = len({edit.identity for edit in edits})
+    return table(f"probes: {len(edits)} edits, {different} different, K = {K}, empty bank: "
                  f"{results[1]['s/edit'] / results[2]['s/edit']:.2f} times as fast together", results,
                  "tiny as shipped" if args.model == "tiny" else f"{env.limit} turns of up to 32 tokens")
 
@@ -367,11 +371,12 @@ def one_update(args, segments, budget, rank=0, recompute=False, offload=False):
     policy.model.recompute = recompute
     if rank:
         lora.add(policy.model, rank)
-    advantages = [((-1.0) ** i, 0.2) for i in range(len(segments))]
+    advantages = [grpo.per_token(segment, (-1.0) ** i, 0.2) for i, segment in enumerate(segments)]
     try:
         reference = lora.Reference(policy.model) if rank else copy.deepcopy(policy.model).requires_grad_(False)
         optimizer = grpo.AdamW(policy.model.parameters(), 1e-6, offload=offload)
-        run = partial(grpo.update, policy.model, reference, optimizer, logprobs=logprobs, budget=budget)
+        run = partial(grpo.update, policy.model, reference, optimizer, logprobs=logprobs,
+                      objective=grpo.Objective(budget=budget))
         run(segments[:2], advantages[:2])
         clear(args.device)
         return timed(args.device, lambda: run(segments, advantages))[0], peak_gb(args.device)
@@ -416,23 +421,24 @@ def iteration(policy, env, tasks, group, turns, opening, edits):
     """{part: seconds}. Random weights play every episode to the limit, so the work is what is asked for."""
     env.limit, env.rules, bank = turns, type(env).rules, SkillBank()
     shortest = min(env.train_tasks, key=lambda task: len(env.goal(task)))
-    env.rules += ". " * (opening - len(policy.chat.opening(*envs.opening(env, shortest, env.start(shortest), []))))
+    shortest_prompt = envs.first_messages(env, shortest, env.start(shortest), [])
+    env.rules += ". " * (opening - len(policy.chat.opening(*shortest_prompt)))
     how, device = Sampling(1.0, act_tokens=24, review_tokens=48, context=policy.model.cfg.max_len), policy.device
     proposed = reviews(env, bank, env.train_tasks[:4], edits // 4)
-    act, episodes = timed(device, lambda: rollout(policy, env, env.train_tasks[:tasks], bank, group, how=how))
-    probing, _ = timed(device, lambda: probe(policy, env, bank, proposed, K, how=how))
+    act, episodes = timed(device, lambda: rollout(policy, env, env.train_tasks[:tasks], bank, group, sampling=how))
+    probing, _ = timed(device, lambda: probe(policy, env, bank, proposed, probing=Probing(K, sampling=how)))
     model = copy.deepcopy(policy.model)
     optimizer = grpo.AdamW(model.parameters(), 1e-6)
     segments = [segment for episode in episodes for segment in episode.segments]
-    updating, _ = timed(device, lambda: grpo.update(model, policy.model, optimizer, segments,
-                                                    [(1.0, 1.0)] * len(segments), logprobs))
+    advantages = [grpo.per_token(segment, 1.0, 1.0) for segment in segments]
+    updating, _ = timed(device, lambda: grpo.update(model, policy.model, optimizer, segments, advantages, logprobs))
     return {"act": act, "probe": probing, "update": updating}
 
 
 def bench_scaling(args, env, bounds):
     threads, tasks, results = torch.get_num_threads(), 1 if args.mini else 2, []
     torch.set_num_threads(1)  # products this small are not worth sharing
-    policy = scrambled(checkpoints.read(str(checkpoints.TINY / "webshop"))[0], torch.device("cpu"), torch.float32)
+    policy = scrambled(checkpoints.read(models.shipped("webshop"))[0], torch.device("cpu"), torch.float32)
     base = [iteration(policy, env, tasks, **BASE) for _ in range(2)][-1]  # the first one warms up
     for factor in BASE:
         before = last = None
@@ -543,7 +549,7 @@ def main():
             Path(args.out).parent.mkdir(parents=True, exist_ok=True)
             Path(args.out).write_text(json.dumps(result, indent=1) + "\n")  # after each part: a later one may fail
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"tests.bench: {error}")
+        sys.exit(f"tools.bench: {error}")
 
 
 if __name__ == "__main__":

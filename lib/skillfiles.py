@@ -6,21 +6,18 @@ learn the method.
 """
 
 import json
-import os
 import re
 from pathlib import Path
+
+from lib.files import write_atomic
 
 SKILL = ("skill_id", "title", "principle", "when_to_apply")
 BANK = {"general_skills": list, "task_specific_skills": dict, "common_mistakes": list, "metadata": dict}
 
 
-def write_atomic(path, text):
-    """Write a text file beside its place and rename it there, so that a kill leaves the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair is \udXXX, as in JSON
-    os.replace(new, path)
+def plain(text: str) -> str:
+    """Lower case, white space collapsed: two texts that are equal after this count as the same."""
+    return " ".join(text.lower().split())
 
 
 def read(path):

@@ -1,5 +1,5 @@
 """
-Our ALFWorld engine against the stock one, in one run: `python -m tests.stock [--games N] [--data DIR]`.
+Our ALFWorld engine against the stock one, in one run: `python -m tools.stock [--games N] [--data DIR]`.
 
 Random walks with invalid commands among them, on real games ($ALFWORLD_DATA or --data) and on generated ones, which are
 also won by their walkthrough: every feedback, list of admissible commands and win is compared, every call is timed.
@@ -16,8 +16,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from worlds import alfgames
-from worlds.pddl import Game
+from worlds.alfworld import rooms
+from worlds.alfworld.pddl import GameFile
 
 
 class Stock:
@@ -55,7 +55,7 @@ def walk_both(path, steps, rng, walkthrough=None, seconds=None):
         seconds[what].append(time.perf_counter() - start)
         return result
 
-    game = timed("load", lambda: Game(json.loads(Path(path).read_text()), path))
+    game = timed("load", lambda: GameFile(json.loads(Path(path).read_text()), path))
     for commands in [None] + ([walkthrough] if walkthrough else []):
         ours = timed("reset", game.start)
         theirs = timed("stock load and reset", Stock, path)
@@ -79,7 +79,7 @@ def made(directory, games):
     """Generated games as files: [(path, walkthrough)]. games: [(family, seed, unseen)]."""
     paths = []
     for family, seed, unseen in games:
-        content = alfgames.game(family, seed, unseen)
+        content = rooms.game(family, seed, unseen)
         paths.append((Path(directory) / f"{family}-{seed}-{unseen}.json", content["walkthrough"]))
         paths[-1][0].write_text(json.dumps(content))
     return paths
@@ -93,7 +93,7 @@ def main():
     args = parser.parse_args()
     real = sorted(Path(args.data).glob("json_2.1.1/*/*/*/game.tw-pddl")) if args.data else []
     random.Random(0).shuffle(real)
-    families = alfgames.FAMILIES
+    families = rooms.FAMILIES
     games = [(families[i % len(families)], 100 + i, i // len(families) % 2 == 1) for i in range(args.games)]
     with tempfile.TemporaryDirectory() as directory:
         for name, paths in (("real", [(path, None) for path in real[:args.games]]),

@@ -24,14 +24,14 @@ family), 33 at most; who looks everywhere in 11 to 18, 38 at most. The stock tra
 
 import importlib.util
 import json
-import os
 import random
 from collections import namedtuple
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from worlds.pddl import names_of
+from lib.files import write_atomic
+from worlds.alfworld.pddl import names_of
 
 RECEPTACLES = 20  # in a room at most, one of each kind at least; real rooms have 8 to 54
 KINDS = 20  # of objects in a game at most ...
@@ -95,9 +95,7 @@ def _save(path, content):
     if there is not None and MARK.encode() not in there:
         raise FileExistsError(f"{path} is no made-up game and will not be written over: name another directory")
     if there != data:
-        beside = path.with_name(f"{path.name}.{os.getpid()}")  # a reader, or a second writer, never sees half a file
-        beside.write_bytes(data)
-        beside.replace(path)
+        write_atomic(path, data)  # a reader, or a second writer, never sees half a file
     return path
 
 

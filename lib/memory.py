@@ -5,7 +5,8 @@ not at all. It does not die there either: as many episodes are played at once as
 one fits, one line says what it would take.
 """
 
-from functools import lru_cache
+import sys
+from functools import cache
 
 import torch
 
@@ -37,6 +38,16 @@ def free(device):
         return 2**60
 
 
+def peak_mb():
+    """The most memory that this process has held, in MB; 0 where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, else KB
+
+
 def rows_that_fit(policy, rows, context, prefill):
     """How many of `rows` episodes can be played at once; ValueError with the numbers where not one can."""
     cfg, weight, available = policy.model.cfg, policy.model.model["embed_tokens"].weight, free(policy.device)
@@ -56,7 +67,7 @@ def rows_that_fit(policy, rows, context, prefill):
     return least
 
 
-@lru_cache(maxsize=None)
+@cache
 def note(rows, context, gigabytes, available, fit):
     """Printed once for the same numbers."""
     print(f"rollout: {rows} episodes of {context} tokens would take {gigabytes} GB, about {available} GB are free: "

@@ -54,10 +54,10 @@ COLORS = """alabaster apricot aqua ash asphalt azure banana beige black blue blu
     royal rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger
     turquoise violet walnut wheat white wine yellow""".split()
 
-STOP_WORDS = frozenset("""a an and are as at be but by for if in into is it no not of on or such that the their then
-    there these they this to was will with""".split())
+LUCENE_STOP_WORDS = frozenset("""a an and are as at be but by for if in into is it no not of on or such that the
+    their then there these they this to was will with""".split())
 # Without nouns.json we take words for nouns; those below are the frequent title words that spaCy never does.
-NOT_NOUNS = STOP_WORDS | frozenset("all any from her his its made more one our out over up you your".split())
+NOT_NOUNS = LUCENE_STOP_WORDS | set("all any from her his its made more one our out over up you your".split())
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def analyze(text):
         word = text[start:position]
         if word[-1] == "s" and word[-2:-1] in ("'", "’", "＇"):
             word = word[:-2]
-        if word not in STOP_WORDS:
+        if word not in LUCENE_STOP_WORDS:
             terms.append(_stem(word))
     return terms
 

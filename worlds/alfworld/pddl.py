@@ -19,15 +19,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product
 
+from worlds import GameError
+
 Entity = namedtuple("Entity", "id name type definite indefinite")
 Rule = namedtuple("Rule", "name parameters types clauses effects")  # an action; types: of its variables, names first
 Effect = namedtuple("Effect", "bound condition atom adds")  # for all `bound`, when `condition`: the atom holds, or not
 Literal = namedtuple("Literal", "kind body")  # is | not: an atom, equal | differ: two terms, none: (variables, clauses)
 Step = namedtuple("Step", "kind body new fixed")  # of a join; new, fixed: [(place in a fact, variable or object)]
-
-
-class GameError(ValueError):
-    """A game file that cannot be played: one line that names it."""
 
 
 @contextmanager
@@ -285,7 +283,7 @@ PREDICATE = re.compile(r"\s*([\w-]+)\(([^()]*)\)\s*(?:&|$)")
 
 
 class Grammar:
-    """The texts of a game: rules with conditions, derived against the facts of a Play (TextWorld's textgen)."""
+    """The texts of a game: rules with conditions, derived against the facts of a State (TextWorld's textgen)."""
 
     def __init__(self, text):
         self.rules, self.templates, self.feedback = {}, {}, {}
@@ -313,25 +311,26 @@ class Grammar:
                 if kind in ("each", "list") and body[0] != "#":
                     expression(body)
 
-    def derive(self, text, play, names):
+    def derive(self, text, state, names):
         """Text with its rules and expressions replaced. names: {(name, type): object} of what it may speak of."""
-        return "".join(self._derive(kind, body, given, play, names) for kind, body, given in symbols(text))
+        return "".join(self._derive(kind, body, given, state, names) for kind, body, given in symbols(text))
 
-    def _derive(self, kind, body, given, play, names):
+    def _derive(self, kind, body, given, state, names):
         if kind == "text":
             return body
         if kind == "rule":
             for condition, text in self.rules.get(body, ()):
-                if not condition or any(True for _ in assignments(condition, play, names)):
-                    return self.derive(text, play, names)
+                if not condition or any(True for _ in assignments(condition, state, names)):
+                    return self.derive(text, state, names)
             raise ValueError(f"no rule says {body} here")
-        found = assignments(given, play, names) if given else [names]
-        texts = [self.derive(body, play, each) if body[0] == "#" else evaluate(body, play.game, each) for each in found]
+        found = assignments(given, state, names) if given else [names]
+        texts = [self.derive(body, state, each) if body[0] == "#" else evaluate(body, state.game, each)
+                 for each in found]
         if kind == "each":
             return "".join(texts)
         if not texts:
-            return self.derive("#list_empty#", play, names)
-        comma, last = (self.derive(f"#list_{name}separator#", play, names) for name in ("", "last_"))
+            return self.derive("#list_empty#", state, names)
+        comma, last = (self.derive(f"#list_{name}separator#", state, names) for name in ("", "last_"))
         return last.join([comma.join(texts[:-1]), texts[-1]] if texts[1:] else texts)
 
 
@@ -369,27 +368,27 @@ def query(text):
     return found
 
 
-def assignments(text, play, names, i=0):
+def assignments(text, state, names, i=0):
     """`names` extended in every way in which a query holds, in the order of the facts. Two names are two objects."""
     atoms = query(text)
     if i == len(atoms):
         yield names
         return
     predicate, places = atoms[i]
-    play.asked.add(predicate)
-    for fact in sorted(play.facts.get(predicate, ())):
+    state.asked.add(predicate)
+    for fact in sorted(state.facts.get(predicate, ())):
         more, used = dict(names), set(names.values())
         for place, name in zip(places, fact):
             if place in more:
                 if more[place] != name:
                     break
-            elif name in used or name not in play.game.members[place[1]]:
+            elif name in used or name not in state.game.members[place[1]]:
                 break
             else:
                 more[place] = name
                 used.add(name)
         else:
-            yield from assignments(text, play, more, i + 1)
+            yield from assignments(text, state, more, i + 1)
 
 
 @lru_cache(maxsize=1000)
@@ -437,7 +436,7 @@ def names_of(ids):
 # ---- Games ----------------------------------------------------------------------------------------------------------
 
 
-class Game:
+class GameFile:
     """A game file, read and checked once; `start()` plays it any number of times, side by side."""
 
     def __init__(self, data, path):
@@ -485,23 +484,23 @@ class Game:
         self.useless, self.commands = {}, {}  # what is known of actions: do they change nothing, how do they read
 
     def start(self):
-        return Play(self)
+        return State(self)
 
     def _reachable(self):
         """Can the goal come true if whatever came true stayed true? Every action is tried, in rounds."""
-        play, before = Play(self, relaxed=True), -1
-        while not play.is_won() and before < sum(map(len, play.facts.values())):
-            before = sum(map(len, play.facts.values()))
-            for rule, arguments in play.moves():
-                for predicate, *fact in play.effects(rule, arguments)[0]:
-                    play.facts[predicate].add(tuple(fact))
-        return play.is_won()
+        state, before = State(self, relaxed=True), -1
+        while not state.is_won() and before < sum(map(len, state.facts.values())):
+            before = sum(map(len, state.facts.values()))
+            for rule, arguments in state.moves():
+                for predicate, *fact in state.effects(rule, arguments)[0]:
+                    state.facts[predicate].add(tuple(fact))
+        return state.is_won()
 
 
-class Play:
-    """One episode of a Game: `feedback` is the last answer, `commands` what can be done, `won` that the goal holds.
+class State:
+    """One episode of a GameFile: `feedback` is the last answer, `commands` what can be done, `won` that the goal holds.
 
-    relaxed: negative conditions always hold, and it is not played but explored, see Game._reachable.
+    relaxed: negative conditions always hold, and it is not played but explored, see GameFile._reachable.
     """
 
     def __init__(self, game, relaxed=False):

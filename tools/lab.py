@@ -1,5 +1,5 @@
 """
-What the made-up worlds and `tiny` rest on, measured: `python -m tests.lab` (--env alfworld, --parts, --help).
+What the made-up worlds and `tiny` rest on, measured: `python -m tools.lab` (--env alfworld, --parts, --help).
 
     players   success of the scripted players, with no skills in the prompt and with useful, neutral, harmful ones
     replies   tokens of a reply: the page alone, with what we list, with the full list of commands (alfworld)
@@ -27,10 +27,11 @@ import policy as policies
 import train
 from envs import rollout
 from eval import evaluate, summary
+from lib.streams import mix
 from probes import score, utility
 from skillbank import Skill, SkillBank
-from worlds import habits
-from worlds.noise import mix
+from tools.coldstart import scripted
+from worlds.players import WORDINGS
 
 KINDS = ("useful", "neutral", "harmful")
 
@@ -63,7 +64,7 @@ def lab_players(policy, env, args, how):
         bank, won = bank_of(env, kind), 0
         for task in tasks:
             game, shown = env.start(task), bank.task_specific_skills[env.family(task)]
-            habits.scripted(env, task, shown, game, env.player(game, task, shown, random.Random(task)))
+            scripted(env, task, shown, game, env.player(game, task, shown, random.Random(task)))
             won += game.won
         result[kind] = won / len(tasks)
         print(f"players, skills {kind:8} success {rate(won, len(tasks))}  ({len(tasks)} training games)", flush=True)
@@ -71,7 +72,7 @@ def lab_players(policy, env, args, how):
 
 
 def lab_replies(policy, env, args, how):
-    if not hasattr(env.start(env.tasks[0]), "play"):
+    if not hasattr(env.start(env.tasks[0]), "engine"):
         return None  # the shop's pages hold their own list
     count = {"page": 0, "as we list": 0, "with the full list": 0}
     replies, tasks = 0, env.train_tasks[:args.games or 54]
@@ -80,7 +81,7 @@ def lab_replies(policy, env, args, how):
         player = env.player(game, task, [], random.Random(task))
         for _ in range(env.limit):
             reply = game.step(player.act(game.observation)[1])
-            full = game.observation + "\n" + ", ".join(command for command in game.play.commands if command != "help")
+            full = game.observation + "\n" + ", ".join(command for command in game.engine.commands if command != "help")
             for name, text in zip(count, (game.observation, reply, full)):
                 count[name] += len(policy.chat.encode(text))
             replies += 1
@@ -103,9 +104,9 @@ def lab_skills(policy, env, args, how):
     return result
 
 
-def play(policy, env, tasks, banks, how, seed):
+def probe_scores(policy, env, tasks, banks, how, seed):
     """Scores s of probe runs, one per (task, bank); the stream is named by (seed, task) alone."""
-    episodes = rollout(policy, env, tasks, banks, seed=seed, how=how, with_review=False,
+    episodes = rollout(policy, env, tasks, banks, seed=seed, sampling=how, with_review=False,
                        keys=[mix(task) for task in tasks], desc="probes")
     return [score(e.won, e.steps, env.limit) for e in episodes]
 
@@ -115,7 +116,7 @@ def single_edits(policy, env, how, count, seed):
     edits, tasks, banks = [], [], []
     for family in families(env):
         probes = [task for task in env.dev_tasks + env.train_tasks if env.family(task) == family][:count]
-        for wording in range(habits.WORDINGS):
+        for wording in range(WORDINGS):
             for text in env.ways.texts(family, wording):
                 bank = SkillBank()
                 call = {"category": family, "evidence": "-", **{k: text[k] for k in
@@ -125,8 +126,8 @@ def single_edits(policy, env, how, count, seed):
                 tasks, banks = tasks + probes, banks + [bank] * len(probes)
     plain = list(dict.fromkeys(tasks))
     empty = [SkillBank()] * len(plain)
-    before, other = (dict(zip(plain, play(policy, env, plain, empty, how, seed + i))) for i in (0, 1))
-    after = iter(play(policy, env, tasks, banks, how, seed))
+    before, other = (dict(zip(plain, probe_scores(policy, env, plain, empty, how, seed + i))) for i in (0, 1))
+    after = iter(probe_scores(policy, env, tasks, banks, how, seed))
     return [(kind, [before[task] for task in probes], [next(after) for _ in probes], [other[task] for task in probes])
             for kind, probes in edits]
 
@@ -187,8 +188,8 @@ def main():
         env = envs.make(args.env, "test", args.data)
         policy = policies.load(args.model, world=args.env)
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"tests.lab: {error}")
-    how = train.sampling(train.read_flags(["--model", "tiny"]), 0.4)  # its lengths, whatever model plays
+        sys.exit(f"tools.lab: {error}")
+    how = train.sampling_of(train.read_flags(["--model", "tiny"]), 0.4)  # its lengths, whatever model plays
     result = {part: PARTS[part](policy, env, args, how) for part in args.parts.split(",")}
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:

