@@ -231,8 +231,8 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
     def head(hidden, target):
         logits = model.head(hidden).float() / (temperature or 1.0)  # (n, vocab)
         logz = logits.logsumexp(-1)  # (n,)
-        logp = logits.gather(-1, target[:, None])[:, 0] - logz  # (n,)
-        return (logp, logz - (logits.softmax(-1) * logits).sum(-1)) if entropy else (logp,)
+        spread = (logz - (logits.softmax(-1) * logits).sum(-1),) if entropy else ()  # entropy of each draw (n,)
+        return logits.gather(-1, target[:, None])[:, 0] - logz, *spread
 
     parts = [checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t)
              for h, t in zip(hidden.split(chunk), target.split(chunk))]
