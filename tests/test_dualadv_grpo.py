@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,42 @@ def test_group_of_one():
     got = group_advantage([9.5, -2.0, 3.0, 5.0], ["alone", "also", "pair", "pair"], alone="reward")
     close(got[:2], torch.tensor([9.5, -2.0]) / (1 + 1e-6))
     close(got[2:], torch.tensor([-1.0, 1.0]) / math.sqrt(2), atol=2e-6, rtol=0)
+
+
+def test_a_group_of_one_is_a_choice_that_the_caller_sees():
+    """Bug: reused for GiGPO's groups of equal pages, most of which have one member, it returns raw rewards silently."""
+    rewards, groups = [9.5, 3.0, 5.0], ["alone", "pair", "pair"]
+    assert group_advantage(rewards, groups, alone="zero")[0] == 0.0
+    with pytest.warns(UserWarning, match="alone="):
+        close(group_advantage(rewards, groups), group_advantage(rewards, groups, alone="reward"))
+    with pytest.raises(ValueError, match="reward or zero"):
+        group_advantage(rewards, groups, alone="mean")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group_advantage([1.0, 2.0], [0, 0])
+        dual_advantages([1.0], [2.0], [0])  # the released code's choice, made there
+
+
+def test_update_takes_one_advantage_per_token(tiny, batch):
+    """Bug: an advantage per segment fits no step-level credit; a per-token one must give the same where it is equal."""
+    segments, pairs = batch
+    lists = [per_token(segment, *pair) for segment, pair in zip(segments, pairs)]
+    assert all(len(mine) == len(segment.ids) for segment, mine in zip(segments, lists))
+    gradients = []
+    for scale in (1.0, 2.0):  # one token's advantage is doubled
+        scaled = [list(mine) for mine in lists]
+        at = next(i for i, job in enumerate(segments[1].job) if job != FORCED)
+        scaled[1][at] *= scale
+        model = copy.deepcopy(tiny.model)
+        optimizer = Gradient(model)
+        grpo.update(model, None, optimizer, segments, scaled, logprobs, Objective(kl=0.0))
+        gradients.append(optimizer.all)
+    only = [[0.0] * len(mine) for mine in lists]
+    only[1][at] = lists[1][at]
+    model = copy.deepcopy(tiny.model)
+    optimizer = Gradient(model)
+    grpo.update(model, None, optimizer, segments, only, logprobs, Objective(kl=0.0, entropy=0.0))
+    close(gradients[1] - gradients[0], optimizer.all, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("labels", [["b", "a", "b", "a"], torch.tensor([7, 3, 7, 3]), (1, 0, 1, 0), [("x", 1), 2] * 2])

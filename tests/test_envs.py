@@ -165,8 +165,18 @@ def test_a_demonstration_and_a_rollout_are_the_same_tokens(env, policy, monkeypa
     assert seen == {True, False}  # both kinds of ending were compared
 
 
-def test_reward_of_a_won_and_of_a_sloppy_episode(env, policy, monkeypatch):
-    """R = 10 won - 0.5 per invalid action; a win must not be paid when the score is below 1."""
+@pytest.mark.upstream
+@pytest.mark.parametrize("won, valid, reward", [(True, [True], 10.0), (True, [True, False], 9.5),
+                                                (False, [False, True, False], -1.0), (False, [], 0.0)])
+def test_the_reward_is_the_papers(won, valid, reward):
+    """R = 10 won - 0.5 per invalid action, whatever the graded score. A fork may pay something else."""
+    turns = [envs.Turn("page", "text", ok, "reply") for ok in valid]
+    episode = envs.Episode(0, "a", 0, [], ("system", "user"), turns=turns, won=won, score=0.75)
+    assert episode.reward == reward
+
+
+def test_a_won_and_a_sloppy_episode(env, policy, monkeypatch):
+    """Bug: an episode counts as won when its score is below 1, or an answer without tags as valid."""
     chats = demonstrations(env, 40, seed=5)
     for won in (True, False):
         chat = next(c for c in chats if ("SUCCESS" in c[-2]["content"]) == won)
@@ -174,8 +184,9 @@ def test_reward_of_a_won_and_of_a_sloppy_episode(env, policy, monkeypatch):
         lines = ["no tags at all"] + [m["content"] for m in chat if m["role"] == "assistant"]
         episode = puppet_rollout(monkeypatch, policy, env, task, lines, how=Sampling(context=4096, act_tokens=64,
                                                                                      review_tokens=128))
-        assert episode.won == won and episode.reward == 10.0 * won - 0.5
+        assert episode.won == won and [turn.valid for turn in episode.turns].count(False) == 1
         assert episode.steps == len(lines) - 1 and (episode.score == 1.0) == won
+        assert episode.turns[0].page == env.start(task).page  # the page that the first answer saw
 
 
 def test_recorded_log_probabilities_are_the_models(env, policy):
@@ -189,6 +200,25 @@ def test_recorded_log_probabilities_are_the_models(env, policy):
             assert torch.allclose(logp, torch.tensor([segment.logp]), atol=2e-4)
         assert {ACT, REVIEW} <= {kind for segment in episode.segments for kind in segment.job}
         assert episode.steps == env.limit or episode.score > 0  # a random policy buys nothing: all steps are played
+
+
+def test_every_sampled_token_knows_its_turn(env, policy):
+    """Bug: a step-level advantage needs a search over runs of tokens, or pays the review for the last action."""
+    for episode in rollout(policy, env, env.train_tasks[:2], SkillBank(), sampling=SHORT):
+        segment, = episode.segments
+        assert len(segment.turn) == len(segment.ids)
+        for job, turn in zip(segment.job, segment.turn):
+            assert (turn == -1) == (job == FORCED) and (turn == episode.steps) == (job == REVIEW)
+        for number, turn in enumerate(episode.turns):
+            ids = [token for token, mine in zip(segment.ids, segment.turn) if mine == number]
+            assert policy.chat.decode([token for token in ids if token not in policy.stop]) == turn.text
+
+
+@pytest.mark.parametrize("limit, dropped, start", [(15, 1, 8), (11, 2, 13), (6, 3, 18), (1, 4, 20)])
+def test_the_oldest_turns_are_dropped_and_as_few_as_possible(limit, dropped, start):
+    """Bug: rollout and cold start drop different turns; or all are dropped where one was enough."""
+    assert envs.drop_oldest([4, 8, 13, 18], 20, lambda _, start: 20 - start <= limit) == (dropped, start)
+    assert envs.drop_oldest([], 20, lambda *_: True) == (0, 20)
 
 
 def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
