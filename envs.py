@@ -74,6 +74,7 @@ class Env(Protocol):
     train_tasks: list[int]  # probes are chosen from these, whatever the split
     dev_tasks: list[int]  # held out, for evaluation during training
     options: dict  # flags of its own: {name: (default, help)}
+    aliases: dict  # other people's names of its families: {theirs: ours}
     ways: object  # worlds.players.Ways: the habits of its scripted players
     corpus_chats: int  # so many transcripts train the tokenizer of a new `tiny`
 

@@ -129,6 +129,10 @@ def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampl
     env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
     if not args.data and settings.get("world", env.describe()) != env.describe():
         raise ValueError(f"{args.target[0]} was trained in {settings['world']}, this is {env.describe()}; give --data")
+    families = {env.family(task) for task in (*env.tasks, *env.train_tasks)}
+    if unknown := bank.fit(families, env.aliases):
+        print(f"{args.bank or args.run}: skills of {', '.join(unknown)} are never shown, {args.env} has the families "
+              f"{', '.join(sorted(families))}")
     policy = policies.load(str(args.run or args.target[0]), policies.pick_device(args.device), world=args.env)
     envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
     return policy, env, bank, sampling

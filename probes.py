@@ -58,9 +58,15 @@ class Edit:
     confirmed: float | None = None  # utility on fresh probes, where confirm() asked for it
 
     @property
+    def category(self) -> str:
+        """The list that the skill is in: "general", or a family."""
+        return self.arguments["category"] if self.name == "propose_skill" else self.bank.category(self.skill_id)
+
+    @property
     def identity(self):
-        """The text it writes. Edits with the same text are the same edit, whoever wrote them."""
-        return self.name, *map(self.arguments.get, ("category", "skill_id", "title", "principle", "when_to_apply"))
+        """The place and the text it writes. Edits that agree in both are the same edit, whoever wrote them."""
+        target = self.skill_id if self.name == "update_skill" else self.category
+        return self.name, target, *map(self.arguments.get, ("title", "principle", "when_to_apply"))
 
 
 def edits_of(episodes: list[Episode]) -> list[Edit]:
@@ -138,16 +144,17 @@ def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: 
             probing: Probing = Probing()) -> tuple[list[Edit], int]:
     """Probe the most promising edit of each task again, on fresh tasks; returns (those still above 0, episodes).
 
-    The best of many estimates is too high: a K = 4 estimate has a spread of .1 to .3, so of 20 useless edits some look
-    fine. Fresh probes do not know which edit was lucky. A general skill is shown to every family, so it is probed on
-    all of them.
+    The best of many estimates is too high. An edit that changes nothing on average gets U > 0 at K = 4 with probability
+    .16 where its probe pairs tie nine times in ten, and .36 where they tie every other time (wins and losses being
+    equally likely): among 30 edits of an iteration some always look good. Fresh probes do not know which edit was
+    lucky. A general skill is shown to every family, so it is probed on all of them.
     """
     best, seed = {}, mix(seed, 1)  # other tasks and other random numbers than those of probe()
     for edit in sorted(edits, key=lambda edit: edit.utility):
         if edit.utility > 0:
             best[edit.task] = edit
     again = [replace(edit, probes=select(env, edit.task, probing.fresh, seed, edit.probes,
-                                         edit.arguments.get("category") == "general")) for edit in best.values()]
+                                         edit.category == "general")) for edit in best.values()]
     # Never clipped: an edit that fresh probes find harmful must lie below one that they find useless.
     played = probe(policy, env, bank, again, seed, replace(probing, clip=False))
     for edit, second in zip(best.values(), again):

@@ -19,10 +19,11 @@ the k-th is never shown and its measured utility is noise. Here skills are ranke
 import copy
 import json
 import re
+import uuid
 from dataclasses import asdict, dataclass, field
 
 from lib import skillfiles
-from lib.files import write_atomic
+from lib.files import valid_text, write_atomic
 from lib.skillfiles import plain
 
 # Tool -> its required string arguments, in the order the prompt names them.
@@ -31,8 +32,8 @@ TOOLS = {
     "update_skill": ("skill_id", "title", "principle", "when_to_apply", "reason"),
     "keep_skill": ("reason",),
 }
-SHAPING = {  # the launchers' values; not_found is not among them
-    "added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.0, "duplicate": -0.5, "invalid_arguments": -1.0,
+SHAPING = {  # as the released code adds up its launchers' values: a duplicate is a valid call (+0.1) less 0.5
+    "added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.1, "duplicate": -0.4, "invalid_arguments": -1.0,
     "unknown_tool": -1.5, "parse_error": -2.0,
 }
 CHANGED = ("added", "updated")  # the statuses of a call that edits the bank
@@ -67,14 +68,17 @@ class SkillBank:
     common_mistakes: list = field(default_factory=list)
     metadata: dict = field(default_factory=dict)
     extra: dict = field(default_factory=dict)  # fields of other tools' files, kept as they were
+    origin: str = field(default="", compare=False)  # tells SKILL.md files of this bank from those of other banks
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path) -> "SkillBank":
         """Read a JSON file in SkillRL's and SkillMaster's format, or a directory of SKILL.md folders.
 
         ValueError names the file and the place that is wrong.
         """
-        return cls.from_dict(skillfiles.read(path))
+        bank = cls.from_dict(skillfiles.read(path))
+        bank.origin = skillfiles.bank_of(path)
+        return bank
 
     @classmethod
     def from_dict(cls, data):
@@ -105,12 +109,28 @@ class SkillBank:
         write_atomic(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
     def save_folders(self, path):
-        """Write each skill as <path>/<slug of its title>/SKILL.md, which coding agents read; `load` reads it back."""
-        skillfiles.write_folders(path, self.to_dict())
+        """Write each skill as <path>/<slug of its title>/SKILL.md, which coding agents read; `load` reads it back.
+
+        A file of another bank, or one written by hand, stays as it is unless it has the title of one of these skills.
+        """
+        self.origin = self.origin or uuid.uuid4().hex[:12]
+        skillfiles.write_folders(path, self.to_dict(), self.origin)
+
+    def fit(self, families, aliases) -> list[str]:
+        """Give families the world's names, by its aliases {other name: name}; returns those it does not have."""
+        for other in [name for name in self.task_specific_skills if name not in families and name in aliases]:
+            skills = self.task_specific_skills.pop(other)
+            self.task_specific_skills.setdefault(aliases[other], []).extend(skills)
+        return sorted(set(self.task_specific_skills) - set(families))
 
     def skills(self):
         """Every skill, general ones first."""
         return self.general_skills + [s for skills in self.task_specific_skills.values() for s in skills]
+
+    def category(self, skill_id: str) -> str:
+        """The list that the skill of that id is in: "general", or a family."""
+        return next((family for family, skills in self.task_specific_skills.items()
+                     if any(skill.skill_id == skill_id for skill in skills)), "general")
 
     def find(self, skill_id):
         """The skill of that id. StopIteration where there is none."""
@@ -133,49 +153,58 @@ class SkillBank:
     def apply(self, name, arguments, family, copy_bank=False):
         """Carry out one tool call for an episode of this family; with copy_bank on a copy, and this bank stays.
 
-        Returns {"status", "name", "skill_id" (of the skill concerned, or None), "bank" (the bank that was edited)}.
-        The status is added, updated, kept, duplicate (title or principle is in the bank already), not_found,
-        invalid_arguments or unknown_tool. A call that is not valid changes nothing and never raises.
+        Returns {"status", "name", "arguments" (the tool's own, as stripped valid strings), "skill_id" (of the skill
+        concerned, or None), "bank" (that was edited)}. The status is added, updated, kept, duplicate (title or
+        principle is in the bank already), not_found, invalid_arguments or unknown_tool. A call that is not valid
+        changes nothing and never raises.
         """
         bank = copy.deepcopy(self) if copy_bank else self
-        status, skill_id = bank._apply(name, arguments, family)
-        return {"status": status, "name": name, "skill_id": skill_id, "bank": bank}
+        name = valid_text(name) if isinstance(name, str) else None
+        result = {"status": "unknown_tool", "name": name, "arguments": {}, "skill_id": None, "bank": bank}
+        if name in TOOLS:
+            values = clean(name, arguments)
+            result |= {"arguments": values, **bank._apply(name, values, family)} if values else {
+                "status": "invalid_arguments"}
+        return result
 
-    def _apply(self, name, arguments, family):
-        if name not in TOOLS:
-            return "unknown_tool", None
-        if not isinstance(arguments, dict):
-            return "invalid_arguments", None
-        values = {key: arguments.get(key) for key in TOOLS[name]}
-        if not all(isinstance(v, str) and 0 < len(v.strip()) <= MAX_TEXT for v in values.values()):
-            return "invalid_arguments", None
-        # JSON can spell half a surrogate pair (\ud800), which no file and no tokenizer takes: a question mark instead.
-        values = {key: value.encode("utf-8", "replace").decode().strip() for key, value in values.items()}
+    def _apply(self, name, values, family):
         if name == "keep_skill":
-            return "kept", None
+            return {"status": "kept"}
         text = {key: values[key] for key in ("title", "principle", "when_to_apply")}
         if name == "propose_skill":
-            if values["category"] not in ("general", family):
-                return "invalid_arguments", None
+            category = values["category"]
+            if category not in ("general", family):
+                return {"status": "invalid_arguments"}
             if any(same_text(vars(s), text) for s in self.skills()):
-                return "duplicate", None
+                return {"status": "duplicate"}
             skill = Skill(self._next_id(), **text)
-            general = values["category"] == "general"
-            (self.general_skills if general else self.task_specific_skills.setdefault(family, [])).append(skill)
-            return "added", skill.skill_id
+            self._list(category).append(skill)
+            return {"status": "added", "skill_id": skill.skill_id}
         by_id = any(s.skill_id == values["skill_id"] for s in self.skills())  # a title may look like another's id
-        for skills in (self.general_skills, *self.task_specific_skills.values()):
-            for i, skill in enumerate(skills):
+        for category in ("general", *self.task_specific_skills):
+            for i, skill in enumerate(self._list(category)):
                 if values["skill_id"] == (skill.skill_id if by_id else skill.title):
-                    # An edited skill counts as the newest of its list: it keeps its seat while it is probed.
-                    skills.append(Skill(skill.skill_id, **text, extra=skill.extra))
-                    del skills[i]
-                    return "updated", skill.skill_id
-        return "not_found", None
+                    # An edited skill counts as the newest of its list: it keeps its place while it is probed.
+                    self._list(category).append(Skill(skill.skill_id, **text, extra=skill.extra))
+                    del self._list(category)[i]
+                    values["skill_id"] = skill.skill_id  # also where the title was named: both are the same edit
+                    return {"status": "updated", "skill_id": skill.skill_id}
+        return {"status": "not_found"}
+
+    def _list(self, category):
+        return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
 
     def _next_id(self):
         taken = [int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_(\d+)", s.skill_id))]
         return f"dyn_{max(taken, default=0) + 1:03d}"
+
+
+def clean(name: str, arguments) -> dict:
+    """The arguments that a tool asks for, as stripped valid strings; {} where one is missing, empty or too long."""
+    values = {key: arguments.get(key) for key in TOOLS[name]} if isinstance(arguments, dict) else {}
+    if not all(isinstance(v, str) and 0 < len(v.strip()) <= MAX_TEXT for v in values.values()):
+        return {}
+    return {key: valid_text(value).strip() for key, value in values.items()}
 
 
 def same_text(a: dict, b: dict) -> bool:
@@ -221,15 +250,26 @@ def tool_call(name, arguments):
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
 
 
-def parse_tool_call(text):
+def tagged_calls(text: str) -> list[str]:
+    """What stands between <tool_call> tags outside of thoughts, which may mention the tags."""
+    return re.findall(r"<tool_call>(.*?)</tool_call>", without_thoughts(text), re.S)
+
+
+def without_thoughts(text: str) -> str:
+    return re.sub(r"<think>.*?</think>", "", text, flags=re.S).rpartition("</think>")[2]
+
+
+def parse_tool_call(text: str) -> tuple:
     """Read the tool call in a review: (name, arguments, None), or (None, None, what is wrong). Never raises."""
-    found = re.findall(r"<tool_call>(.*?)</tool_call>", text, re.S)
+    found = tagged_calls(text)
     if len(found) > 1:
         return None, None, f"{len(found)} tool calls where exactly one is asked for"
     if found:
-        body = found[0]
-    else:  # no <tool_call> tags: parse the outermost {...} after </think>; shaping() takes 0.5 off for it
-        body = text.rpartition("</think>")[2]
+        body = found[0].rpartition("<tool_call>")[2] if not found[0].lstrip().startswith(("{", "`")) else found[0]
+        fence = re.fullmatch(r"\s*```\w*\s*(.*?)\s*```\s*", body, re.S)
+        body = fence[1] if fence else body
+    else:  # no <tool_call> tags: parse the outermost {...} after the thought; shaping() takes 0.5 off for it
+        body = without_thoughts(text)
         body = body[body.find("{"):body.rfind("}") + 1]
     try:
         call = json.loads(body.strip(), strict=False)
@@ -244,24 +284,24 @@ def parse_tool_call(text):
     return name, arguments, None
 
 
-def review(text, bank, family):
+def review(text: str, bank: SkillBank, family: str) -> dict:
     """Parse and apply a review on a copy of the bank: apply()'s result, or status parse_error with the reason."""
     name, arguments, error = parse_tool_call(text)
     if error:
-        return {"status": "parse_error", "name": None, "skill_id": None, "bank": bank, "error": error}
-    return {**bank.apply(name, arguments, family, copy_bank=True), "arguments": arguments}
+        return {"status": "parse_error", "name": None, "arguments": {}, "skill_id": None, "bank": bank, "error": error}
+    return bank.apply(name, arguments, family, copy_bank=True)
 
 
-def shaping(text, result):
+def shaping(text: str, result: dict) -> float:
     """The review's reward before its utility: the call's status and the form of the text."""
     reward = SHAPING[result["status"]]
     name, arguments, _ = parse_tool_call(text)
     verb = re.split(r"[\W_]+", (name or "").lower())[0]
     if result["status"] == "unknown_tool" and verb in WORLD_ACTIONS and not name.endswith("_skill"):
-        reward = -3.0
+        reward -= 3.0
     if not re.search(r"<think>.*?</think>", text, re.S):
         reward -= 0.5
-    if not re.search(r"<tool_call>.*?</tool_call>", text, re.S):
+    if not tagged_calls(text):
         reward -= 0.5
     if any(isinstance(v, str) and re.fullmatch(r"[.…\s]+|<[^<>]*>", v) for v in (arguments or {}).values()):
         reward -= 1.5  # a placeholder where a text should stand

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lib.files import one_line
+from lib.files import one_line, valid_text
 
 # The template of `tiny`, and of a checkpoint that has none: ChatML, whose end of turn is the tokenizer's eos.
 CHATML = (
@@ -66,8 +66,7 @@ class Chat:
 
     def encode(self, text):
         """Plain text -> ids; the names of control tokens are text like any other, half a surrogate pair becomes ?."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self.tokenizer(valid_text(text), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -18,6 +18,11 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     os.replace(beside, path)
 
 
+def valid_text(text: str) -> str:
+    """JSON can spell half a surrogate pair (\\ud800), which no file and no tokenizer takes: a question mark instead."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def one_line(error: BaseException) -> str:
     """An exception's message in one line: some libraries write paragraphs, or nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,15 +1,15 @@
 """
 Skill banks on disk: SkillRL's and SkillMaster's JSON, checked place by place, and folders of SKILL.md files.
 
-Everything here speaks the JSON format's plain dicts; skillbank.py makes a SkillBank of them. Nobody must read this to
-learn the method.
+Everything here works on plain dicts in the JSON format; skillbank.py makes a SkillBank of them. The method is not here.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
-from lib.files import write_atomic
+from lib.files import one_line, write_atomic
 
 SKILL = ("skill_id", "title", "principle", "when_to_apply")
 BANK = {"general_skills": list, "task_specific_skills": dict, "common_mistakes": list, "metadata": dict}
@@ -63,56 +63,122 @@ def check(data, where):
             need(first == here, here, f"has the skill_id {skill['skill_id']!r} of {first}; ids must differ")
 
 
-def write_folders(path, data):
-    """Write each skill of a bank as <path>/<slug>/SKILL.md: name = slug of the title, description = when_to_apply."""
+# ---- Folders of SKILL.md files --------------------------------------------------------------------------------------
 
-    def quote(text):
-        # A JSON string is a YAML string, once the few characters that YAML does not take raw are escaped too.
-        return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda m: f"\\u{ord(m[0]):04x}",
-                      json.dumps(text, ensure_ascii=False))
+OURS = ("skill_id", "category", "title", "order", "bank")  # what we write into a file's metadata
 
-    slugs = set()
+
+def quote(value) -> str:
+    """A value as YAML on one line: a JSON string is one, once the characters that YAML does not take are escaped."""
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda m: f"\\u{ord(m[0]):04x}",
+                  json.dumps(value, ensure_ascii=False, default=str))
+
+
+def write_folders(path, data, bank):
+    """Write each skill of a bank as <path>/<slug>/SKILL.md: name = slug of the title, description = when_to_apply.
+
+    bank: the identity of the bank, in every file it writes. A file that is there already is written over if it has the
+    title of a skill, and deleted if this bank wrote it and has no such skill any more. No other file is touched.
+    """
+    path, taken = Path(path), set()
+    there = {file: head_of(file) for file in sorted(path.rglob("SKILL.md"))}
     lists = [("general", data["general_skills"]), *data["task_specific_skills"].items()]
     for order, (category, skill) in enumerate((category, skill) for category, skills in lists for skill in skills):
-        slug = base = re.sub(r"[^a-z0-9]+", "-", skill["title"].lower()).strip("-")[:64] or "skill"
-        n = 1
-        while slug in slugs:
-            n += 1
-            slug = f"{base[:60]}-{n}"
-        slugs.add(slug)
-        write_atomic(Path(path) / slug / "SKILL.md", "\n".join([
-            "---", f"name: {quote(slug)}", f"description: {quote(skill['when_to_apply'])}", "metadata:",
-            f"  skill_id: {quote(skill['skill_id'])}", f"  category: {quote(category)}",
-            f"  title: {quote(skill['title'])}", f"  order: {order}", "---", "", skill["principle"], "",
+        same = (file for file, head in there.items() if file not in taken and title_of(head) == skill["title"])
+        file = next(same, None) or free_place(path, skill["title"], {*there, *taken})
+        taken.add(file)
+        extra = {key: value for key, value in skill.items() if key not in (*SKILL, "metadata")}
+        kept = skill.get("metadata") if isinstance(skill.get("metadata"), dict) else {}
+        mine = dict(zip(OURS, (skill["skill_id"], category, skill["title"], order, bank)))
+        write_atomic(file, "\n".join([
+            "---", f"name: {quote(file.parent.name)}", f"description: {quote(skill['when_to_apply'])}",
+            *(f"{quote(key)}: {quote(value)}" for key, value in extra.items()), "metadata:",
+            *(f"  {key if key in OURS else quote(key)}: {quote(value)}" for key, value in {**kept, **mine}.items()),
+            "---", "", skill["principle"], "",
         ]))
-    ids = [f"\n  skill_id: {quote(skill['skill_id'])}\n" for _, skills in lists for skill in skills]
-    for file in Path(path).glob("*/SKILL.md"):  # a skill whose title changed has moved; what is not ours stays
-        if file.parent.name not in slugs and any(i in file.read_text(encoding="utf-8", errors="replace") for i in ids):
+    for file, head in there.items():
+        if file not in taken and metadata_of(head).get("bank") == bank:  # a skill whose title changed has moved
             file.unlink()
 
 
-def read_folders(path):
-    """The bank in <path>/*/SKILL.md, ours or anyone's: skills without our metadata are general ones, titled by name."""
+def free_place(path, title, taken):
+    """<path>/<slug of the title>/SKILL.md, with a number where another skill's file is there."""
+    base = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:64] or "skill"
+    for n in range(1, len(taken) + 2):
+        file = path / (base if n == 1 else f"{base[:60]}-{n}") / "SKILL.md"
+        if file not in taken and not file.exists():
+            return file
+    raise AssertionError("more names than files, so one is free")
+
+
+def head_of(file):
+    """The front matter of a SKILL.md, {} where it cannot be read: then the file is somebody else's."""
+    try:
+        return read_file(file)[0]
+    except (ValueError, OSError):
+        return {}
+
+
+def metadata_of(head) -> dict:
+    return head["metadata"] if isinstance(head.get("metadata"), dict) else {}
+
+
+def title_of(head) -> str:
+    """The title of a skill in a file: ours, or made from the name."""
+    return str(metadata_of(head).get("title") or str(head.get("name", "")).replace("-", " ").capitalize())
+
+
+def read_file(file):
+    """(front matter, body) of a SKILL.md. ValueError names the file, and YAML's own reason and line."""
     import yaml  # comes with transformers; other people's front matter is real YAML
 
-    files = sorted(Path(path).glob("*/SKILL.md"))
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    match = re.match(r"---\s*\n(.*?)\n---\s*\n?(.*)", text, re.S)
+    if not match:
+        raise ValueError(f"{file}: needs a front matter with name and description between two --- lines")
+    try:
+        head = yaml.safe_load(match[1])
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__)
+        where = f", line {mark.line + 2}" if mark else ""  # the first line is ---
+        raise ValueError(f"{file}{where}: its front matter is not YAML ({' '.join(reason.split())}); a text with a "
+                         "colon wants quotes") from None
+    except (ValueError, RecursionError) as error:  # an impossible date, [[[[...
+        raise ValueError(f"{file}: its front matter is not YAML ({one_line(error)})") from None
+    if not isinstance(head, dict) or not head.get("name") or head.get("description") is None:
+        raise ValueError(f"{file}: needs a front matter with name and description between two --- lines")
+    return head, match[2]
+
+
+def read_folders(path):
+    """The bank in <path>/**/SKILL.md, ours or anyone's: skills without our metadata are general ones, titled by name.
+
+    What else stands in the front matter is kept in the skill, and written back.
+    """
+    path = Path(path)
+    files = sorted(path.rglob("SKILL.md"))
     if not files:
         raise ValueError(f"{path}: no */SKILL.md there")
-    found = []  # (order, number, category, skill): the newest skill of a list is its last one
+    found, owner = [], {}  # (order, number, category, skill): the newest skill of a list is its last one
     for number, file in enumerate(files, 1):
-        try:
-            match = re.match(r"---\s*\n(.*?)\n---\s*\n?(.*)", file.read_text(encoding="utf-8-sig"), re.S)
-            head = yaml.safe_load(match[1]) if match else None
-        except (yaml.YAMLError, ValueError, RecursionError):  # not YAML, or not even text
-            head = None
-        if not isinstance(head, dict) or not head.get("name") or head.get("description") is None:
-            raise ValueError(f"{file}: needs a front matter with name and description between two --- lines")
-        kept = head.get("metadata") if isinstance(head.get("metadata"), dict) else {}
+        head, body = read_file(file)
+        kept = metadata_of(head)
         skill = {
-            "skill_id": str(kept.get("skill_id") or f"md_{number:03d}"),
-            "title": str(kept.get("title") or str(head["name"]).replace("-", " ").capitalize()),
-            "principle": match[2].strip(), "when_to_apply": str(head["description"]),
+            # An id of its folder's name, not of its place: it stays the same when another skill is added.
+            "skill_id": str(kept.get("skill_id") or "md_" + "_".join(file.relative_to(path).parts[:-1])),
+            "title": title_of(head), "principle": body.strip(), "when_to_apply": str(head["description"]),
+            **{str(key): value for key, value in head.items() if key not in ("name", "description", "metadata")},
         }
+        if rest := {str(key): value for key, value in kept.items() if key not in OURS}:
+            skill["metadata"] = rest
+        skill = json.loads(json.dumps(skill, default=str))  # YAML has dates, JSON has none
+        first = owner.setdefault(skill["skill_id"], file)
+        if first != file:
+            raise ValueError(f"{file}: has the skill_id {skill['skill_id']!r} of {first}; change one of them")
         order = kept.get("order") if isinstance(kept.get("order"), int) else len(files)
         found.append((order, number, str(kept.get("category") or "general"), skill))
     data = {"general_skills": [], "task_specific_skills": {}}
@@ -120,3 +186,13 @@ def read_folders(path):
         (data["general_skills"] if category == "general"
          else data["task_specific_skills"].setdefault(category, [])).append(skill)
     return data
+
+
+def bank_of(path) -> str:
+    """The identity of a bank that is loaded from here: what its files agree on, else the place itself."""
+    path = Path(path)
+    if path.is_dir():
+        banks = {str(metadata_of(head_of(file)).get("bank")) for file in path.rglob("SKILL.md")}
+        if len(banks) == 1 and banks != {"None"}:
+            return banks.pop()
+    return hashlib.sha1(str(path.resolve()).encode()).hexdigest()[:12]

@@ -1,5 +1,7 @@
 """The utility of an edit: the formula by hand, which tasks it is measured on, and that it measures the edit alone."""
 
+import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -383,3 +385,14 @@ def test_defaults_are_enough(env, tiny, monkeypatch):
         SimpleNamespace(won=True, steps=sampling.top_k) for _ in args[2]])
     edit = proposed(SkillBank(), env.train_tasks[0], "new", env.family(env.train_tasks[0]))
     assert probe(tiny, env, SkillBank(), [edit]) == 8 and edit.utility == 0.0
+
+
+@pytest.mark.parametrize("tie, chance", [(0.9, 0.16), (0.5, 0.36)])
+def test_a_neutral_edit_looks_good_as_often_as_confirm_says(tie, chance):
+    """Bug: the docstring's reason for confirmation is a figure from nowhere."""
+    deltas = {0.0: tie, 1.0: (1 - tie) / 2, -1.0: (1 - tie) / 2}
+    positive = 0.0
+    for draw in itertools.product(deltas, repeat=4):
+        if utility([0.0] * 4, list(draw)) > 0:
+            positive += math.prod(deltas[d] for d in draw)
+    assert round(positive, 2) == chance and f"{chance:.2f}"[1:] in confirm.__doc__

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from probes import edits_of
 from skillbank import (
+    CHANGED,
     SHAPING,
     TOOLS,
     WORLD_ACTIONS,
@@ -24,6 +26,10 @@ from skillbank import (
     skills_prompt,
     tool_call,
 )
+from tools import report
+from worlds.alfworld.rooms import FAMILIES
+from worlds.alfworld.world import World
+from worlds.webshop.shopper import WAYS
 
 SHOE = dict(category="footwear", title="Choose the size first", principle="Click every option the task names.",
             when_to_apply="On a product page.", evidence="Score 0.67: no size.")
@@ -365,6 +371,90 @@ def test_folders_can_be_written_again(tmp_path):
     assert loaded.general_skills[2].principle == "Keep me.", "what we did not write is not ours to remove"
 
 
+def test_two_banks_in_one_folder_leave_each_other_alone(tmp_path):
+    """Bug: every file with `skill_id: "dyn_001"` is taken for our own, and another bank's skill is deleted."""
+    one, two = SkillBank([Skill("dyn_001", "One", "p", "w")]), SkillBank([Skill("dyn_001", "Two", "p2", "w")])
+    one.save_folders(tmp_path)
+    (tmp_path / "hand").mkdir()
+    hand = '---\nname: hand\ndescription: d\nmetadata:\n  skill_id: "dyn_001"\n---\nMine.\n'
+    (tmp_path / "hand" / "SKILL.md").write_text(hand)
+    first = (tmp_path / "one" / "SKILL.md").read_text()
+    two.save_folders(tmp_path)
+    two.save_folders(tmp_path)
+    assert (tmp_path / "one" / "SKILL.md").read_text() == first
+    assert (tmp_path / "hand" / "SKILL.md").read_text() == hand
+    two.apply("update_skill", {**SHOE, "skill_id": "dyn_001", "reason": "r"}, "footwear")
+    two.save_folders(tmp_path)  # its own skill has moved, nobody else's
+    assert sorted(path.parent.name for path in tmp_path.glob("*/SKILL.md")) == ["choose-the-size-first", "hand", "one"]
+    with pytest.raises(ValueError, match="has the skill_id 'dyn_001' of .*SKILL.md; change one") as error:
+        SkillBank.load(tmp_path)
+    assert "SKILL.md: has" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_another_skills_place_is_not_written_over(tmp_path):
+    """Bug: two titles with one slug, the other by somebody else: their file is gone."""
+    (tmp_path / "choose-the-size-first").mkdir()
+    theirs = ("---\nname: choose-the-size-first\ndescription: d\nmetadata:\n  title: Choose! The Size, first\n---\n"
+              "Theirs.\n")
+    (tmp_path / "choose-the-size-first" / "SKILL.md").write_text(theirs)
+    bank = SkillBank()
+    bank.apply("propose_skill", SHOE, "footwear")
+    bank.save_folders(tmp_path)
+    assert (tmp_path / "choose-the-size-first" / "SKILL.md").read_text() == theirs
+    assert (tmp_path / "choose-the-size-first-2" / "SKILL.md").is_file()
+
+
+def test_a_bank_read_from_json_knows_its_folders_again(tmp_path):
+    """Bug: `SkillBank.load(json).save_folders(dir)` run again after training leaves the old titles there."""
+    bank_of(2).save(tmp_path / "skills.json")
+    SkillBank.load(tmp_path / "skills.json").save_folders(tmp_path / "out")
+    bank = SkillBank.load(tmp_path / "skills.json")
+    bank.apply("update_skill", {**SHOE, "skill_id": "general_0", "reason": "r"}, "footwear")
+    bank.save(tmp_path / "skills.json")
+    SkillBank.load(tmp_path / "skills.json").save_folders(tmp_path / "out")
+    titles_there = sorted(s.title for s in SkillBank.load(tmp_path / "out").skills())
+    assert titles_there == ["Choose the size first", "general title 1"]
+
+
+def test_what_others_wrote_into_a_folder_survives_a_round_trip(tmp_path):
+    """Bug: license, allowed-tools and other metadata are lost when a folder is loaded and saved back."""
+    (tmp_path / "pdf" / "forms").mkdir(parents=True)
+    (tmp_path / "pdf" / "forms" / "SKILL.md").write_text(
+        "---\nname: forms\ndescription: 'Fill: forms'\nlicense: MIT\nallowed-tools: [Read, 'Bash(x: y)']\n"
+        "date: 2026-01-02\nmetadata:\n  author: me\n  version: 1.5\n---\n\n# Forms\n")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "SKILL.md").write_text("---\nname: flat\ndescription: d\n---\nFlat.\n")
+    bank = SkillBank.load(tmp_path)
+    assert [s.skill_id for s in bank.skills()] == ["md_flat", "md_pdf_forms"], "nested ones too, ids not by position"
+    bank.apply("propose_skill", SHOE, "footwear")
+    bank.save_folders(tmp_path)
+    bank.save(tmp_path / "bank.json")
+    again = SkillBank.load(tmp_path)
+    assert again == bank == SkillBank.load(tmp_path / "bank.json")
+    assert again.find("md_pdf_forms").extra == {"license": "MIT", "allowed-tools": ["Read", "Bash(x: y)"],
+                                                "date": "2026-01-02", "metadata": {"author": "me", "version": 1.5}}
+    assert len(list(tmp_path.rglob("SKILL.md"))) == 3, "written back where they were"
+
+
+def test_a_yaml_error_gives_its_own_reason_and_line(tmp_path):
+    """Bug: an unquoted colon is reported as a missing name."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "SKILL.md").write_text("---\nname: x\ndescription: use it: often\n---\nBody\n")
+    with pytest.raises(ValueError, match=r"SKILL.md, line 3: .*mapping values are not allowed"):
+        SkillBank.load(tmp_path)
+
+
+def test_families_of_another_world_are_renamed_or_named():
+    """Bug: four of SkillRL's six ALFWorld families can never be shown, without a word."""
+    names = ["pick_and_place", "look_at_obj_in_light", "clean", "heat", "cool", "examine"]
+    bank = bank_of(1, **{name: 1 for name in names}, chess=1)
+    assert bank.fit(FAMILIES, World.aliases) == ["chess"]
+    assert len(bank.task_specific_skills["look_at_obj_in_light"]) == 2
+    for family in set(FAMILIES) - {"pick_two_obj_and_place"}:
+        assert bank.retrieve("anything", family, 3)[1:], family
+    assert len(bank.skills()) == 8
+
+
 def test_third_party_folders(tmp_path):
     """Bug: skills that others wrote, without our metadata, with folded YAML or Windows line ends, are refused."""
     files = {
@@ -423,6 +513,92 @@ def test_readable_calls(text):
     assert parse_tool_call(text) == ("keep_skill", ARGUMENTS, None)
 
 
+CALL = '{"name": "keep_skill", "arguments": {"reason": "all well"}}'
+
+
+@pytest.mark.parametrize("text", [
+    f"<think>t</think><tool_call>```json\n{CALL}\n```</tool_call>",
+    f"<think>t</think><tool_call>\n```\n{CALL}```\n</tool_call>",
+    f"<think>t</think>```json\n{CALL}\n```", f"<think>t</think><tool_call>```{CALL}```</tool_call>",
+    f"<think>I write <tool_call> at the end</think><tool_call>{CALL}</tool_call>",
+    f"<think>not <tool_call>{{}}</tool_call> but</think><tool_call>{CALL}</tool_call>",
+    f"I write <tool_call> now</think><tool_call>{CALL}</tool_call>",  # the prompt may open the thought
+    f"<think>never closed, <tool_call> and <tool_call>{CALL}</tool_call>",
+    f"<tool_call>{CALL}</tool_call><think>that was my <tool_call></think>",
+    f"<think>a</think><think>b <tool_call></tool_call></think> <tool_call>{CALL}</tool_call>",
+])
+def test_a_call_is_read_after_the_thought_and_out_of_its_fence(text):
+    """Bug: a fence inside the tags is unreadable (-2); a thought that mentions the tag makes a good call unreadable."""
+    assert parse_tool_call(text) == ("keep_skill", ARGUMENTS, None)
+    result = review(text, bank_of(1), "footwear")
+    thought = 0.0 if re.search("<think>.*</think>", text) else -0.5
+    tags = 0.0 if "</think>```" not in text else -0.5
+    assert result["status"] == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
+
+
+def test_tags_that_only_the_thought_mentions_are_no_tags():
+    """Bug: the penalty for missing tags is lifted by a thought about them."""
+    text = f"<think>I need <tool_call>x</tool_call></think>{CALL}"
+    assert parse_tool_call(text)[2] is None
+    assert shaping(text, review(text, bank_of(1), "footwear")) == pytest.approx(-0.4)
+    assert parse_tool_call(f"<think>t</think><tool_call>{CALL}</tool_call> or <tool_call>{CALL}</tool_call>")[2]
+
+
+@pytest.mark.parametrize("tool, extra", [
+    ("propose_skill", {"skill_id": []}), ("propose_skill", {"skill_id": {"a": []}}), ("propose_skill", {"reason": 1e999}),
+    ("propose_skill", {"note": "\ud800"}), ("propose_skill", {"\ud83d": 1}), ("update_skill", {"category": "general"}),
+    ("update_skill", {"category": []}), ("update_skill", {"evidence": None}), ("update_skill", {"note": "\ud800"}),
+])
+def test_only_the_tools_own_arguments_leave_the_parser(tool, extra, tmp_path):
+    """Bug: a valid call with an extra argument ends the run, as that is hashed or written later; or moves the skill."""
+    own = {"propose_skill": SHOE, "update_skill": {**SHOE, "skill_id": "footwear_0", "reason": "r"}}[tool]
+    arguments = {**{key: own[key] for key in TOOLS[tool]}, **extra}
+    result = review(said(tool, arguments), bank_of(1, footwear=1), "footwear")
+    assert result["status"] in CHANGED and set(result["arguments"]) == set(TOOLS[tool])
+    edit, = edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    assert hash(edit.identity) and edit.category == "footwear"
+    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [edit], [], WAYS))
+    assert report.lines_of(tmp_path / "edits.jsonl")[0]["arguments"] == result["arguments"]
+
+
+def test_what_a_review_writes_is_stripped_and_valid_everywhere(tmp_path):
+    """Bug: half a surrogate pair ends the run when edits.jsonl is written, and every --resume after it."""
+    arguments = {**SHOE, "title": " Pick \ud83d ", "category": " general "}
+    result = review(said("propose_skill", arguments).replace("\\\\ud", "\\ud"), SkillBank(), "footwear")
+    edit, = edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    assert edit.arguments["title"] == "Pick ?" and edit.category == "general" == edit.arguments["category"]
+    assert result["bank"].general_skills[0].title == "Pick ?"
+    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [edit], [edit], WAYS))
+    assert "Pick ?" in (tmp_path / "edits.jsonl").read_text()
+
+
+def test_an_update_of_a_general_skill_is_general_by_whatever_name():
+    """Bug: the update of a general skill is confirmed on one family only; by id and by title it counts as two edits."""
+    bank, edits = bank_of(1, footwear=1), []
+    for target in ("general_0", "general title 0"):
+        result = review(said("update_skill", {**SHOE, "skill_id": target, "reason": "r"}), bank, "footwear")
+        edits += edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    assert [edit.category for edit in edits] == ["general"] * 2 and edits[0].identity == edits[1].identity
+
+
+def test_nothing_said_ends_a_run(tmp_path):
+    """Bug: a mutated review passes the parser and raises in the log, the commit or the printed story."""
+    rng, bank, path = random.Random(1), bank_of(2, footwear=2), tmp_path / "edits.jsonl"
+    for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(3000)]):
+        result = review(text, bank, "footwear")
+        episode = SimpleNamespace(edit=result, task=number, family="footwear", review=text, reward=0.0, won=False,
+                                  score=0, turns=[], messages=("s", "u"), transcript=lambda text=text: text)
+        edits = edits_of([episode])
+        for edit in edits:
+            hash(edit.identity)
+            edit.utility = 1.0
+        committed = commit(bank, edits) if number % 7 == 0 else []
+        report.append(path, report.edit_rows(number, edits, committed, WAYS))
+        report.sample(tmp_path / "sample.txt", [episode], edits, committed)
+        assert isinstance(report.story([episode], edits, committed), str)
+    assert len(report.lines_of(path)) > 100
+
+
 def test_a_line_break_in_an_argument_is_readable():
     """Bug: models write raw line breaks inside JSON strings, strict JSON refuses them."""
     text = '<tool_call>{"name": "keep_skill", "arguments": {"reason": "all\nwell"}}</tool_call>'
@@ -460,14 +636,14 @@ KEEP = {"reason": "fine"}
     (said("keep_skill", KEEP), 0.1),
     (said("propose_skill", SHOE), 0.1),
     (said("update_skill", {**SHOE, "skill_id": "general_0", "reason": "r"}), 0.1),
-    (said("update_skill", {**SHOE, "skill_id": "general_9", "reason": "r"}), 0.0),
-    (said("propose_skill", SHOE | {"title": "general TITLE 0"}), -0.5),
+    (said("update_skill", {**SHOE, "skill_id": "general_9", "reason": "r"}), 0.1),
+    (said("propose_skill", SHOE | {"title": "general TITLE 0"}), -0.4),
     (said("propose_skill", SHOE | {"category": "apparel"}), -1.0),
     (said("keep_skill", {}), -1.0),
     (said("delete_skill", KEEP), -1.5),
-    (said("search", {"query": "boots"}), -3.0),
-    (said("click[buy now]", {}), -3.0),
-    (said("Go_To", {"place": "shelf 1"}), -3.0),
+    (said("search", {"query": "boots"}), -4.5),
+    (said("click[buy now]", {}), -4.5),
+    (said("Go_To", {"place": "shelf 1"}), -4.5),
     (said("research_skill", KEEP), -1.5),  # not a world's word, only begins like one backwards
     ("<think>t</think><tool_call>{oops}</tool_call>", -2.0),
     ("<think>t</think>I keep it", -2.5),
@@ -480,7 +656,7 @@ KEEP = {"reason": "fine"}
     (said("keep_skill", {"reason": "…"}), -1.4),
     (said("propose_skill", SHOE | {"evidence": " ... ", "title": "<title>"}), -1.4),  # once, however many
     (said("keep_skill", {"reason": "Wait ... then buy"}), 0.1),  # dots within a text are text
-    (said("search", {"query": "..."}, ""), -5.0),  # -3 - 0.5 - 1.5
+    (said("search", {"query": "..."}, ""), -6.5),  # -1.5 - 3 - 0.5 - 1.5
     (said("keep_skill", KEEP) * 2, -2.0),
 ])
 def test_shaping_table(text, value):
@@ -489,8 +665,8 @@ def test_shaping_table(text, value):
 
 
 def test_every_status_has_a_price():
-    """Bug: a status without an entry is a KeyError after an hour of rollouts (README, method 2 and 3)."""
-    assert SHAPING == {"added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.0, "duplicate": -0.5,
+    """Bug: a status without an entry is a KeyError after an hour of rollouts (0.1 - 0.5 for a duplicate)."""
+    assert SHAPING == {"added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.1, "duplicate": -0.4,
                        "invalid_arguments": -1.0, "unknown_tool": -1.5, "parse_error": -2.0}
     assert not any(name.split("_")[0] in WORLD_ACTIONS for name in TOOLS)
 
@@ -542,7 +718,7 @@ def test_nothing_said_breaks_anything(tmp_path):
     for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(4000)]):
         result = review(text, bank, "footwear")
         assert result["status"] in SHAPING, text[:200]
-        assert -5.5 <= shaping(text, result) <= 0.1
+        assert -7.0 <= shaping(text, result) <= 0.1
         seen.add(result["status"])
         if result["status"] in ("added", "updated"):
             for skill in result["bank"].skills():

@@ -97,7 +97,8 @@ def edit_rows(step, edits, committed, ways):
 
     kind: useful, neutral or harmful, where the words are those of the world's scripted players; else None.
     """
-    return [{"step": step, "task": edit.task, "family": edit.family, "name": edit.name, "arguments": edit.arguments,
+    return [{"step": step, "task": edit.task, "family": edit.family, "name": edit.name,
+             "category": edit.category, "arguments": edit.arguments,
              "kind": ways.kind.get(ways.meaning(edit.arguments)), "probes": edit.probes, "before": edit.before,
              "after": edit.after, "utility": edit.utility, "confirmed": edit.confirmed,
              "committed": edit in committed} for edit in edits]

@@ -37,6 +37,9 @@ class World:
 
     limit, kl, tail, ways, corpus_chats = 50, 0.01, 30, WAYS, 1000
     options: dict = {}
+    aliases: dict = {"pick_and_place": "pick_and_place_simple", "examine": "look_at_obj_in_light",  # SkillRL's names
+                     "clean": "pick_clean_then_place_in_recep", "heat": "pick_heat_then_place_in_recep",
+                     "cool": "pick_cool_then_place_in_recep"}
     rules = (
         "You are in a house, in a text game. Each turn answer <think>one short thought</think><action>one command"
         "</action>. Commands: go to PLACE, look, inventory, examine PLACE, and those that stand behind 'You can:'. You "

@@ -16,6 +16,7 @@ WAYS = Ways(HABITS, HIGHEST, {"general": "all numbers"})
 class World:
     limit, kl, tail, ways, corpus_chats = 6, 0.01, 20, WAYS, 200
     options: dict = {}
+    aliases: dict = {}
     source = "guessing games"
     rules = ("You guess a number. Each turn answer <think>one short thought</think><action>a number</action>. "
              "Follow your skills.")

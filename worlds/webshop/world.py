@@ -82,6 +82,7 @@ class World:
     """
 
     limit, kl, tail, ways, corpus_chats = STEPS, 0.05, 20, WAYS, 300
+    aliases: dict = {}
     options: dict = {
         "human_goals": (False, "people's instructions instead of synthetic ones"),
         "winnable_only": (False, "leave out goals whose own product cannot score 1.0"),
