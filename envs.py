@@ -27,7 +27,7 @@ from the second step on, so the first search is made without them; it lists ever
 import re
 from collections import namedtuple
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -166,7 +166,7 @@ class Episode:
     won: bool = False
     score: float = 0.0
     review: str = ""
-    edit: dict | None = None  # skillbank.review's result, on a copy of the bank
+    edit: Any = None  # skillbank.review's result, on a copy of the bank; None without a review
 
     @property
     def steps(self) -> int:

@@ -20,23 +20,24 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 import argparse
 import copy
 import json
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 import envs
 import policy as policies
 import worlds
 from envs import Env, Episode, Sampling, rollout
-from lib.files import write_atomic
+from lib.files import print_anything, write_atomic
 from lib.streams import mix
 from policy import Policy
 from probes import Edit, Probing, confirm, edits_of, probe
 from skillbank import SkillBank, commit
 from tools import report
 from tools.report import summary
-from tools.runs import checkpoint_of
+from tools.runs import BROKEN, guard, target_of
 
 PROTOCOLS = ("none", "frozen", "online")
 SAMPLING = [f for f in fields(Sampling) if f.name != "temperature"]  # each is a flag
@@ -71,7 +72,7 @@ def play_online(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], pro
 
 
 def read_flags(argv=None) -> argparse.Namespace:
-    """The command line; a wrong flag ends the program with one line. .run: the checkpoint of a run, or None."""
+    """The command line; a wrong flag ends the program with one line. .model, .settings: what the target holds."""
     parser = argparse.ArgumentParser(description="Play every game of a split once, under three bank protocols.",
                                      allow_abbrev=False, add_help=False)
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")  # type: ignore
@@ -99,14 +100,15 @@ def read_flags(argv=None) -> argparse.Namespace:
     first, _ = parser.parse_known_args(argv)
     if len(first.target) > 1 and not first.plot:
         parser.error(f"{first.target[1]}: one target at a time, several only with --plot")
-    run = checkpoint_of(first.target[0]) if first.target else None
-    settings = json.loads((Path(first.target[0]) / "config.json").read_text()) if run else {}
+    with guard("eval.py", None, ValueError):
+        model, settings, bank = target_of(first.target[0]) if first.target and not first.plot else ("", {}, None)
     parser.add_argument("-h", "--help", action="help", help="show this and stop")
     options = worlds.add_options(parser, first.env or settings.get("env", "webshop"))
     args = parser.parse_args(argv)
     if not args.target:
         parser.error("name a run directory or a model")
-    args.run, args.settings, args.env = run, settings, args.env or settings.get("env", "webshop")
+    args.model, args.settings, args.env = str(model), settings, args.env or settings.get("env", "webshop")
+    args.bank = args.bank or bank
     args.options = {name: getattr(args, name) or settings.get(name, default) for name, default in options.items()}
     args.protocols = args.protocols.split(",")
     if unknown := set(args.protocols) - set(PROTOCOLS):
@@ -120,9 +122,7 @@ def read_flags(argv=None) -> argparse.Namespace:
 
 def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampling]:
     """The policy, world, bank and sampling to evaluate; flags win over the run's settings. One-line errors."""
-    settings, bank = args.settings, SkillBank()
-    if args.bank or args.run:
-        bank = SkillBank.load(args.bank or args.run / "skills.json")
+    settings, bank = args.settings, SkillBank.load(args.bank) if args.bank else SkillBank()
     own = {f.name: getattr(args, f.name) for f in SAMPLING}
     sampling = Sampling(args.temperature, **{name: settings.get(name, getattr(Sampling, name)) if value is None
                                              else value for name, value in own.items()})
@@ -131,15 +131,15 @@ def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampl
         raise ValueError(f"{args.target[0]} was trained in {settings['world']}, this is {env.describe()}; give --data")
     families = {env.family(task) for task in (*env.tasks, *env.train_tasks)}
     if unknown := bank.fit(families, env.aliases):
-        print(f"{args.bank or args.run}: skills of {', '.join(unknown)} are never shown, {args.env} has the families "
+        print(f"{args.bank}: skills of {', '.join(unknown)} are never shown, {args.env} has the families "
               f"{', '.join(sorted(families))}")
-    policy = policies.load(str(args.run or args.target[0]), policies.pick_device(args.device), world=args.env)
+    policy = policies.load(args.model, policies.pick_device(args.device), world=args.env)
     envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
     return policy, env, bank, sampling
 
 
-def play(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[int], args: argparse.Namespace,
-         sampling: Sampling) -> dict:
+def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[int],
+                  args: argparse.Namespace, sampling: Sampling) -> dict:
     """One protocol: play the tasks, print a line per family, return what the JSON holds of it."""
     start, settings = time.time(), args.settings
     committed: list[Edit] = []
@@ -162,30 +162,28 @@ def play(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[i
 
 
 def main():
+    print_anything()
     args = read_flags()
-    try:
+    with guard("eval.py", None, (ValueError, OSError, ImportError, SafetensorError)):
         if args.plot:
             report.plot(args.target, args.plot)
             return print("\n".join(map(report.digest, args.target)))
         policy, env, bank, sampling = open_target(args)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"eval.py: {error}")
     tasks = env.tasks[:args.limit]
     print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games; bank: {len(bank.skills())} skills")
     protocols: dict = {}
-    for protocol in args.protocols:
-        if protocol == "frozen" and not bank.skills() and "none" in protocols:
-            print("frozen   the bank is empty: the same as none")
-            protocols[protocol] = protocols["none"]
-            continue
-        try:
-            protocols[protocol] = play(protocol, policy, env, bank, tasks, args, sampling)
-        except envs.GameError as error:
-            sys.exit(f"eval.py: {error}")
-    result = {"target": args.target[0], "env": env.describe(), "split": args.split, "games": len(tasks),
-              "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
-    out = args.out or (Path(args.target[0]) if args.run else Path(".")) / f"eval_{args.split}.json"
-    write_atomic(out, json.dumps(result, indent=1) + "\n")
+    with guard("eval.py", None, BROKEN):
+        for protocol in args.protocols:
+            if protocol == "frozen" and not bank.skills() and "none" in protocols:
+                print("frozen   the bank is empty: the same as none")
+                protocols[protocol] = protocols["none"]
+                continue
+            protocols[protocol] = play_protocol(protocol, policy, env, bank, tasks, args, sampling)
+        result = {"target": args.target[0], "env": env.describe(), "split": args.split, "games": len(tasks),
+                  "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
+        run = Path(args.target[0])
+        out = args.out or (run if (run / "latest").is_file() else Path(".")) / f"eval_{args.split}.json"
+        write_atomic(out, json.dumps(result, indent=1) + "\n")
     print(f"wrote {out}")
 
 

@@ -201,10 +201,10 @@ class SkillBank:
 
 def clean(name: str, arguments) -> dict:
     """The arguments that a tool asks for, as stripped valid strings; {} where one is missing, empty or too long."""
-    values = {key: arguments.get(key) for key in TOOLS[name]} if isinstance(arguments, dict) else {}
-    if not all(isinstance(v, str) and 0 < len(v.strip()) <= MAX_TEXT for v in values.values()):
-        return {}
-    return {key: valid_text(value).strip() for key, value in values.items()}
+    values = [arguments.get(key) for key in TOOLS[name]] if isinstance(arguments, dict) else []
+    texts = [valid_text(value).strip() for value in values if isinstance(value, str)]
+    fits = len(texts) == len(TOOLS[name]) and all(0 < len(text) <= MAX_TEXT for text in texts)
+    return dict(zip(TOOLS[name], texts)) if fits else {}
 
 
 def same_text(a: dict, b: dict) -> bool:

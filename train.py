@@ -17,13 +17,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import argparse
 import random
-import sys
 import time
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 import dualadv_grpo as grpo
@@ -31,6 +31,7 @@ import envs
 import worlds
 from envs import Env, Sampling, rollout
 from eval import evaluate
+from lib.files import print_anything
 from lib.streams import mix
 from policy import Policy, logprobs
 from probes import Probing, confirm, edits_of, probe
@@ -229,11 +230,11 @@ def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int
 
 def main():
     torch.set_flush_denormal(True)
+    print_anything()
     flags = read_flags()
-    new = runs.checkpoint_of(flags.out) is None
-    try:
-        if flags.wandb:
-            import wandb  # noqa: F401 -- where it is missing, say so now and not after the cold start
+    # A wrong path, file or size, Ctrl-C, SIGTERM, a full disk: one line, no traceback.
+    with runs.guard("train.py", flags.out, (ValueError, OSError, ImportError, SafetensorError)):
+        new = runs.checkpoint_of(flags.out) is None
         env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
         if flags.eval_every and not env.dev_tasks:
@@ -244,14 +245,10 @@ def main():
               f"{policy.device}; run in {flags.out}", flush=True)
         if new and flags.eval_every:  # a baseline before any update
             runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)})
-    except (ValueError, OSError, ImportError) as error:  # a wrong path, file or size: one line, no traceback
-        sys.exit(f"train.py: {error}")
-    if new:
-        runs.save(flags, 0, policy, optimizer, bank)
-    try:
+        if new:
+            runs.save(flags, 0, policy, optimizer, bank)
+    with runs.guard("train.py", flags.out, runs.BROKEN):
         train(flags, env, policy, reference, optimizer, bank, start)
-    except envs.GameError as error:
-        sys.exit(f"train.py: {error}; --resume goes on once that is mended")
 
 
 if __name__ == "__main__":

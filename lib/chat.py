@@ -107,16 +107,24 @@ def read_chats(path):
     "weight": 0 in an assistant's message shows it and does not train it.
     """
     chats = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):  # splitlines knows too many
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):  # splitlines() knows too many ends
         if not line.strip():
             continue
         try:
-            chat = json.loads(line)["messages"]
-            roles = [m["role"] for m in chat if isinstance(m["content"], str)]
+            chat = json.loads(line.decode("utf-8-sig"))["messages"]
+            roles = [m["role"] for m in chat]
+            parts = [m["role"] for m in chat if isinstance(m["content"], list)]
+            other = [m["role"] for m in chat if not isinstance(m["content"], str)]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save the file as UTF-8") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: not {{\"messages\": [{{role, content}}]}} ({error})") from error
+        if other:
+            what = "a list of parts" if parts else "no text"
+            raise ValueError(f"{path}, line {number}: the content of a message by {other[0]} is {what}; it must be one "
+                             "string")
         turns = roles[roles[:1] == ["system"]:]
-        if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2) or len(roles) < len(chat):
+        if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
             raise ValueError(f"{path}, line {number}: after an optional system message user and assistant must "
                              f"alternate and end with assistant; roles are {roles}")
         if any(m.get("weight", 1) not in (0, 1) for m in chat):

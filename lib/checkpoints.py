@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from lib.files import one_line
+from lib.files import one_line, read_json
 
 
 def architecture(hf, where="config.json"):
@@ -116,15 +116,9 @@ def read_folder(folder, name):
 
 def _read_json(folder, file, name):
     """The dict in folder/file, None where there is no such file."""
-    if not (folder / file).is_file():
-        return None
-    try:
-        content = json.loads((folder / file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{name}/{file} is not JSON ({error}); download or save the checkpoint again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{name}/{file} holds no JSON object; download or save the checkpoint again")
-    return content
+    if (folder / file).is_file():
+        return read_json(folder / file, f"download or save the checkpoint {name} again")
+    return None
 
 
 def write(path, hf, weights, tokenizer):

@@ -1,6 +1,8 @@
 """Files that are never half written, and errors in one line."""
 
+import json
 import os
+import sys
 from pathlib import Path
 
 
@@ -16,6 +18,24 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     beside = path.with_name(f"{path.name}.{os.getpid()}.new")
     beside.write_bytes(content)
     os.replace(beside, path)
+
+
+def read_json(path: Path | str, what: str) -> dict:
+    """The object in a JSON file of ours. ValueError names the file where it is none; `what` says what to do then."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not even text
+        raise ValueError(f"{path} is not JSON ({one_line(error)}); {what}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object; {what}")
+    return content
+
+
+def print_anything() -> None:
+    """Let print() write any text: what the terminal's encoding lacks is escaped, as sampled text may hold anything."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a test's or a notebook's may lack it
+            stream.reconfigure(errors="backslashreplace")
 
 
 def valid_text(text: str) -> str:

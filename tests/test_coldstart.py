@@ -42,7 +42,7 @@ def test_copied_words_weigh_more_and_given_ones_nothing():
 def test_a_task_longer_than_the_context_is_one_line():
     """Bug: a division by zero, or NaN in every weight, after the model has been loaded for minutes."""
     cfg = SimpleNamespace(sft_muon=0, sft_data="", cold_start=1, sft_batch=1, sft_lr=0.1, sft_copy=1,
-                          sft_prompt=0, budget=4096, max_norm=1, seed=0, context=8)
+                          sft_prompt=0, budget=4096, max_norm=1, seed=0, context=8, out="nowhere", resume=False)
     env = envs.make("webshop")
     with pytest.raises(ValueError, match="nothing to learn in 8 tokens .* raise --context"):
         cold_start(policies.load("tiny"), env, cfg, lambda name: iter)

@@ -545,7 +545,8 @@ def test_tags_that_only_the_thought_mentions_are_no_tags():
 
 
 @pytest.mark.parametrize("tool, extra", [
-    ("propose_skill", {"skill_id": []}), ("propose_skill", {"skill_id": {"a": []}}), ("propose_skill", {"reason": 1e999}),
+    ("propose_skill", {"skill_id": []}), ("propose_skill", {"skill_id": {"a": []}}),
+    ("propose_skill", {"reason": 1e999}),
     ("propose_skill", {"note": "\ud800"}), ("propose_skill", {"\ud83d": 1}), ("update_skill", {"category": "general"}),
     ("update_skill", {"category": []}), ("update_skill", {"evidence": None}), ("update_skill", {"note": "\ud800"}),
 ])

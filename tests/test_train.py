@@ -115,8 +115,9 @@ def test_a_kill_during_saving_leaves_the_last_good_checkpoint(where, tmp_path, m
             patch.setattr(os, "rename", die)
         else:
             patch.setattr(runs, "write_atomic", lambda path, text: die() if path.name == "latest" else None)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit) as stop:
             run(tmp_path, "--steps", "2", "--eval_every", "0", "--resume")
+    assert stop.value.code == 130
     after = everything(tmp_path)
     assert equal(before[0], after[0]) and before[2] == after[2] and after[4] == 1
     SkillBank.load(tmp_path / "skills.json")
@@ -128,13 +129,15 @@ def test_a_kill_during_saving_leaves_the_last_good_checkpoint(where, tmp_path, m
 def test_sigkill_at_random_moments(tmp_path):
     """The same with a real kill -9, wherever it falls; the survivor ends equal to a run that was left alone."""
     command = [sys.executable, "train.py", *SMALL, "--steps", "4", "--eval_every", "0"]
+    resume: list = []  # nothing to resume at first
     subprocess.run([*command, "--out", str(tmp_path / "calm")], cwd=ROOT, check=True, capture_output=True)
     for seconds in (4, 5, 6, 7, 8, 9, 10, 11, 12):
-        process = subprocess.Popen([*command, "--out", str(tmp_path / "hunted"), "--resume"], cwd=ROOT,
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "hunted"), *resume], cwd=ROOT,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        resume = ["--resume"] if (tmp_path / "hunted" / "config.json").is_file() else []
     subprocess.run([*command, "--out", str(tmp_path / "hunted"), "--resume"], cwd=ROOT, check=True, capture_output=True)
     calm, hunted = everything(tmp_path / "calm"), everything(tmp_path / "hunted")
     assert equal(calm[0], hunted[0]) and equal(calm[1], hunted[1]) and calm[2:] == hunted[2:]
@@ -161,7 +164,7 @@ def test_the_cold_start_learns_and_takes_chats_from_a_file(tmp_path, monkeypatch
     ("not json", "line 2"), ('{"chat": []}', "line 2"),
     ('{"messages": [{"role": "user", "content": "a"}]}', "alternate"),
     ('{"messages": [{"role": "assistant", "content": "a"}]}', "alternate"), ('{"messages": "hi"}', "line 2"),
-    ('{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "b"}]}', "alternate"),
+    ('{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "b"}]}', "no text"),
 ])
 def test_malformed_chats_are_reported_with_their_line(line, what, tmp_path):
     """A broken line in a file of thousands used to be a KeyError without its number."""

@@ -8,16 +8,23 @@ prompt tokens. Then it must learn to copy: that takes a higher weight on copied 
 shipped, see worlds/*/tiny/README.md.
 """
 
+import os
 import random
+import time
+from pathlib import Path
 
 import torch
 
 import dualadv_grpo as grpo
 import envs
 from lib.chat import read_chats
+from lib.files import one_line
 from policy import logprobs
 from skillbank import Skill, review_prompt, tool_call
 from worlds.players import WORDINGS
+
+SAVED = "cold_start.pt"  # in the run directory, as long as the cold start is not finished
+EVERY = 60  # seconds between two saves, and a twentieth of the steps at least
 
 
 def cold_start(policy, env, flags, bar):
@@ -25,13 +32,16 @@ def cold_start(policy, env, flags, bar):
 
     Every assistant token is trained, its stop token too, and each given token with weight flags.sft_prompt; a player's
     mistakes count as given. flags.sft_muon: learning rate of Muon on the matrices inside the layers; 0: AdamW for
-    everything. bar(name) wraps the batches.
+    everything. bar(name) wraps the batches. With flags.resume it goes on where the file SAVED of the run stopped; on a
+    CPU the result is equal bit for bit.
     """
-    batches = batches_of(env, flags)
+    batches, file = batches_of(env, flags), Path(flags.out) / SAVED
     optimizers = Optimizers(policy, flags)
     rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
-    limit, cut, losses = min(flags.context, policy.model.cfg.max_len), 0, []
-    for step, batch in enumerate(bar("cold start")(batches)):
+    limit = min(flags.context, policy.model.cfg.max_len)
+    first, cut, losses = restore(file, policy, optimizers) if flags.resume and file.is_file() else (0, 0, [])
+    begun = saved = time.monotonic()
+    for step, batch in enumerate(bar("cold start")(batches[first:]), first):
         rows = [policy.chat.transcript(chat) for chat in batch]
         cut += sum(len(ids) > limit for ids, _ in rows)
         rows = [shorten(ids, sampled, limit) for ids, sampled in rows]
@@ -42,12 +52,41 @@ def cold_start(policy, env, flags, bar):
         # Warm up over a fiftieth, then straight down to a twentieth of the peak.
         done = (step + 1) / len(batches)
         optimizers.step(min(done / 0.02, 1.05 - done))
+        left = (time.monotonic() - begun) / (step + 1 - first) * (len(batches) - step - 1)
         if 10 * (step + 1) // len(batches) > 10 * step // len(batches):  # ten times, or after each of fewer steps
             last = losses[-max(len(batches) // 10, 1):]
             print(f"cold start: {step + 1} steps, {(step + 1) * flags.sft_batch} transcripts, loss "
-                  f"{sum(last) / len(last):.3f} per token", flush=True)
+                  f"{sum(last) / len(last):.3f} per token, {left / 60:.0f} min left", flush=True)
+        if (step + 1) % max(len(batches) // 20, 1) == 0 and time.monotonic() - saved >= EVERY:
+            state = {"step": step + 1, "cut": cut, "losses": losses, "model": policy.model.state_dict(),
+                     "optimizers": optimizers.state_dict()}
+            save_tensors(state, file)
+            saved = time.monotonic()
     if cut:
         print(f"cold start: {cut} transcripts were longer than {limit} tokens and lost their oldest turns")
+
+
+def restore(file, policy, optimizers):
+    """(first step, cut transcripts, losses) of a saved cold start, whose weights and moments are put in place."""
+    try:
+        state = torch.load(file, map_location=policy.device, weights_only=True)
+        policy.model.load_state_dict(state["model"])
+        optimizers.load_state_dict(state["optimizers"])
+    except Exception as error:  # zipfile, pickle and torch have many for a damaged file
+        raise ValueError(f"{file} is cut short or damaged ({one_line(error)}); delete it, and --resume begins the cold "
+                         "start again") from None
+    print(f"cold start: going on after {state['step']} steps", flush=True)
+    return state["step"], state["cut"], state["losses"]
+
+
+def save_tensors(state, file):
+    """torch.save beside its place, then renamed there. OSError where the disk is full, for which torch has another."""
+    beside = Path(f"{file}.new")
+    try:
+        torch.save(state, beside)
+    except RuntimeError as error:
+        raise OSError(f"{file} could not be written ({one_line(error)}); is the disk full?") from error
+    os.replace(beside, file)
 
 
 def batches_of(env, flags):
@@ -76,6 +115,14 @@ class Optimizers:
 
     def accumulate(self):
         self.adam.accumulate()
+
+    def state_dict(self):
+        return {"adam": self.adam.state_dict(), "muon": self.muon.state_dict() if self.muon else None}
+
+    def load_state_dict(self, state):
+        self.adam.load_state_dict(state["adam"])
+        if self.muon:
+            self.muon.load_state_dict(state["muon"])
 
     def step(self, scale):
         """One step at `scale` times the peak learning rates."""

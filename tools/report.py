@@ -87,9 +87,8 @@ def append(path, rows):
 
 def cut(path, step):
     """Keep the lines of iterations up to `step`. What a killed run wrote after its last checkpoint will come again."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n") if Path(path).is_file() else []
-    whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    write_atomic(path, "".join(line + "\n" for line in whole))
+    rows = lines_of(path) if Path(path).is_file() else []
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["step"] <= step))
 
 
 def edit_rows(step, edits, committed, ways):
@@ -143,11 +142,25 @@ SECONDS = ("act_s", "probe_s", "update_s", "confirm_s")
 
 
 def lines_of(path):
-    """The rows of a JSON-lines file; ValueError where it is missing or broken."""
+    """The rows of a JSON-lines file of ours. A torn last line, as a kill leaves it, is left out.
+
+    ValueError where the file is missing, or another line cannot be read.
+    """
     try:
-        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); name run directories of train.py") from error
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); name run directories of train.py") from None
+    rows, last = [], max((i for i, line in enumerate(lines) if line.strip()), default=-1)
+    for i, line in enumerate(lines[:last + 1]):
+        try:
+            rows.append(json.loads(line.decode("utf-8")))
+            rows[-1]["step"]
+        except (ValueError, KeyError, TypeError):
+            del rows[i:]
+            if i < last:
+                raise ValueError(f"{path} cannot be read: line {i + 1} is no JSON object with a step; delete the line, "
+                                 "or restore the file") from None
+    return rows
 
 
 def edits_of(run):

@@ -8,33 +8,106 @@
     reference/       the policy before the first iteration, for the KL
     checkpoints/     step_00005/: a directory that transformers opens, trainer.pt (the optimiser), skills.json
     latest           the name of the checkpoint that is complete
+    cold_start.pt    the unfinished cold start
+    wandb_id         the run's name at Weights & Biases
 """
 
 import json
 import os
 import shutil
+import signal
+import sys
+import uuid
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 import dualadv_grpo as grpo
 import envs
 import policy as policies
+import worlds
 from lib import lora
-from lib.files import write_atomic
+from lib.files import one_line, read_json, write_atomic
 from skillbank import SkillBank
 from tools import report
-from tools.coldstart import cold_start, corpus
+from tools.coldstart import SAVED, cold_start, corpus, save_tensors
 
 LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
 FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # may change when a run is resumed
 
 
+ANEW = "restore it, or begin another run with --out"  # what to do about a damaged file
+BROKEN = (worlds.GameError, OSError, SafetensorError)  # what a disk or a data file can do in the middle of a run
+
+
 def checkpoint_of(run):
-    """The newest checkpoint of a run directory, or None where it is no run."""
+    """The newest checkpoint of a run directory, or None where it is no run. ValueError where it is not whole."""
     latest = Path(run) / "latest"
-    return Path(run) / "checkpoints" / latest.read_text().strip() if latest.is_file() else None
+    if not latest.is_file():
+        return None
+    checkpoint = Path(run) / "checkpoints" / latest.read_text(encoding="utf-8", errors="replace").strip()
+    if not (checkpoint / "trainer.pt").is_file():
+        raise ValueError(f"{latest} names {checkpoint.name!r}, and there is no such checkpoint; {ANEW}")
+    return checkpoint
+
+
+def target_of(path):
+    """What eval.py is given: (model to load, the run's settings, file of its bank or None).
+
+    path: a run directory, one of its checkpoints, its reference, or any model. A shipped model's config.json names its
+    world; other models have no settings.
+    """
+    path = Path(path)
+    if checkpoint := checkpoint_of(path):
+        return checkpoint, read_json(path / "config.json", ANEW), checkpoint / "skills.json"
+    for run in list(path.resolve().parents)[:2]:  # RUN/reference, RUN/checkpoints/step_00005
+        settings = read_json(run / "config.json", ANEW) if (run / "config.json").is_file() else {}
+        if "env" in settings and (path / "config.json").is_file():
+            bank = path / "skills.json"
+            return path, settings, bank if bank.is_file() else None
+    world = read_json(path / "config.json", ANEW).get("world") if (path / "config.json").is_file() else None
+    name = str(world).split(",")[0]
+    return path, {"env": name} if name in worlds.names() else {}, None
+
+
+@contextmanager
+def guard(program, out, errors):
+    """End the program with one line and an exit status on Ctrl-C (130), SIGTERM (143), or one of these errors (1).
+
+    The line says what is saved in the run directory `out` (None where there is none). Other errors are bugs and pass.
+    """
+    def terminate(number, frame):
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted{saved(out)}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM:
+            print(f"{program}: terminated{saved(out)}", file=sys.stderr)
+        raise
+    except errors as error:
+        raise SystemExit(f"{program}: {one_line(error)}{saved(out)}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def saved(out):
+    """The end of a line: what of a run is whole."""
+    try:
+        if out and (checkpoint := checkpoint_of(out)):
+            return f"; step {int(checkpoint.name[5:])} is saved in {out}, --resume goes on from there"
+        if out and (Path(out) / SAVED).is_file():
+            return f"; part of the cold start is saved in {out}, --resume goes on from there"
+    except (ValueError, OSError):
+        pass
+    return ""
 
 
 def settings_of(flags, env):
@@ -49,10 +122,11 @@ def open_run(flags, env, sampling, bar):
     ValueError or OSError, one line, where that is impossible.
     """
     out, device, checkpoint = Path(flags.out), policies.pick_device(flags.device), checkpoint_of(flags.out)
-    if checkpoint and not flags.resume:
+    if not flags.resume and (checkpoint or (out / SAVED).is_file()):
         raise ValueError(f"{out} holds a run; --resume continues it, --out DIR starts another")
     if flags.resume:
         check_flags(out, settings_of(flags, env))
+    open_wandb(flags)
     if checkpoint:
         policy, bank, start, state = resumed(flags, checkpoint, device)
     else:
@@ -66,10 +140,10 @@ def open_run(flags, env, sampling, bar):
 
 
 def check_flags(out, settings):
-    """ValueError where a run was made with other flags than these."""
+    """ValueError where there is no run to resume, or one that was made with other flags than these."""
     if not (out / "config.json").is_file():
-        return
-    before = json.loads((out / "config.json").read_text())
+        raise ValueError(f"--resume: {out} holds no run; without --resume a new one starts there")
+    before = read_json(out / "config.json", ANEW)
     for name, value in settings.items():
         if name not in FREE and before.get(name) != value:
             raise ValueError(f"--resume: {out} was run with {name} {before.get(name)}, this is {value}; give the same "
@@ -79,7 +153,10 @@ def check_flags(out, settings):
 def resumed(flags, checkpoint, device):
     """(policy, or None for LoRA, which starts from the reference; bank; first step; trainer state) of a checkpoint."""
     policy = None if flags.lora else policies.load(str(checkpoint), device)
-    state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile, pickle and torch have many for a damaged file
+        raise ValueError(f"{checkpoint / 'trainer.pt'} is cut short or damaged ({one_line(error)}); {ANEW}") from None
     for file in LOGS:
         report.cut(Path(flags.out) / file, state["step"])
     print(f"resuming {flags.out} after step {state['step']}")
@@ -89,6 +166,8 @@ def resumed(flags, checkpoint, device):
 def new_run(flags, env, sampling, bar, device):
     """The policy of a new run, cold-started where that is asked for, and saved as its reference."""
     out, made_anew = Path(flags.out), flags.model == "tiny" and flags.cold_start
+    if flags.resume and (out / "reference").is_dir():  # killed between the cold start and the first checkpoint
+        return policies.load(str(out / "reference"), device)
     policy = policies.load(flags.model, device, seed=flags.seed, world=flags.env,
                            text=corpus(env) if made_anew else None)
     if flags.model == "tiny":
@@ -106,6 +185,7 @@ def new_run(flags, env, sampling, bar, device):
             lora.add(policy.model, flags.lora, flags.seed)
         cold_start(policy, env, flags, bar)
     policy.save(out / "reference")
+    (out / SAVED).unlink(missing_ok=True)
     return policy
 
 
@@ -127,7 +207,7 @@ def save(flags, step, policy, optimizer, bank):
     policy.save(new)
     bank.save(new / "skills.json")
     state = {"step": step, "optimizer": optimizer.state_dict(), "lora": lora.adapters(policy.model)}
-    torch.save(state, new / "trainer.pt")
+    save_tensors(state, new / "trainer.pt")
     shutil.rmtree(out / "checkpoints" / name, ignore_errors=True)  # of a killed run that came this far before
     (out / "checkpoints").mkdir(exist_ok=True)
     os.rename(new, out / "checkpoints" / name)
@@ -138,12 +218,29 @@ def save(flags, step, policy, optimizer, bank):
             shutil.rmtree(old)
 
 
+def open_wandb(flags):
+    """Open the run at Weights & Biases before anything is computed; a resumed run goes on in the same one.
+
+    ValueError, one line, where that fails.
+    """
+    if not flags.wandb:
+        return
+    try:
+        import wandb
+
+        file = Path(flags.out) / "wandb_id"
+        name = file.read_text().strip() if flags.resume and file.is_file() else uuid.uuid4().hex
+        wandb.init(project=flags.wandb, name=Path(flags.out).name, config=asdict(flags), id=name, resume="allow")
+    except Exception as error:  # no package, no login, no network: its own kinds of error, and others
+        raise ValueError(f"--wandb {flags.wandb}: {one_line(error)}; `pip install wandb`, `wandb login`, or leave "
+                         "--wandb out") from None
+    write_atomic(file, name + "\n")
+
+
 def log(flags, row):
     """A line of metrics.jsonl, and of wandb if that is asked for."""
     report.append(Path(flags.out) / "metrics.jsonl", [row])
     if flags.wandb:
         import wandb
 
-        if wandb.run is None:
-            wandb.init(project=flags.wandb, name=Path(flags.out).name, config=asdict(flags), resume="allow")
         wandb.log(row, step=row["step"])

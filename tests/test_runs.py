@@ -1,0 +1,318 @@
+"""A run directory: nothing in it is half written, and whatever ends a run ends it with one line that is true."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import envs
+import eval as evaluation
+import policy as policies
+import train
+from lib import memory
+from skillbank import Skill, SkillBank
+from tools import coldstart, report, runs
+from tools.coldstart import corpus
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_every 0 --act_tokens 8 --review_tokens 8 --context 1500 "
+         "--probes 1 --lr 1e-3 --steps 1").split()
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random tiny policy on disk."""
+    path = tmp_path_factory.mktemp("models") / "random"
+    policies.load("tiny", text=corpus(envs.make("webshop"))[-300:]).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def run(model, monkeypatch):
+    """train.py in this process, with episodes of two steps."""
+    monkeypatch.setattr("worlds.webshop.world.World.limit", 2)
+
+    def run(out, *flags):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--model", model, *SMALL, "--out", str(out), *flags])
+        train.main()
+
+    return run
+
+
+def ends(call, *arguments):
+    """What a call ends the program with: (the line, exit status)."""
+    with pytest.raises(SystemExit) as stop:
+        call(*arguments)
+    code = stop.value.code
+    return (code, 1) if isinstance(code, str) else ("", code)
+
+
+def test_resume_wants_a_run(run, tmp_path):
+    """Bug: --resume with a misspelt path begins a new run there, and the old one seems lost."""
+    line, _ = ends(run, tmp_path / "misspelt", "--resume")
+    assert "misspelt holds no run" in line and not (tmp_path / "misspelt").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_a_run(run, tmp_path, monkeypatch):
+    """Bug: it must be begun again by hand, or goes on under other flags."""
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save", die)
+        assert ends(run, tmp_path / "run")[1] == 130
+    assert (tmp_path / "run" / "config.json").is_file() and not (tmp_path / "run" / "latest").exists()
+    assert "lr" in ends(run, tmp_path / "run", "--resume", "--lr", "0.5")[0]
+    run(tmp_path / "run", "--resume")
+    assert (tmp_path / "run" / "latest").read_text() == "step_00001\n"
+
+
+def die(*rest, **more):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number, status, word", [(signal.SIGINT, 130, "interrupted"),
+                                                  (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_ends_a_run_with_one_line(number, status, word, run, tmp_path, monkeypatch, capsys):
+    """Bug: Ctrl-C, or a cluster's SIGTERM, prints a page of traceback and does not say whether anything is lost."""
+    run(tmp_path / "run")
+    capsys.readouterr()
+    rollout = train.rollout
+    def interrupted(*rest, **more):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        return rollout(*rest, **more)
+
+    monkeypatch.setattr(train, "rollout", interrupted)
+    assert ends(run, tmp_path / "run", "--steps", "3", "--resume") == ("", status)
+    error = capsys.readouterr().err
+    assert word in error and "step 1 is saved" in error and "--resume" in error and error.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handler is put back"
+
+
+@pytest.mark.parametrize("where, error", [("report.append", OSError(28, "No space left on device")),
+                                          ("torch.save", RuntimeError("PytorchStreamWriter failed writing file")),
+                                          ("policy.Policy.save", PermissionError(13, "Permission denied"))])
+def test_a_full_disk_in_the_loop_is_one_line(where, error, run, tmp_path, monkeypatch):
+    """Bug: an hour of training ends in a traceback that does not say what is whole."""
+    run(tmp_path / "run")
+
+    def fail(*rest, **more):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr({"report.append": "tools.report.append"}.get(where, where), fail)
+        line, status = ends(run, tmp_path / "run", "--steps", "2", "--resume")
+    assert status == 1 and "step 1 is saved" in line and "--resume" in line and "\n" not in line
+    run(tmp_path / "run", "--steps", "2", "--resume")
+    assert (tmp_path / "run" / "latest").read_text() == "step_00002\n"
+
+
+def test_our_own_bugs_keep_their_traceback(run, tmp_path, monkeypatch):
+    """Bug: a TypeError of ours is shown as one line, and nobody can find it."""
+    monkeypatch.setattr(train, "edits_of", lambda episodes: None + 1)
+    with pytest.raises(TypeError):
+        run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("file, content", [
+    ("config.json", b""), ("config.json", b"[]"), ("config.json", b"\xff\xfe"), ("latest", b"step_00009"),
+    ("checkpoints/step_00001/trainer.pt", b"PK"), ("checkpoints/step_00001/model.safetensors", b"\x08"),
+    ("checkpoints/step_00001/skills.json", b"{"), ("metrics.jsonl", b'{"step": 0}\ntorn}\n{"step": 1}\n'),
+])
+def test_a_damaged_file_of_a_run_is_named(file, content, run, tmp_path):
+    """Bug: a truncated trainer.pt or an empty config.json is a traceback of pickle or json without a name."""
+    run(tmp_path / "run")
+    (tmp_path / "run" / file).write_bytes(content)
+    line, _ = ends(run, tmp_path / "run", "--steps", "2", "--resume")
+    assert Path(file).name in line and "\n" not in line and line.startswith("train.py: "), line
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 9, "x": {"a": 1}', b'{"step": 9', b"}", b'{"a": "\xc3', b'{"step": 1}',
+                                  b""])
+def test_a_torn_last_line_never_blocks_a_resume(torn, run, tmp_path):
+    """Bug: a line torn after an inner } looks whole and ends every --resume."""
+    run(tmp_path / "run")
+    for name in runs.LOGS:
+        before = report.lines_of(tmp_path / "run" / name)
+        with open(tmp_path / "run" / name, "ab") as file:
+            file.write(torn)
+        assert report.lines_of(tmp_path / "run" / name)[:len(before)] == before
+    run(tmp_path / "run", "--steps", "2", "--resume")
+    assert [row["step"] for row in report.lines_of(tmp_path / "run" / "metrics.jsonl")][-1] == 2
+
+
+def fake_wandb(fail=None):
+    calls = []
+
+    def init(**given):
+        if fail:
+            raise fail
+        calls.append(given)
+
+    return SimpleNamespace(init=init, log=lambda row, step: calls.append(step), run=None), calls
+
+
+def test_wandb_is_opened_before_anything_is_computed(run, tmp_path, monkeypatch):
+    """Bug: without a login the cold start and the baseline run first, and then all of it is lost in a traceback."""
+    module, _ = fake_wandb(RuntimeError("api_key not configured (no-tty)\ncall wandb.login()"))
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.setattr(policies, "load", lambda *rest, **more: pytest.fail("a model was loaded first"))
+    line, _ = ends(run, tmp_path / "run", "--wandb", "p")
+    assert "--wandb p: api_key not configured" in line and "wandb login" in line and "\n" not in line
+
+
+def test_a_resumed_run_goes_on_in_the_same_wandb_run(run, tmp_path, monkeypatch):
+    """Bug: every --resume is another run there, and no curve is whole."""
+    module, calls = fake_wandb()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    run(tmp_path / "run", "--wandb", "p")
+    run(tmp_path / "run", "--wandb", "p", "--steps", "2", "--resume")
+    opened = [call for call in calls if isinstance(call, dict)]
+    assert len(opened) == 2 and opened[0]["id"] == opened[1]["id"] and opened[1]["resume"] == "allow"
+    assert [call for call in calls if isinstance(call, int)] == [1, 2]
+
+
+# ---- The cold start -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["--sft_lr", "1e-3"], ["--sft_lr", "1e-3", "--sft_muon", "0.01"],
+                                   ["--sft_lr", "1e-3", "--lora", "2"]], ids=["adamw", "muon", "lora"])
+def test_a_cold_start_goes_on_bit_for_bit(flags, run, tmp_path, monkeypatch, capsys):
+    """Bug: a kill after 40 minutes of cold start loses all of it; or moments, losses or the schedule start anew."""
+    monkeypatch.setattr(coldstart, "EVERY", 0)
+    common = ["--cold_start", "6", "--sft_batch", "2", "--steps", "0", *flags]
+    run(tmp_path / "whole", *common)
+    whole = [line.partition(",")[0] + line[line.find("loss"):].partition(",")[0]
+             for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert not (tmp_path / "whole" / coldstart.SAVED).exists(), "a finished cold start removes its file"
+    step, count = coldstart.sft_step, []
+
+    def killed(*rest):
+        count.append(1)
+        return step(*rest) if len(count) <= 4 else die()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coldstart, "sft_step", killed)
+        assert ends(run, tmp_path / "parts", *common)[1] == 130
+    assert "part of the cold start is saved" in capsys.readouterr().err
+    assert "holds a run" in ends(run, tmp_path / "parts", *common)[0], "it is not begun again in silence"
+    run(tmp_path / "parts", *common, "--resume")
+    out = capsys.readouterr().out
+    parts = [line.partition(",")[0] + line[line.find("loss"):].partition(",")[0]
+             for line in out.splitlines() if "loss" in line]
+    assert parts == whole[4:] and "going on after 4 steps" in out and "min left" in out
+    one, two = (policies.load(str(tmp_path / name / "reference")).model.state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_damaged_cold_start_is_named(run, tmp_path, monkeypatch):
+    """Bug: half a file, a traceback of zipfile."""
+    monkeypatch.setattr(coldstart, "EVERY", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(coldstart, "corpus", None)
+        patch.setattr(runs, "with_reference", die)
+        assert ends(run, tmp_path / "run", "--cold_start", "2", "--sft_batch", "1")[1] == 130
+    assert (tmp_path / "run" / "reference").is_dir()  # killed after the cold start: it is not made again
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "cold_start", lambda *rest: pytest.fail("the cold start was made twice"))
+        run(tmp_path / "run", "--cold_start", "2", "--sft_batch", "1", "--resume")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "broken" / coldstart.SAVED).write_bytes(b"PK\x03")
+    line, _ = ends(run, tmp_path / "broken", "--cold_start", "2", "--sft_batch", "1", "--resume")
+    assert coldstart.SAVED in line and "delete it" in line and "\n" not in line
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_cold_start(tmp_path, model):
+    """The same with a real kill -9, wherever it falls."""
+    code = "import tools.coldstart as c; c.EVERY = 0; import train; train.main()"
+    command = [sys.executable, "-c", code, "--model", model, *SMALL, *"--steps 0 --cold_start 40".split(),
+               *"--sft_batch 2 --sft_lr 1e-3 --out".split()]
+    subprocess.run([*command, str(tmp_path / "calm")], cwd=ROOT, check=True, capture_output=True)
+    resume: list = []
+    for seconds in (5, 6, 7, 8):
+        process = subprocess.Popen([*command, str(tmp_path / "hunted"), *resume], cwd=ROOT, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+        resume = ["--resume"] if (tmp_path / "hunted" / "config.json").is_file() else []
+    subprocess.run([*command, str(tmp_path / "hunted"), *resume], cwd=ROOT, check=True, capture_output=True)
+    one, two = (policies.load(str(tmp_path / name / "reference")).model.state_dict() for name in ("calm", "hunted"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("content, what", [
+    ('{"messages": [{"role": "user", "content": "caf\xe9"}]}\n'.encode("latin-1"), "line 1: is not UTF-8"),
+    (b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}\n', "list of parts"),
+])
+def test_other_peoples_chats_are_named(content, what, run, tmp_path):
+    """Bug: a codec's error without the file's name; or "roles are []" for content in parts."""
+    (tmp_path / "chats.jsonl").write_bytes(content)
+    line, _ = ends(run, tmp_path / "run", "--cold_start", "1", "--sft_data", str(tmp_path / "chats.jsonl"))
+    assert "chats.jsonl" in line and what in line and "\n" not in line
+
+
+# ---- What eval.py is given ------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
+    """Bug: eval.py RUN/checkpoints/step_N plays with an empty bank and default lengths."""
+    run(tmp_path / "run", "--act_tokens", "9")
+    step = tmp_path / "run" / "checkpoints" / "step_00001"
+    SkillBank([Skill("dyn_001", "a", "b", "c")]).save(step / "skills.json")
+    for target, skills in ((tmp_path / "run", 1), (step, 1), (tmp_path / "run" / "reference", 0)):
+        args = evaluation.read_flags([str(target)])
+        assert args.settings["act_tokens"] == 9 and args.env == "webshop"
+        _, _, bank, sampling = evaluation.open_target(args)
+        assert len(bank.skills()) == skills and sampling.act_tokens == 9
+
+
+def test_a_shipped_model_names_its_world():
+    """Bug: eval.py worlds/alfworld/tiny without --env plays the shop, and wins nothing."""
+    for world in ("alfworld", "webshop"):
+        args = evaluation.read_flags([str(ROOT / "worlds" / world / "tiny")])
+        assert args.env == world and args.bank is None
+    assert evaluation.read_flags(["tiny"]).env == "webshop"
+    assert evaluation.read_flags(["tiny", "--env", "guess"]).env == "guess"
+
+
+# ---- Platforms ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii"])
+@pytest.mark.parametrize("program", ["train", "eval"])
+def test_any_text_can_be_printed(encoding, program):
+    """Bug: a sampled emoji ends the run where the terminal is not UTF-8."""
+    code = (f"import {program}; {program}.read_flags = lambda: print('\\U0001f4b0 \\u4f60 \\ud83d') or exit(7); "
+            f"{program}.main()")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
+                          env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 7 and b"\\U0001f4b0" in done.stdout, done.stderr
+
+
+def test_peak_memory_is_megabytes_everywhere(monkeypatch):
+    """Bug: `import resource` stops even --help on Windows; on macOS the figure is bytes and 1,024 times too large."""
+    usage = SimpleNamespace(ru_maxrss=3 * 2**20)
+    fake = SimpleNamespace(getrusage=lambda who: usage, RUSAGE_SELF=0)
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert memory.peak_mb() == 3 * 1024
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert memory.peak_mb() == 3
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_mb() == 0
+    assert json.dumps(memory.peak_mb())
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
+def test_other_devices_are_refused_by_name(name):
+    """Bug: --device mps runs into operations that are not there, an hour later."""
+    with pytest.raises(ValueError, match=f"--device {name}: this device was never tried; use cpu or cuda"):
+        policies.pick_device(name)
