@@ -192,7 +192,8 @@ class Decoder(nn.Module):
         angle = positions[..., None] * self.freq  # (B, T, D/2)
         angle = torch.cat((angle, angle), dim=-1)[:, None]  # (B, 1, T, D)
         x = self.model.embed_tokens(tokens)  # (B, T, dim)
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        scale = rope.attention_factor(self.cfg.rope)
+        cos, sin = (angle.cos() * scale).to(x.dtype), (angle.sin() * scale).to(x.dtype)
         mask = None
         if cache is not None:
             mask = torch.arange(span, device=tokens.device) <= positions[..., None]  # (B, T, span)
@@ -470,8 +471,8 @@ def load(model: str, device="cpu", dtype=None, text=None, seed: int = 0, world: 
     else:
         hf, weights, tokenizer = checkpoints.read(model)
     cfg = Config(**checkpoints.architecture(hf, f"{model}/config.json"))
-    if len(tokenizer) > cfg.vocab_size:
-        raise ValueError(f"{model}: the tokenizer has {len(tokenizer)} tokens, the model {cfg.vocab_size}: not a pair")
+    if (largest := max(tokenizer.get_vocab().values())) >= cfg.vocab_size:  # ids may have holes
+        raise ValueError(f"{model}: the tokenizer has ids up to {largest}, the model {cfg.vocab_size} rows: not a pair")
     with torch.device("meta"):  # shapes only: the weights are the checkpoint's
         decoder = Decoder(cfg)
     shapes = {key: tuple(value.shape) for key, value in decoder.state_dict().items()}

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from tokenizers import AddedToken
+
 from lib.files import one_line, valid_text
 
 # The template of `tiny`, and of a checkpoint that has none: ChatML, whose end of turn is the tokenizer's eos.
@@ -26,20 +28,22 @@ class Chat:
             if tokenizer.eos_token is None:
                 raise ValueError(f"{where}: no chat template and no eos token; choose an instruction-tuned checkpoint")
             tokenizer.chat_template = CHATML
-        said = [{"role": role, "content": f"{role}MARK{i}"}
-                for i, role in enumerate(("system", "user", "assistant", "user"))]
+        # A SentencePiece tokenizer puts a blank before every text. In the middle of a chat there is none.
+        self.blank = self._ids("a") != self._middle("a")
+        probe = [{"role": role, "content": f"{role}MARK{i}"}
+                 for i, role in enumerate(("system", "user", "assistant", "user"))]
         try:
             # bare (user) reply (assistant) between (user) reply (assistant) ...
-            self.bare, self.reply, self.between = self._pieces(said[1:])
+            self.bare, self.reply, self.between = self._pieces(probe[1:])
         except Exception as error:  # jinja and the templates themselves have many
             raise ValueError(f"{where}: the chat template does not render a plain chat ({one_line(error)}); "
                              "choose an instruction-tuned checkpoint") from error
         try:
-            self.begin = self._pieces(said)[:2]  # begin[0] (system) begin[1] (user) ...
+            self.begin = self._pieces(probe)[:2]  # begin[0] (system) begin[1] (user) ...
         except Exception:  # it refuses the system role with an exception of its own, or leaves the text out:
             self.begin = None  # then the system text becomes the head of the first user message
-        # The first control token behind an assistant turn ends it (Llama 2 has a blank before); without one, eos does.
-        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        # The first control token after an assistant turn ends it (Llama 2 has a blank before); without one, eos does.
+        control = set(tokenizer.added_tokens_decoder)
         blank = next((n for n, i in enumerate(self.between) if self.decode([i]).strip()), len(self.between))
         if not control & set(self.between[blank:blank + 1]):
             if tokenizer.eos_token_id is None:
@@ -47,26 +51,60 @@ class Chat:
             self.between, blank = [tokenizer.eos_token_id] + self.between, 0
         self.between = self.between[blank:]
         self.end = self.between[0]
+        if self.blank:
+            self._compare(where)
 
-    def _pieces(self, said):
+    def _pieces(self, chat):
         """The template's own text before each message, as ids."""
-        # Llama 3 writes a date into the prompt: its own default, or a run resumed tomorrow would be another run.
-        text = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True,
-                                                  date_string="26 Jul 2024")
-        pieces = []
-        for message in said:
+        pieces, text = [], self._render(chat)
+        for message in chat:
             piece, found, text = text.partition(message["content"])
             if not found:
                 raise ValueError("it leaves out a message")
-            pieces.append(self._control(piece))
+            self._make_special(piece)
+            pieces.append(self._middle(piece) if pieces and self.blank else self._ids(piece))
         return pieces
 
-    def _control(self, text):
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _render(self, chat):
+        # Llama 3 writes a date into the prompt: its own default, or a run resumed tomorrow would be another run.
+        return self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True,
+                                                  date_string="26 Jul 2024")
+
+    def _make_special(self, piece):
+        """Mark the template's added tokens as special, so that their names in a message stay text."""
+        added = {i: token for i, token in self.tokenizer.added_tokens_decoder.items() if not token.special}
+        for i in added.keys() & set(self._ids(piece)):
+            token = AddedToken(added[i].content, special=True, normalized=False)
+            self.tokenizer.add_tokens([token], special_tokens=True)
+
+    def _compare(self, where):
+        """ValueError where a chat grown message by message is not what the template as a whole is tokenised to."""
+        chat = [{"role": "user", "content": "what is the price?"}, {"role": "assistant", "content": "it is low."},
+                {"role": "user", "content": "go on."}]
+        if self.begin:
+            chat.insert(0, {"role": "system", "content": "be brief."})
+        ids, _ = self.transcript(chat[:-1])
+        ids = ids + self.turn(chat[-1]["content"], self.end)
+        if ids != self._ids(self._render(chat)):
+            raise ValueError(f"{where}: its SentencePiece tokenizer reads a whole chat differently from its messages one "
+                             "by one, so transcripts would not be what it was trained on; choose another checkpoint")
+
+    def _ids(self, text, **options):
+        return self.tokenizer(text, add_special_tokens=False, **options)["input_ids"]
+
+    def _middle(self, text, **options):
+        """The ids of a text that follows another text: those after an anchor, where they are not part of it."""
+        for anchor in ("\n", "\x01", "|") if text else ():
+            head = self._ids(anchor, **options)
+            ids = self._ids(anchor + text, **options)
+            if ids[:len(head)] == head:
+                return ids[len(head):]
+        return self._ids(text, **options)
 
     def encode(self, text):
         """Plain text -> ids; the names of control tokens are text like any other, half a surrogate pair becomes ?."""
-        return self.tokenizer(valid_text(text), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = self._middle if self.blank else self._ids
+        return ids(valid_text(text), split_special_tokens=True)
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -85,20 +123,20 @@ class Chat:
         return self.between[last == self.end:] + self.encode(user) + self.reply
 
     def transcript(self, messages):
-        """A whole chat [{"role", "content"}] -> (ids, said): said is True on assistant tokens and their end.
+        """A whole chat [{"role", "content"}] -> (ids, sampled): sampled is True on assistant tokens and their end.
 
         Except those of a message with "weight": 0 (as in OpenAI's format), a mistake that is shown and not learned.
         """
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
         turns = [m for m in messages if m["role"] != "system"]  # user, assistant, user, ...
         ids = self.opening(system, turns[0]["content"])
-        said = [False] * len(ids)
+        sampled = [False] * len(ids)
         for i in range(1, len(turns), 2):
             mine = self.encode(turns[i]["content"]) + [self.end]
-            heard = self.turn(turns[i + 1]["content"], self.end) if i + 1 < len(turns) else []
-            ids = ids + mine + heard
-            said += [turns[i].get("weight", 1) != 0] * len(mine) + [False] * len(heard)
-        return ids, said
+            given = self.turn(turns[i + 1]["content"], self.end) if i + 1 < len(turns) else []
+            ids = ids + mine + given
+            sampled += [turns[i].get("weight", 1) != 0] * len(mine) + [False] * len(given)
+        return ids, sampled
 
 
 def read_chats(path):

@@ -9,22 +9,23 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+
+from lib import rope as ropes
 from lib.files import one_line, read_json
 
 
 def architecture(hf, where="config.json"):
     """The fields of policy.Config from a config.json (a dict). ValueError names a setting that we do not compute."""
-    kind = hf.get("model_type")
-    # transformers 5 writes one dict `rope_parameters`; older checkpoints have `rope_theta` and `rope_scaling`.
-    rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
-    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-    rope["rope_theta"] = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
+    kind, rope = hf.get("model_type"), ropes.settings(hf)
     sliding = hf.get("use_sliding_window") or any(t != "full_attention" for t in hf.get("layer_types") or [])
     partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
+    nested = sorted(key for key, value in rope.items() if isinstance(value, dict))
     for setting, value, ok in [
         ("model_type", kind, kind in ("llama", "qwen2", "qwen3")),
         ("hidden_act", hf.get("hidden_act", "silu"), hf.get("hidden_act", "silu") == "silu"),
-        ("rope_type", rope["rope_type"], rope["rope_type"] in ("default", "linear", "llama3")),
+        ("rope_parameters per layer type", ", ".join(nested), not nested),
+        ("rope_type", rope["rope_type"], rope["rope_type"] in ropes.NEEDS),
         ("partial_rotary_factor", partial, partial == 1.0),
         ("sliding window attention", "on", not sliding),
         ("quantization_config", "present", not hf.get("quantization_config")),
@@ -36,9 +37,7 @@ def architecture(hf, where="config.json"):
             )
     missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
                            "intermediate_size") if not isinstance(hf.get(k), int)]
-    scaling = {"default": (), "linear": ("factor",), "llama3": (
-        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}[rope["rope_type"]]
-    missing += [f"rope {k}" for k in scaling if k not in rope]
+    missing += [f"rope {k}" for k in ropes.NEEDS[rope["rope_type"]] if not isinstance(rope.get(k), (int, float))]
     if missing:
         raise ValueError(f"{where}: no {', '.join(missing)}; is this the config of a {kind} checkpoint?")
     heads, bias = hf["num_attention_heads"], bool(hf.get("attention_bias", False))
@@ -84,9 +83,15 @@ def read_folder(folder, name):
     if (folder / "latest").is_file():
         raise ValueError(f"{name} is a run directory of train.py; name one of its checkpoints/step_... instead")
     hf = _read_json(folder, "config.json", name)
+    if hf is None and (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{name}: holds a peft adapter and no model; merge it into its base model with peft's "
+                         "merge_and_unload(), save that, and name its directory")
     if hf is None:
         raise ValueError(f"{name}: no config.json there; --model wants a checkpoint directory in HF format")
     architecture(hf, f"{name}/config.json")  # refuse here, before gigabytes are read
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{name}: has a peft adapter (adapter_config.json), which is not applied here; merge it with "
+                         "peft's merge_and_unload() and save the model, or delete the adapter's files")
     generation = _read_json(folder, "generation_config.json", name) or {}
     hf["eos_token_id"] = generation.get("eos_token_id") or hf.get("eos_token_id")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -111,6 +116,9 @@ def read_folder(folder, name):
             weights.update(load_file(file))
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{name}: {file.name} is missing or cut short ({one_line(error)})") from error
+    head, embedding = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        hf["tie_word_embeddings"] = False  # tuned after untying, whatever the config says: transformers keeps it, too
     return hf, weights, tokenizer
 
 

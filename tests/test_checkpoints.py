@@ -9,7 +9,7 @@ import struct
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -200,7 +200,9 @@ def test_shards_and_padded_vocabulary(llama, tokenizer, tmp_path):
     (LlamaConfig, {"rope_theta": 500.0, "rope_scaling": {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64}}),
-], ids=["theta", "linear", "llama3"])
+    (Qwen2Config, {"rope_theta": 1000.0, "rope_scaling": {"type": "yarn", "factor": 4.0,
+                                                          "original_max_position_embeddings": 64}}),
+], ids=["theta", "linear", "llama3", "yarn"])
 def test_old_style_config(kind, rope, tokenizer, tmp_path):
     """The bug: configs from before transformers 5 (rope_theta, rope_scaling, torch_dtype) open with RoPE unscaled."""
     model = shaken(kind(vocab_size=500, **rope, **SIZE))
@@ -216,6 +218,97 @@ def test_old_style_config(kind, rope, tokenizer, tmp_path):
     torch.testing.assert_close(hf_logits(tmp_path / "new", tokens), expected, atol=1e-4, rtol=0)
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"attention_factor": 1.5}, {"beta_fast": 16, "beta_slow": 2}, {"truncate": False}, {"factor": 0.5},
+    {"mscale": 0.7, "mscale_all_dim": 1.3}, {"original_max_position_embeddings": None},
+], ids=str)
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config, Qwen3Config])
+def test_yarn(kind, more, tokenizer, tmp_path):
+    """The bug: Qwen2.5's cards tell people to switch yarn on, and the checkpoint is refused; or cos is not scaled."""
+    rope = {k: v for k, v in {**YARN, **more}.items() if v is not None}
+    size = SIZE | ({"head_dim": 16} if kind is Qwen3Config else {})
+    model = shaken(kind(vocab_size=500, rope_parameters=dict(rope), **size))
+    model.save_pretrained(tmp_path / "yarn")
+    tokenizer.save_pretrained(tmp_path / "yarn")
+    policy = policies.load(str(tmp_path / "yarn"))
+    tokens = torch.arange(3, 203)[None]
+    with torch.no_grad():
+        expected = model(tokens).logits
+    torch.testing.assert_close(our_logits(policy, tokens), expected, atol=1e-4, rtol=0)
+    session = policies.Session(policy, 1, 256)
+    session.feed([0], [tokens[0].tolist()])
+    (_, logp), = session.sample([0], 1, stop=(), temperature=0)
+    assert logp[0] == pytest.approx(expected[0, -1].log_softmax(-1).max().item(), abs=1e-4)
+    policy.save(tmp_path / "again")
+    torch.testing.assert_close(hf_logits(tmp_path / "again", tokens), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("added", [
+    {"rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+    {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, "rope_theta": 777.0},
+    {"rope_scaling": {"rope_type": "default", "rope_theta": 77.0}},
+], ids=["linear", "yarn", "theta"])
+def test_rope_scaling_wins_over_rope_parameters(added, llama, tokenizer):
+    """The bug: somebody adds rope_scaling to a config of transformers 5; transformers obeys it, we ignore it."""
+    change(llama, rope_parameters={"rope_type": "default", "rope_theta": 123.0})
+    plain = hf_logits(llama, torch.arange(90)[None])
+    change(llama, **added)
+    expected = hf_logits(llama, torch.arange(90)[None])
+    assert (expected - plain).abs().max() > 1e-3
+    policy = policies.load(str(llama))
+    torch.testing.assert_close(our_logits(policy, torch.arange(90)[None]), expected, atol=1e-4, rtol=0)
+    policy.save(llama.parent / "again")
+    torch.testing.assert_close(hf_logits(llama.parent / "again", torch.arange(90)[None]), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize("same", [False, True], ids=["tuned", "equal"])
+def test_a_head_that_was_tuned_after_untying_is_kept(same, shards, llama):
+    """The bug: with tie_word_embeddings true the file's own lm_head is dropped in silence, here and when saving."""
+    weights = load_file(llama / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embedding.clone() if same else embedding + 0.3 * torch.randn_like(embedding)
+    if shards:
+        (llama / "model.safetensors").unlink()
+        save_file({"lm_head.weight": weights.pop("lm_head.weight")}, llama / "b.safetensors", {"format": "pt"})
+        save_file(weights, llama / "a.safetensors", {"format": "pt"})
+        index = {key: "a.safetensors" for key in weights} | {"lm_head.weight": "b.safetensors"}
+        (llama / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index, "metadata": {}}))
+    else:
+        save_file(weights, llama / "model.safetensors", {"format": "pt"})
+    change(llama, tie_word_embeddings=True)
+    tokens = torch.arange(20)[None]
+    expected = hf_logits(llama, tokens)
+    policy = policies.load(str(llama))
+    assert policy.model.cfg.tied == same
+    torch.testing.assert_close(our_logits(policy, tokens), expected, atol=1e-4, rtol=0)
+    policy.save(llama.parent / "again")
+    torch.testing.assert_close(hf_logits(llama.parent / "again", tokens), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_peft_adapter_is_refused_in_one_line(full, llama):
+    """The bug: the adapter beside full weights is ignored, and the model that plays is not the one that was trained."""
+    (llama / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if not full:
+        (llama / "config.json").unlink()
+    assert "peft adapter" in refusal(llama) and "merge_and_unload" in refusal(llama)
+
+
+def test_ids_after_a_hole_are_compared_with_the_rows(llama, tokenizer):
+    """The bug: 321 tokens fit 400 rows, but one has the id 500: the first rollout raises an IndexError."""
+    spec = json.loads((llama / "tokenizer.json").read_text())
+    rows = json.loads((llama / "config.json").read_text())["vocab_size"]
+    word, _ = max(spec["model"]["vocab"].items(), key=lambda item: item[1])
+    spec["model"]["merges"] = [m for m in spec["model"]["merges"] if "".join(m) != word]
+    spec["model"]["vocab"][word] = rows + 100
+    (llama / "tokenizer.json").write_text(json.dumps(spec))
+    assert f"ids up to {rows + 100}, the model {rows} rows" in refusal(llama)
+
+
 def test_stop_ids_of_the_generation_config(llama, tokenizer):
     """The bug: Llama 3 names several ends of turn, in generation_config.json only; rollouts ran past them."""
     change(llama, "generation_config.json", eos_token_id=[5, 7])
@@ -228,7 +321,9 @@ def test_stop_ids_of_the_generation_config(llama, tokenizer):
 @pytest.mark.parametrize("settings, named", [
     (dict(model_type="gpt2"), "gpt2"),
     (dict(model_type="mistral"), "mistral"),
-    (dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}), "yarn"),
+    (dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "rope factor"),
+    (dict(rope_scaling={"rope_type": "longrope", "factor": 4.0}), "longrope"),  # beside rope_parameters: it wins
+    (dict(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 5e5}}), "full_attention"),
     (dict(rope_parameters=None, rope_scaling={"type": "dynamic", "factor": 4.0}), "dynamic"),
     (dict(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}), "low_freq_factor"),
     (dict(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}), "partial_rotary"),
@@ -291,7 +386,7 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer, tmp_path):
     """The bug: ids beyond the embedding raise an IndexError in the first rollout, or a CUDA assert."""
     shaken(LlamaConfig(vocab_size=len(tokenizer) - 1, **SIZE)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert f"tokenizer has {len(tokenizer)} tokens, the model {len(tokenizer) - 1}" in refusal(tmp_path)
+    assert f"ids up to {len(tokenizer) - 1}, the model {len(tokenizer) - 1} rows" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("model", ["no/such-model-of-ours", "/nowhere/at/all", "not an id", "README.md"])
@@ -448,6 +543,68 @@ def test_control_tokens_in_messages_are_text(token, spoken):
     special = set(chat.tokenizer.all_special_ids) | {control}
     assert [i for i in spiked if i in special] == [i for i in plain if i in special]
     assert chat.tokenizer(token, add_special_tokens=False)["input_ids"] == [control]  # encode leaves no setting behind
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["as it is", "saved and loaded"])
+def test_an_end_of_turn_that_is_not_marked_special(kept, tmp_path):
+    """The bug: generation runs over <|im_end|>, each turn is closed twice, and a product's title can end a turn."""
+    tokenizer = small.tiny(TEXT)[2]
+    tokenizer.add_tokens([AddedToken("<|turn|>", special=False, normalized=False)])
+    tokenizer.chat_template = CHATML.replace("<|im_start|>", "<|turn|>").replace("eos_token", "'<|done|>'")
+    tokenizer.add_tokens([AddedToken("<|done|>", special=False, normalized=False)])
+    if not kept:
+        tokenizer.save_pretrained(tmp_path)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    chat = Chat(tokenizer)
+    done = tokenizer.convert_tokens_to_ids("<|done|>")
+    assert chat.end == done and grow(chat, CHAT).count(done) == 6
+    expected = render(tokenizer, CHAT, add_generation_prompt=True)
+    assert grow(chat, CHAT) == tokenizer(expected, add_special_tokens=False)["input_ids"]
+    assert done not in chat.encode("shoes <|done|> <|turn|>")
+
+
+ZEPHYR = (  # TinyLlama's
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+def sentencepiece(scheme):
+    """A small BPE with byte fallback that writes blanks as \u2581, as Llama 2's tokenizer does."""
+    bpe = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    special = ["<unk>", "<s>", "</s>"]
+    if scheme == "legacy":  # as in Llama 2's tokenizer.json: no pre-tokenizer
+        bpe.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=scheme != "first")
+    trainer = trainers.BpeTrainer(vocab_size=500, show_progress=False,
+                                  special_tokens=special + [f"<0x{i:02X}>" for i in range(256)])
+    texts = [*TEXT, "what is the price? it is low. go on. be brief. <|user|> <|assistant|>"] * 3
+    bpe.train_from_iterator(texts, trainer)
+    bpe.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("template", [ZEPHYR, LLAMA2, CHATML, QWEN25, MISTRAL], ids=["Zephyr", "Llama 2", "ChatML",
+                                                                                   "Qwen", "Mistral"])
+@pytest.mark.parametrize("scheme", ["first", "always", "never", "legacy"])
+def test_sentencepiece_transcripts_are_the_templates_or_refused(scheme, template):
+    """The bug: the pieces are tokenised apart, and a blank that nobody wrote stands before every message."""
+    tokenizer = sentencepiece(scheme)
+    tokenizer.chat_template = template
+    try:
+        chat = Chat(tokenizer, "shop")
+    except ValueError as error:
+        assert str(error).startswith("shop: its SentencePiece tokenizer") and template is not ZEPHYR
+        return
+    if scheme == "never" and template in (LLAMA2, MISTRAL, QWEN25):
+        return  # no blank is added, and these templates' own blanks and ends of turn are tested above
+    messages = CHAT if chat.begin else [{"role": "user", "content": f"{SYSTEM}\n\n{FIRST}"}, *CHAT[2:]]
+    for some in (messages, messages[1:] if chat.begin else messages):
+        expected = render(tokenizer, some, add_generation_prompt=True)
+        assert grow(chat, some) == tokenizer(expected, add_special_tokens=False)["input_ids"]
+    control = tokenizer.convert_tokens_to_ids("</s>")
+    assert control not in chat.encode("shoes </s> now")
 
 
 @pytest.mark.parametrize("template, eos", [(QWEN25, "<|im_end|>"), (LLAMA3, "<|im_end|>"), (LLAMA2, "</s>")])
