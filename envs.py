@@ -45,7 +45,7 @@ class Game(Protocol):
     """One episode of a world, being played."""
 
     page: str  # what the agent sees now, in full
-    observation: str  # the same as the engine words it; scripted players read it
+    observation: str  # the page in the engine's own words; scripted players read it
     done: bool
     won: bool
     score: float  # in [0, 1]
@@ -54,7 +54,7 @@ class Game(Protocol):
 
 
 class Player(Protocol):
-    """Who writes the transcripts of the cold start by script; worlds/players.py has one that obeys skills."""
+    """Writes the transcripts of the cold start by script; worlds/players.py has one that obeys skills."""
 
     mistaken: bool  # its last turn was a mistake: the transcript shows it, training skips it
 
@@ -65,7 +65,7 @@ class Player(Protocol):
 class Env(Protocol):
     """A world as tasks (integers) that belong to families. worlds/README.md shows how to write one."""
 
-    source: str  # the data in two or three words, printed beside every score
+    source: str  # the data in two or three words, printed with every score
     limit: int  # steps of an episode
     kl: float  # the paper's beta for this world
     tail: int  # of an answer without action tags, so many last characters are sent to the game
@@ -149,7 +149,7 @@ class Segment:
         self.turn += [turn] * len(ids)
 
 
-Turn = namedtuple("Turn", "page text valid reply")  # what the policy saw, what it said, what the world answered
+Turn = namedtuple("Turn", "page text valid reply")  # the page shown, the policy's text, the world's reply
 
 
 @dataclass
@@ -246,7 +246,7 @@ def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
 def play(wave, policy, env, seed, sampling, with_review, bar):
     """Play some episodes together in one Session. wave: rollout's (Episode, Game, bank, prompt ids), in its order."""
     session = Session(policy, len(wave), sampling.context, seed)
-    prompts: dict = {}  # token ids -> who begins with them
+    prompts: dict = {}  # token ids -> the episodes that begin with them
     for i, (*_, ids) in enumerate(wave):
         prompts.setdefault(tuple(ids), []).append(i)
     session.feed(range(len(prompts)), [list(ids) for ids in prompts])

@@ -86,8 +86,8 @@ class Chat:
         ids, _ = self.transcript(chat[:-1])
         ids = ids + self.turn(chat[-1]["content"], self.end)
         if ids != self._ids(self._render(chat)):
-            raise ValueError(f"{where}: its SentencePiece tokenizer reads a whole chat differently from its messages one "
-                             "by one, so transcripts would not be what it was trained on; choose another checkpoint")
+            raise ValueError(f"{where}: its SentencePiece tokenizer reads a chat differently from its messages one by "
+                             "one, so transcripts would not be what it was trained on; choose another checkpoint")
 
     def _ids(self, text, **options):
         return self.tokenizer(text, add_special_tokens=False, **options)["input_ids"]

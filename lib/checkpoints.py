@@ -98,7 +98,7 @@ def read_folder(folder, name):
         raise ValueError(f"{name}: no tokenizer (tokenizer.json) there; save it beside the weights")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the tokenizer libraries raise whatever they like on a broken file
+    except Exception as error:  # the tokenizer libraries raise many kinds of errors on a broken file
         raise ValueError(f"{name}: the tokenizer does not load ({one_line(error)})") from error
     files = sorted(folder.glob("*.safetensors"))
     index = _read_json(folder, "model.safetensors.index.json", name)
@@ -118,7 +118,7 @@ def read_folder(folder, name):
             raise ValueError(f"{name}: {file.name} is missing or cut short ({one_line(error)})") from error
     head, embedding = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
     if head is not None and embedding is not None and not torch.equal(head, embedding):
-        hf["tie_word_embeddings"] = False  # tuned after untying, whatever the config says: transformers keeps it, too
+        hf["tie_word_embeddings"] = False  # tuned after untying: transformers keeps it, too
     return hf, weights, tokenizer
 
 
@@ -130,7 +130,7 @@ def _read_json(folder, file, name):
 
 
 def write(path, hf, weights, tokenizer):
-    """Save a checkpoint in HF format: complete beside its place, then renamed there."""
+    """Save a checkpoint in HF format under another name, then rename it into place."""
     from safetensors.torch import save_file
 
     path = Path(path)  # first of all: it drops a trailing slash
@@ -155,7 +155,7 @@ def write(path, hf, weights, tokenizer):
 def fit(weights, shapes, cfg, device, dtype, name):
     """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names one that differs."""
     ignored = ("rotary_emb.inv_freq",) + (("lm_head.weight",) if cfg.tied else ())
-    # A copy, not a view of the file: its alignment would show in the last bit of a product.
+    # Copy: a tensor mapped from the file may be aligned differently, and matmul then rounds differently.
     weights = {k: v.to(device, dtype, copy=True) for k, v in weights.items() if not k.endswith(ignored)}
     for key in sorted(shapes.keys() | weights.keys()):
         has = tuple(weights[key].shape) if key in weights else "missing"

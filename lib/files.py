@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 def write_atomic(path: Path | str, content: str | bytes) -> None:
-    """Write a file beside its place and rename it there: a kill leaves the old file or the new one, never half of one.
+    """Write a file under another name and rename it: a kill leaves the old file or the new one, never half of one.
 
-    The directory is made where it is missing. Two processes may write the same file: each has its own name beside it.
+    The directory is made where it is missing. Two processes may write the same file: each has a name of its own.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")  # half a surrogate pair is \udXXX, as in JSON
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_bytes(content)
+    os.replace(new, path)
 
 
 def read_json(path: Path | str, what: str) -> dict:

@@ -1,8 +1,8 @@
 """CUDA graphs: a decoding step launched as one piece instead of as its 500 kernels.
 
-One token of a 1.5B model takes a card about a millisecond and Python several, so a GPU that is told each kernel by name
-waits most of the time. A recorded step replays all of them at once, on the same addresses: `Session._step` keeps what
-goes in and out in tensors of its own for that reason. A recording belongs to one shape, hence the buckets.
+One token of a 1.5B model takes a card about a millisecond; launching its kernels one by one takes Python several, so
+the GPU would wait most of the time. A recorded step replays all kernels at once, on the same addresses. For that reason
+`Session._step` keeps its inputs and outputs in tensors of its own. A recording belongs to one shape, hence the buckets.
 """
 
 from functools import cache
@@ -37,7 +37,7 @@ class Graphs:
         self.recorded[shape].replay()
 
     def _record(self, step, *shape):
-        # As torch.cuda.graph does, less its emptying of all caches, which would cost more than the recording saves.
+        # As torch.cuda.graph, but without emptying all caches: that would cost more than the recording saves.
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()

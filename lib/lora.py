@@ -2,9 +2,9 @@
 
     y = W x + (alpha / r) B A x        W is frozen; A (r, in) is random, B (out, r) starts at zero; alpha = 2 r
 
-With the adapters off the model is the one that training began with. So it is its own reference policy, and the KL term
-needs no second model: `Reference(model)` is what `logprobs` calls. Gradients, master weights and Adam's moments exist
-for A and B alone, about a hundredth of the parameters. What is saved are plain matrices, W + 2 B A.
+With its adapters off, the model is the initial one. So it is its own reference policy, and the KL term needs no second
+model: `logprobs` calls `Reference(model)`. Gradients, master weights and Adam's moments exist for A and B only, about a
+hundredth of the parameters. Saved checkpoints hold plain matrices, W + 2 B A.
 """
 
 from contextlib import contextmanager

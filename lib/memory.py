@@ -1,8 +1,7 @@
-"""What fits: a rollout's memory, known before it starts.
+"""A rollout's memory, computed before the rollout starts.
 
-The KV cache of a wave of episodes is allocated at once and in full, so a rollout dies of memory at its first step or
-not at all. It does not die there either: as many episodes are played at once as what is free allows, and where not even
-one fits, one line says what it would take.
+The KV cache of the episodes that are played together is allocated at once and in full. So the free memory decides how
+many episodes are played together. Where not even one fits, one line says how much memory it takes.
 """
 
 import sys
@@ -14,19 +13,19 @@ SHARE = 0.9  # of the free memory that a rollout may take
 
 
 def of_rollout(cfg, rows, context, itemsize, prefill):
-    """Bytes of `rows` episodes of `context` tokens: the cache, and the most that one step needs beside it.
+    """Bytes of `rows` episodes of `context` tokens: the cache, and the most that one step needs on top of it.
 
     cfg: checkpoints.Config; itemsize: bytes per number; prefill: tokens of one prefill batch (Session.PREFILL).
     """
     cache = 2 * cfg.layers * rows * cfg.kv_heads * (context + 1) * cfg.head_dim * itemsize
-    # Reading: activations of one layer, the mask and its copy as numbers, the rows' keys and values of that layer.
+    # Prefill: activations of one layer, the mask and its copy as numbers, the rows' keys and values of that layer.
     read = prefill * ((4 * cfg.dim + 3 * cfg.ffn) * itemsize + cfg.heads // cfg.kv_heads * context * (1 + itemsize))
     decode = 6 * rows * cfg.vocab_size * 4  # logits and Gumbel noise, float32 and int32
-    return cache + cache // cfg.layers + max(read, decode) + decode  # the last in the memory of recorded steps
+    return cache + cache // cfg.layers + max(read, decode) + decode  # the last term: the memory of recorded steps
 
 
 def free(device):
-    """Bytes that can still be had on a device; on a CPU what the system calls available."""
+    """Bytes that are free on a device; on a CPU those that the system calls available."""
     device = torch.device(device)
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -25,7 +25,7 @@ def shipped(world):
 
 
 def _byte_level(bpe):
-    """Give a BPE the splitting of SmolLM2 and GPT-2: bytes, words, and every digit by itself (prices are copied)."""
+    """Give a BPE the splitting of SmolLM2 and GPT-2: bytes, words, and single digits (prices are copied)."""
     from tokenizers import decoders, pre_tokenizers
 
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
@@ -34,9 +34,9 @@ def _byte_level(bpe):
     return bpe
 
 
-# Pieces of a text that are tokens of `tiny` where they are frequent. A word keeps its spelling wherever it stands, as
-# the space belongs to the token before it: "gift tin" is the same two tokens in a task, in [gift tin] and in
-# click[gift tin]. So are ids, prices and tags. A small model copies tokens, not letters.
+# Pieces of a text: the frequent ones are the tokens of `tiny`. The space belongs to the token before it, so a word is
+# the same token everywhere: "gift tin" is the same two tokens in a task, in [gift tin] and in click[gift tin]. Ids,
+# prices and tags are pieces, too. A small model copies tokens, not letters.
 PIECES = (r"</?[a-z_]+>|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|\"[^\s\p{L}\d<]* ?|\{\"|[^\s\p{L}\d] ?|\s+")
 
 

@@ -4,13 +4,13 @@ import math
 
 import torch
 
-# Scaling -> the numbers it needs beside rope_theta.
+# Scaling -> the numbers it needs, besides rope_theta.
 NEEDS = {"default": (), "linear": ("factor",), "yarn": ("factor", "original_max_position_embeddings"),
          "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 
 
 def settings(hf: dict) -> dict:
-    """rope_type, rope_theta and the rest from a config.json; a scaling that nobody knows is left for the caller.
+    """rope_type, rope_theta and the rest from a config.json; an unknown scaling is left for the caller to refuse.
 
     transformers 5 writes one dict `rope_parameters`; older checkpoints have `rope_theta` and `rope_scaling`. Where both
     are there, transformers takes `rope_scaling` and forgets the other, its theta too.

@@ -1,7 +1,7 @@
 """The random streams: seeds hashed from whole numbers, and noise that depends on its seed and nothing else.
 
-A generator has a state, so what it gives depends on all that was drawn before. Here the noise of a draw is a function
-of who draws, in which turn and which place: batches, order and a resumed run change nothing, on any device.
+A generator has a state, so its next number depends on all numbers before. Here the noise of a draw is a function of the
+stream, the turn and the place in the turn. Batches, order and a resumed run change nothing, on any device.
 """
 
 import numpy as np
@@ -9,8 +9,8 @@ import torch
 
 
 def mix(*words):
-    """Hash integers, or arrays of them that broadcast, to signed 32-bit ones (splitmix64): seeds of tokens' noise."""
-    x = np.zeros(1, np.uint64)  # not a number: those warn where arrays wrap around
+    """Hash integers, or arrays of them that broadcast, to signed 32-bit integers (splitmix64): seeds of the noise."""
+    x = np.zeros(1, np.uint64)  # an array: numpy warns where a single number wraps around
     for word in words:
         word = np.array(word & 0xFFFFFFFFFFFFFFFF if isinstance(word, int) else word).astype(np.uint64)
         x = (x ^ word) + np.uint64(0x9E3779B97F4A7C15)
@@ -29,13 +29,13 @@ def gumbel(seeds, vocab, device):
     """
     key = torch.as_tensor(seeds, dtype=torch.int32, device=device)[:, None]  # (B, 1)
     x = torch.arange(vocab, dtype=torch.int32, device=device) * -1640531535  # Knuth's 2654435761 as int32
-    for _ in range(2):  # a second round costs nothing beside the LM head and leaves no pattern in token id ^ key
+    for _ in range(2):  # the second round removes the pattern in token id ^ key, and costs little next to the LM head
         x = x ^ key  # (B, vocab)
         x ^= (x >> 16) & 0xFFFF  # int32 shifts are arithmetic, so the sign bits are masked off
         x *= 0x7FEB352D
         x ^= (x >> 15) & 0x1FFFF
         x *= -2073254261  # 0x846CA68B as int32
         x ^= (x >> 16) & 0xFFFF
-    u = ((x & 0x7FFFFFFF).float() + 0.5) * 2.0**-31  # finest near 0, where the winners are
-    u = u.clamp_(max=1 - 2.0**-24)  # the float nearest to a large x is 1, and a score of -inf forbids a sure token
+    u = ((x & 0x7FFFFFFF).float() + 0.5) * 2.0**-31  # finest near 0: large noise comes from small u
+    u = u.clamp_(max=1 - 2.0**-24)  # u may round to 1: its noise would be -inf, and a sure token could never be drawn
     return u.neg_().log1p_().neg_().log_().neg_()

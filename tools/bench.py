@@ -1,5 +1,5 @@
 """
-How fast, beside what the machine allows and what a user would pick instead: `python -m tools.bench` (--mini, --help).
+How fast, next to the machine's bounds and to transformers' generate: `python -m tools.bench` (--mini, --help).
 
     rollout   sampled tokens per second: HF generate called turn by turn, and Session without and with what it saves
     decode    a step's time against the bytes it must read; reading a prompt against the products it must compute
@@ -11,7 +11,7 @@ How fast, beside what the machine allows and what a user would pick instead: `py
 The work is what scripted players make of a world (--env; with $WEBSHOP_DATA or $ALFWORLD_DATA the real one; scaling
 always of the shop): openings, replies, lengths of turns. The bounds are the machine's own, measured first: copying a
 large buffer, a large product in the model's dtype.
-`qwen2.5-*` have that model's shape and random weights: what they say means nothing, what they compute is the same.
+`qwen2.5-*` have that model's shape and random weights: the text is noise, the work is the same.
 """
 
 import argparse
@@ -171,9 +171,9 @@ def table(title, rows, note=""):
 
 
 def transcripts(policy, env, count, context):
-    """Whole episodes that fit the context: [(ids, said)], said True where the player speaks."""
+    """Whole episodes that fit the context: [(ids, sampled)], sampled True on the player's tokens."""
     chats = [policy.chat.transcript(chat) for chat in demonstrations(env, 4 * count, seed=0)]
-    fitting = [(ids, said) for ids, said in chats if len(ids) <= context]
+    fitting = [(ids, sampled) for ids, sampled in chats if len(ids) <= context]
     if len(fitting) < count:
         raise ValueError(f"{len(fitting)} of {len(chats)} transcripts fit {context} tokens, {count} are needed")
     return fitting[:count]
@@ -181,22 +181,22 @@ def transcripts(policy, env, count, context):
 
 @dataclass
 class Row:
-    """One conversation of a rollout: what it hears before each turn (first its opening), how much it says in each."""
+    """One conversation of a rollout: the tokens it reads before each turn, the number it samples in each."""
 
-    heard: list  # token ids per turn
-    said: list  # number of sampled tokens per turn
+    given: list  # token ids read before each turn, the prompt first
+    sampled: list  # number of sampled tokens per turn
 
     @property
     def length(self):
-        return sum(map(len, self.heard)) + sum(self.said)
+        return sum(map(len, self.given)) + sum(self.sampled)
 
 
 def conversations(policy, env, groups, context):
     """GROUP rows for each of `groups` transcripts of 5 or more turns; a row's turns are .75 to 1.25 of the player's."""
     rng, rows = random.Random("bench"), []
-    for ids, said in transcripts(policy, env, 4 * groups, context * 4 // 5):
-        spans = [[token for token, _ in span] for _, span in itertools.groupby(zip(ids, said), lambda pair: pair[1])]
-        if len(spans) // 2 >= 5 and len(rows) < GROUP * groups:  # heard, said, heard, ...
+    for ids, sampled in transcripts(policy, env, 4 * groups, context * 4 // 5):
+        spans = [[token for token, _ in span] for _, span in itertools.groupby(zip(ids, sampled), lambda pair: pair[1])]
+        if len(spans) // 2 >= 5 and len(rows) < GROUP * groups:  # given, sampled, given, ...
             rows += [Row(spans[::2], [max(round(len(span) * rng.uniform(0.75, 1.25)), 1) for span in spans[1::2]])
                      for _ in range(GROUP)]
     assert len(rows) == GROUP * groups and max(row.length for row in rows) <= context
@@ -209,8 +209,8 @@ def reviews(env, bank, tasks, group):
     for task, i in itertools.product(tasks, range(group)):
         game, family = env.start(task), env.family(task)
         player = env.player(game, task, [], random.Random(f"review/{task}/{i}"))
-        said = scripted(env, task, [], game, player)[-1]["content"]
-        episodes.append(Episode(task, family, i, [], (), edit=review(said, bank, family)))
+        text = scripted(env, task, [], game, player)[-1]["content"]
+        episodes.append(Episode(task, family, i, [], (), edit=review(text, bank, family)))
     return edits_of(episodes)
 
 
@@ -218,30 +218,30 @@ def reviews(env, bank, tasks, group):
 
 
 def turns(rows):
-    """Per turn: the rows that still speak, what each of them hears, how many tokens each says."""
-    for turn in range(max(len(row.said) for row in rows)):
-        live = [i for i, row in enumerate(rows) if turn < len(row.said)]
-        yield live, [list(rows[i].heard[turn]) for i in live], [rows[i].said[turn] for i in live]
+    """Per turn: the rows that are still open, the tokens each reads, the number each samples."""
+    for turn in range(max(len(row.sampled) for row in rows)):
+        live = [i for i, row in enumerate(rows) if turn < len(row.sampled)]
+        yield live, [list(rows[i].given[turn]) for i in live], [rows[i].sampled[turn] for i in live]
 
 
 def by_session(policy, keep, fork, rows):
-    """(sampled ids per row, prompt tokens read). keep: the cache over turns; fork: a group reads its opening once."""
-    session, said, read = Session(policy, len(rows), max(row.length for row in rows)), [[] for _ in rows], 0
-    for turn, (live, heard, limits) in enumerate(turns(rows)):
+    """(sampled ids per row, prompt tokens read). keep: the cache over turns; fork: a group reads its prompt once."""
+    session, out, read = Session(policy, len(rows), max(row.length for row in rows)), [[] for _ in rows], 0
+    for turn, (live, given, limits) in enumerate(turns(rows)):
         feed = live
         if fork and turn == 0:  # as envs.play does
-            feed, heard = live[::GROUP], heard[::GROUP]
+            feed, given = live[::GROUP], given[::GROUP]
         if not keep:
-            heard = [session.ids[i] + new for i, new in zip(live, heard)]
+            given = [session.ids[i] + new for i, new in zip(live, given)]
             for i in live:
                 session.reset(i)
-        session.feed(feed, heard)
-        read += sum(map(len, heard))
+        session.feed(feed, given)
+        read += sum(map(len, given))
         if fork and turn == 0:
             session.fork(feed, GROUP)
         for i, (ids, _) in zip(live, session.sample(live, limits, stop=())):
-            said[i] += ids
-    return said, read
+            out[i] += ids
+    return out, read
 
 
 def by_generate(model, rows):
@@ -249,9 +249,9 @@ def by_generate(model, rows):
 
     It has no limit per row, so a turn runs until the longest row is done; only the wanted tokens are kept and counted.
     """
-    ids, said, read = [[] for _ in rows], [[] for _ in rows], 0
-    for live, heard, limits in turns(rows):
-        for i, new in zip(live, heard):
+    ids, out, read = [[] for _ in rows], [[] for _ in rows], 0
+    for live, given, limits in turns(rows):
+        for i, new in zip(live, given):
             ids[i] += new
         width = max(len(ids[i]) for i in live)
         pads = [width - len(ids[i]) for i in live]
@@ -262,45 +262,45 @@ def by_generate(model, rows):
         read += width * len(live)
         for i, new, limit in zip(live, drawn, limits):
             ids[i] += new[:limit]
-            said[i] += new[:limit]
-    return said, read
+            out[i] += new[:limit]
+    return out, read
 
 
-def twin(policy, args):
-    """The same weights, as transformers opens them."""
+def as_transformers(policy, args):
+    """The same weights, opened by transformers."""
     with tempfile.TemporaryDirectory() as folder:
         policy.save(f"{folder}/policy")
         model = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/policy", dtype=args.dtype)
-    model.generation_config.eos_token_id = None  # as stop=(): nobody ends before its length
+    model.generation_config.eos_token_id = None  # as stop=(): no row ends before its length
     return model.to(args.device).eval()
 
 
 def bench_rollout(args, env, bounds):
     policy, groups = load(args), 2 if args.mini or args.device.type == "cpu" else 8
     rows = conversations(policy, env, groups, min(2048 if args.mini else 8192, policy.model.cfg.max_len))
-    warm = [Row(row.heard[:2], [4, 4]) for row in rows]
-    wanted = [sum(row.said) for row in rows]
-    ways = {"a: HF generate, turn by turn": partial(by_generate, twin(policy, args)),
+    warm = [Row(row.given[:2], [4, 4]) for row in rows]
+    wanted = [sum(row.sampled) for row in rows]
+    ways = {"a: HF generate, turn by turn": partial(by_generate, as_transformers(policy, args)),
             "b: Session, every turn from scratch": partial(by_session, policy, False, False),
             "c: Session, cache kept over turns": partial(by_session, policy, True, False),
             "d: and the group's opening read once": partial(by_session, policy, True, True)}
-    results, said = [], []
+    results, samples = [], []
     for name in list(ways):
         way = ways.pop(name)
         way(warm)
         seconds, (ids, read) = timed(args.device, partial(way, rows))
         assert [len(row) for row in ids] == wanted, name
-        said.append([token for row in ids for token in row])
+        samples.append([token for row in ids for token in row])
         results.append({"": name, "s": seconds, "tokens/s": sum(wanted) / seconds, "read": read})
         del way  # and HF's weights
         clear(args.device)
-    for row, mine in zip(results, said):
+    for row, mine in zip(results, samples):
         row |= {"x a": results[0]["s"] / row["s"], "x b": results[1]["s"] / row["s"],
-                "as d": sum(one == other for one, other in zip(mine, said[3])) / sum(wanted)}
+                "as d": sum(one == other for one, other in zip(mine, samples[3])) / sum(wanted)}
     results[0]["as d"] = None  # it draws other random numbers
     # Rounding hardly ever flips a draw in float32. In bfloat16 it does, and that row goes its own way from there.
     assert args.dtype != torch.float32 or results[2]["as d"] > 0.9, "c and d sampled different tokens"
-    return table(f"rollout: {groups} groups of {GROUP}, {sum(len(row.said) for row in rows) / len(rows):.1f} turns, "
+    return table(f"rollout: {groups} groups of {GROUP}, {sum(len(row.sampled) for row in rows) / len(rows):.1f} turns, "
                  f"{sum(wanted):,} sampled tokens, transcripts of up to {max(row.length for row in rows):,}", results,
                  "read: prompt tokens, a's with padding; as d: share of sampled tokens equal to d's")
 
@@ -389,9 +389,9 @@ def bench_update(args, env, bounds):
     cfg = policy.model.cfg
     rows = transcripts(policy, env, 8 if args.mini else 64, min(8192, cfg.max_len))
     # Whatever the old log-probabilities and whichever of its two jobs a token does: the work is the same.
-    segments = [Segment(ids, [grpo.ACT if mine else grpo.FORCED for mine in said], [0.0] * len(ids))
-                for ids, said in rows]
-    lengths, sampled = [len(ids) for ids, _ in rows], sum(sum(said) for _, said in rows)
+    segments = [Segment(ids, [grpo.ACT if mine else grpo.FORCED for mine in sampled], [0.0] * len(ids))
+                for ids, sampled in rows]
+    lengths, count = [len(ids) for ids, _ in rows], sum(sum(sampled) for _, sampled in rows)
     del policy
     layers, head = matrices(cfg)
     for name, budget, kind in (
@@ -401,13 +401,13 @@ def bench_update(args, env, bounds):
         seconds, peak = one_update(args, segments, budget, **kind)
         padded = sum(len(rows) * lengths[rows[0]] for rows in grpo.micro_batches(lengths, budget))
         # Forward, backward to the activations, to the weights (not with LoRA), and the reference's forward.
-        products = 2 * (layers * sum(lengths) + head * sampled) * (3 if "rank" in kind else 4)
+        products = 2 * (layers * sum(lengths) + head * count) * (3 if "rank" in kind else 4)
         speed = (products + 4 * attention_flops(cfg, lengths)) / 1e12 / seconds if seconds else None
         results.append({
             "": name, "budget": budget, "padding": 1 - sum(lengths) / padded, "s": seconds,
-            "tokens/s": seconds and sum(lengths) / seconds, "sampled/s": seconds and sampled / seconds,
+            "tokens/s": seconds and sum(lengths) / seconds, "sampled/s": seconds and count / seconds,
             "TFLOP/s": speed, "of product": speed and speed / bounds["product TFLOP/s"], "peak GB": peak})
-    return table(f"update: {len(segments)} transcripts, {sum(lengths):,} tokens, {sampled:,} of them sampled", results,
+    return table(f"update: {len(segments)} transcripts, {sum(lengths):,} tokens, {count:,} of them sampled", results,
                  "FLOPs: LM head on sampled tokens only, the reference's pass counts, recomputation does not; peak: "
                  + ("tensors" if args.device.type == "cuda" else "resident") + "; -: no memory, or not for a CPU")
 
@@ -478,7 +478,7 @@ def needs(model, offload, budget=4096, chunk=1024):
 
 # Memory, bandwidth and bfloat16 products of a card as its maker states them: an RTX 4090, an L40S, an H100, an H200.
 CARDS = {"24 GB": (1.0e12, 165e12), "48 GB": (0.86e12, 362e12), "80 GB": (3.35e12, 989e12), "141 GB": (4.8e12, 989e12)}
-OF_COPY, OF_PRODUCT, SAID = 0.6, 0.4, 0.2  # assumed: shares of those that are reached, share of tokens that are sampled
+OF_COPY, OF_PRODUCT, SAMPLED = 0.6, 0.4, 0.2  # assumed: shares of those that are reached, share of sampled tokens
 
 
 def speeds(cfg, rows, context, rank, card):
@@ -486,7 +486,7 @@ def speeds(cfg, rows, context, rank, card):
     layers, head = matrices(cfg)
     step = 2 * (layers + head + 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * rows * context)  # bytes it must read
     passes = 4 if rank else 5  # forward, again, backward to activations (and weights), the reference's
-    flops = passes * (2 * (layers + SAID * head) + attention_flops(cfg, [context]) / context)
+    flops = passes * (2 * (layers + SAMPLED * head) + attention_flops(cfg, [context]) / context)
     return OF_COPY * CARDS[card][0] * rows / step, OF_PRODUCT * CARDS[card][1] / flops
 
 
@@ -519,7 +519,7 @@ PARTS = {"rollout": bench_rollout, "decode": bench_decode, "probes": bench_probe
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Measure rollouts, decoding, probes and updates beside their bounds.")
+    parser = argparse.ArgumentParser(description="Measure rollouts, decoding, probes and updates.")
     parser.add_argument("--model", default="", help="tiny, smollm2, a checkpoint, or qwen2.5-0.5b, -1.5b, -3b, -7b "
                                                     "with random weights (default: qwen2.5-1.5b on a GPU, else tiny)")
     parser.add_argument("--env", default="webshop", help="%(default)s (default) or alfworld")

@@ -80,13 +80,13 @@ def restore(file, policy, optimizers):
 
 
 def save_tensors(state, file):
-    """torch.save beside its place, then renamed there. OSError where the disk is full, for which torch has another."""
-    beside = Path(f"{file}.new")
+    """torch.save under another name, then a rename. OSError where the disk is full (torch raises RuntimeError)."""
+    new = Path(f"{file}.new")
     try:
-        torch.save(state, beside)
+        torch.save(state, new)
     except RuntimeError as error:
         raise OSError(f"{file} could not be written ({one_line(error)}); is the disk full?") from error
-    os.replace(beside, file)
+    os.replace(new, file)
 
 
 def batches_of(env, flags):
@@ -228,6 +228,6 @@ def scripted(env, task, shown, game, player):
 
 
 def corpus(env):
-    """The world's own texts, for the tokenizer of a new `tiny`: what it lists, and what players and pages say."""
+    """The world's own texts, for the tokenizer of a new `tiny`: its lists, its pages and its players' words."""
     chats = demonstrations(env, env.corpus_chats, seed=0)
     return env.vocabulary() + [message["content"] for chat in chats for message in chat]

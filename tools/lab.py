@@ -1,5 +1,5 @@
 """
-What the made-up worlds and `tiny` rest on, measured: `python -m tools.lab` (--env alfworld, --parts, --help).
+The assumptions of the made-up worlds and of `tiny`, measured: `python -m tools.lab` (--env alfworld, --parts, --help).
 
     players   success of the scripted players, with no skills in the prompt and with useful, neutral, harmful ones
     replies   tokens of a reply: the page alone, with what we list, with the full list of commands (alfworld)
@@ -189,7 +189,7 @@ def main():
         policy = policies.load(args.model, world=args.env)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"tools.lab: {error}")
-    how = train.sampling_of(train.read_flags(["--model", "tiny"]), 0.4)  # its lengths, whatever model plays
+    how = train.sampling_of(train.read_flags(["--model", "tiny"]), 0.4)  # the lengths of tiny's preset, for every model
     result = {part: PARTS[part](policy, env, args, how) for part in args.parts.split(",")}
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:

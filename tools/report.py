@@ -14,7 +14,7 @@ from lib.memory import peak_mb
 
 @dataclass
 class Iteration:
-    """All that one iteration leaves to be told."""
+    """All that there is to report of one iteration."""
 
     step: int
     episodes: list

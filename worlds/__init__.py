@@ -1,4 +1,4 @@
-"""The worlds: what the policy plays. A world is a folder with a world.py; README.md here says how to write one."""
+"""The worlds: the games that the policy plays. A world is a folder with a world.py; see README.md."""
 
 from importlib import import_module
 from pathlib import Path

@@ -54,7 +54,7 @@ SPOKEN = {"general": "all tasks", "pick_and_place_simple": "placing tasks", "loo
 WAYS = Ways(HABITS, [family for family in SPOKEN if family != "general"], SPOKEN)
 STATIONS = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 BASE = 0.25  # lower than players.BASE: with half of the habits by chance, a skill would hardly change the win rate
-SLIP = 0.08  # how often a player reaches for what is not there: a model will, and should have seen how to go on
+MISTAKE = 0.08  # how often a player reaches for a thing that is not there: a model will, so it should see how to go on
 AGAIN = 0.3  # without the habit "once": how often a search goes where it has been
 GOAL = re.compile(r"(?:look at|examine) (?:the |a )?(?P<seen>\w+) (?:under|with) the (?P<lamp>\w+)"
                   r"|.*?(?:a clean|a hot|a cool|a cold|some|two|a) (?P<thing>\w+) (?:and put (?:it|them) )?(?:in|on) "
@@ -64,8 +64,8 @@ GOAL = re.compile(r"(?:look at|examine) (?:the |a )?(?P<seen>\w+) (?:under|with)
 class Helper(Player):
     """Plays one episode of a household game: `act` until it is done, then `review`.
 
-    It knows the task's words and, as people do, which kind of place can hold which kind of thing; where things are it
-    must find out. game: a HouseholdGame.
+    It knows the task's words and which kind of place can hold which kind of thing. It must find out where things are.
+    game: a HouseholdGame.
     """
 
     ways = WAYS
@@ -73,9 +73,9 @@ class Helper(Player):
     def __init__(self, game, family, skills, rng, base=BASE):
         super().__init__(game, family, skills, rng, base)
         engine = game.engine
-        # Said at first, with the thing in hand and after a slip: a small model learns to copy what it needs from many
-        # words that it has said, not from one that it has read. For the same reason "I look for egg" comes before all
-        # else in a search: what follows these words on the page, "1", or only earlier, ".", is whether it is there.
+        # Players repeat the task in their thoughts: a small model copies best from its own recent words. A search
+        # thought starts "I look for egg": if the page lists egg 1, the next token is " 1", else "."; so one token tells
+        # whether the thing is there.
         self.task = f"I have to {game.task}."
         goal = GOAL.match(game.task)
         if not goal:
@@ -116,7 +116,7 @@ class Helper(Player):
         thought, command = self._carry(commands) if self.held else self._search(commands)
         if command.startswith("go to "):
             self.here = command[6:]
-            if command not in commands:  # one stands there already: it is beside the place where one was
+            if command not in commands:  # the player stands there already: both places share a location
                 command = f"examine {self.here}"
         return begin + thought, command
 
@@ -124,7 +124,7 @@ class Helper(Player):
         """Find the thing, or any thing at all."""
         takes = [re.fullmatch(r"take (.+) from (.+)", command) for command in commands if command.startswith("take ")]
         takes = [take for take in takes if take[1] not in self.brought]
-        if takes and self.rng.random() < SLIP:
+        if takes and self.rng.random() < MISTAKE:
             thing = self.rng.choice([self.thing, self.rng.choice(self.kinds)])
             wrong = f"{thing} {self.rng.randint(1, 3)}"
             command = f"take {wrong} from {takes[0][2]}"
@@ -143,7 +143,7 @@ class Helper(Player):
         return self._explore(commands, self.thing, self.likely)
 
     def _explore(self, commands, thing, likely):
-        """Go to the next place, or open the one at hand."""
+        """Go to the next place, or open the one in front."""
         if self.here and f"open {self.here}" in commands:
             if "open" in self.habits and "closed" not in self.habits:
                 return self.because("open", f"It is closed. I open {self.here}."), f"open {self.here}"
@@ -190,7 +190,7 @@ class Helper(Player):
     def _put(self, commands):
         """Put down what is held, here or, where that cannot be, somewhere else."""
         puts = [command for command in commands if command.startswith((f"move {self.held} ", f"put {self.held} "))]
-        puts.sort(key=lambda command: self.here not in command)  # another place may be at hand, too
+        puts.sort(key=lambda command: self.here not in command)  # two places may share a location
         if puts:
             held, self.held, self.ready = self.held, None, False
             self.brought.add(held)

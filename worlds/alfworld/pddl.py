@@ -481,13 +481,13 @@ class GameFile:
                       for rule in self.rules]
         clauses = goal.clauses(problem[":goal"][0][0])
         self.goal_types, self.goal = goal.types, [plan(clause, goal.types, (), sizes) for clause in clauses]
-        self.useless, self.commands = {}, {}  # what is known of actions: do they change nothing, how do they read
+        self.useless, self.commands = {}, {}  # per action: is it a no-op, and its text
 
     def start(self):
         return State(self)
 
     def _reachable(self):
-        """Can the goal come true if whatever came true stayed true? Every action is tried, in rounds."""
+        """Can the goal be reached if no fact ever became false? Every action is tried, in rounds."""
         state, before = State(self, relaxed=True), -1
         while not state.is_won() and before < sum(map(len, state.facts.values())):
             before = sum(map(len, state.facts.values()))
@@ -554,7 +554,7 @@ class State:
         return dict(zip(zip(rule.parameters, rule.types), arguments))
 
     def _command(self, rule, arguments):
-        """How an action reads; remembered where its text looks at nothing that can change."""
+        """The text of an action; kept where it depends on nothing that can change."""
         text = self.game.commands.get((rule.name, arguments))
         if text is None:
             self.asked.clear()
@@ -576,9 +576,9 @@ class State:
         return list(found.values())
 
     def _useless(self, rule, i, arguments, values):
-        """Does an action only make true what its i-th clause wants to be true? Fast-downward drops it: going nowhere.
+        """Is the action a no-op: are its effects already among its i-th conditions? Fast-downward drops such actions.
 
-        Remembered, as it does not depend on the state.
+        The answer does not depend on the state, so it is kept.
         """
         key = rule.name, i, arguments
         if key not in self.game.useless:
@@ -591,7 +591,7 @@ class State:
         return self.game.useless[key]
 
     def effects(self, rule, arguments):
-        """(atoms that become true, atoms that cease to be); what is both becomes true."""
+        """(atoms that become true, atoms that become false); an atom that is both becomes true."""
         values, changes = [*arguments, *[None] * len(rule.types)], {True: [], False: []}
         for effect in rule.effects:
             for choice in product(*(sorted(self.game.members[rule.types[v]]) for v in effect.bound)):

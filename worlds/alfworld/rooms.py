@@ -1,9 +1,9 @@
 """ALFWorld games of all six families from nothing: real rooms, real rules, real words; made-up places of things.
 
-The real games are a download, and making more of them takes the AI2-THOR simulator. But the alfworld package itself
-brings the PDDL domain, the grammar, the goals with their sentences and the receptacles of all 120 rooms. `game(family,
-seed)` puts objects where they may be, and as it knows where everything is, it writes the walkthrough, too: no planner,
-no expert. Only the package's data files are read (`pip install --no-deps alfworld` is enough), nothing is imported.
+The real games are a download, and making more of them takes the AI2-THOR simulator. But the alfworld package brings the
+PDDL domain, the grammar, the goals with their sentences and the receptacles of all 120 rooms. `game(family, seed)` puts
+objects where they may be. It knows where everything is, so it writes the walkthrough, too, without a planner. Only the
+package's data files are read (`pip install --no-deps alfworld` is enough); nothing is imported.
 
     Your task is to: put a hot egg in sinkbasin.
     > go to fridge 1                  You arrive at fridge 1. The fridge 1 is closed.
@@ -14,12 +14,12 @@ no expert. Only the package's data files are read (`pip install --no-deps alfwor
     > go to sinkbasin 1               You arrive at sinkbasin 1. On the sinkbasin 1, you see ..., and a spatula 1.
     > move egg 2 to sinkbasin 1       You move the egg 2 to the sinkbasin 1.
 
-Not as in ALFRED: rooms are thinned, things lie by kind of receptacle instead of by physics (one kind is as likely as
-another, all that may hold the thing), and nothing is there that cannot be taken or used. A score on these games is no
-ALFWorld score. `write` makes a folder of them that the stock AlfredTWEnv loads like a real one.
+Not as in ALFRED: rooms have fewer places; a thing lies in any kind of receptacle that may hold it, each kind being
+equally likely; everything can be taken or used. A score on these games is no ALFWorld score. `write` makes a folder of
+them that the stock AlfredTWEnv loads like a real one.
 
-Measured, 300 games a family: who looks, in any order, only where the target may be wins in 7 to 11 steps (medians by
-family), 33 at most; who looks everywhere in 11 to 18, 38 at most. The stock translates a kitchen in 0.27 s.
+Measured, 300 games a family: a player that looks only where the target may be wins in 7 to 11 steps (medians by
+family), 33 at most; one that looks everywhere in 11 to 18, 38 at most. The stock translates a kitchen in 0.27 s.
 """
 
 import importlib.util
@@ -44,7 +44,8 @@ TOOLS = {"pick_clean_then_place_in_recep": ("clean", "SinkBasin"),  # command, k
          "pick_cool_then_place_in_recep": ("cool", "Fridge")}
 UNSEEN = (10, 219, 308, 424)  # ALFRED's valid_unseen: a kitchen, a living room, a bedroom, a bathroom
 LAMP = "DeskLamp"
-LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable")  # no list says where lamps stand
+# no list of the package has lamps
+LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable")
 OPENABLE = ("Cabinet", "Drawer", "Fridge", "Microwave", "Safe")  # all closed at the start
 UNLISTED = {"StoveBurner": 4}  # how many, of kinds that a room has but its layout does not place; else one
 SPOKEN = ("KnifeType - otype", "ButterKnifeType - otype", "SinkBasinType - rtype", "MicrowaveType - rtype",
@@ -66,7 +67,7 @@ def game(family, seed, unseen=False):
 def write(directory, train=100, valid_seen=20, valid_unseen=20, families=FAMILIES):
     """Write so many games of each family in ALFWorld's folders below `directory`. -> paths of the game files
 
-    Nothing but earlier games of ours is ever written over: FileExistsError, also if there are real games beside.
+    Only earlier games of ours are written over. FileExistsError if there are real games in the directory.
     """
     root = Path(directory) / "json_2.1.1"
     for trial in root.glob("*/*/trial_*"):
@@ -210,9 +211,9 @@ def _make(family, seed, unseen):
 
 
 def _walk(family, targets, room, place, end, tool):
-    """The commands that win, of someone who knows where everything is. end: of the goal's kind, maybe the lamp."""
-    said = names_of([id.lower() for id in (*room.receptacles, *place)])
-    names = {id: said[id.lower()] for id in (*room.receptacles, *place)}
+    """The commands that win, made with full knowledge of the room. end: a thing of the goal's kind, maybe the lamp."""
+    spoken = names_of([id.lower() for id in (*room.receptacles, *place)])
+    names = {id: spoken[id.lower()] for id in (*room.receptacles, *place)}
     commands, here, opened = [], None, set()
     for target in targets:
         stops = [(place[target], True, f"take {names[target]} from {names[place[target]]}")]  # where, into it?, what
@@ -274,7 +275,7 @@ def _kind(id):
 def _thing(kind, taken, rng):
     """A new id. Its coordinates are made up: all that an agent gets to see of them is the number."""
     x, y, z = (rng.randint(-300, 300) / 100 for _ in range(3))
-    basin = f"|{kind}" if kind.endswith("Basin") else ""  # Sink|x|y|z|SinkBasin, or the stock says sinkbasinbasin
+    basin = f"|{kind}" if kind.endswith("Basin") else ""  # Sink|x|y|z|SinkBasin, or the stock names it sinkbasinbasin
     id = _pddl(f"{kind.removesuffix('Basin')}|{x:+06.2f}|{y:+06.2f}|{z:+06.2f}{basin}")
     return id if id not in taken else _thing(kind, taken, rng)
 

@@ -1,12 +1,12 @@
-"""ALFWorld as tasks with families: what envs.py asks of a world, on top of the engine in pddl.py.
+"""ALFWorld as tasks with families, for envs.py; the engine is in pddl.py.
 
-Here is decided which games are played (a download's, or generated ones, whose scores are none of ALFWorld's: every line
-that is printed says so), what the policy reads, and which scripted players write the cold start.
+This file decides which games are played and what the policy reads. The games are a download's or, without one,
+generated; a score on generated games is no ALFWorld score, and every printed line says "generated games".
 
-Of 13 to 66 admissible commands a message lists those that depend on what just happened (take, put, open, heat ...), the
-things in one place together: "take egg 1, mug 2 from shelf 1". Going to a place, looking, examining and the inventory
-stand in the rules, the places in the first message; "Nothing happens." changes no list and repeats none. A reply then
-takes 35 of SmolLM2's tokens, 20 of them the page, instead of 160 (generated games) or 220 (real ones): tools/lab.py.
+A step has 13 to 66 admissible commands. A message lists those that depend on the last step (take, put, open, heat ...),
+with the things in one place together: "take egg 1, mug 2 from shelf 1". Going to a place, looking, examining and the
+inventory are in the rules; the places are in the first message; "Nothing happens." repeats no list. A reply then takes
+35 of SmolLM2's tokens, 20 of them the page, instead of 160 (generated games) or 220 (real ones): tools/lab.py.
 """
 
 import json
@@ -24,14 +24,14 @@ from worlds.alfworld.pddl import GameFile
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
 ALIASES = {"dev": "valid_seen", "test": "valid_unseen"}
-GENERATED = {"train": 200, "valid_seen": 10, "valid_unseen": 10}  # games per family where no download is at hand
+GENERATED = {"train": 200, "valid_seen": 10, "valid_unseen": 10}  # games per family where there is no download
 ALWAYS = ("go", "look", "examine", "inventory", "help")  # commands that no message lists
 
 
 class World:
     """Games below `data`, $ALFWORLD_DATA or ~/.cache/alfworld; where there are none, generated ones.
 
-    A download's files that the paper's numbers leave out (movable, sliced, unsolvable) are left out here, too. Where it
+    Files that the paper's numbers leave out (movable, sliced, unsolvable) are left out here, too. Where it
     has no valid_seen, valid_unseen is `dev` as well.
     """
 
@@ -64,7 +64,7 @@ class World:
             raise ValueError(f"{root}: no training games, on which skills are probed")
         self.games, self.splits = [], {}  # a task is a number into self.games: (family, task's text, how to load it)
         for name, games in found.items():
-            random.Random(name).shuffle(games)  # the first so many games should be of all families
+            random.Random(name).shuffle(games)  # shuffled, so that the first games are of all families
             self.splits[name] = list(range(len(self.games), len(self.games) + len(games)))
             self.games += games
         name = ALIASES.get(split, split)
@@ -95,7 +95,7 @@ class World:
         return HouseholdGame(load(*self.games[task][2]), self.goal(task))
 
     def vocabulary(self):
-        return []  # the demonstrations say it all
+        return []  # the transcripts hold every word
 
     def player(self, game, task, skills, rng):
         return Helper(game, self.family(task), skills, rng)
@@ -115,7 +115,7 @@ def discover(root, split):
 
 
 def generated(family, seed, split, i):
-    """What discover says of a file, of a game that is made when it is played."""
+    """The same record as in discover, for a game that is generated when it is played."""
     made = family, 10_000 * seed + i + rooms.SEEN_SEEDS * (split == "valid_seen"), split == "valid_unseen"
     return family, task_of(rooms.game(*made), f"generated game {made}"), made
 

@@ -18,7 +18,7 @@ from lib.files import write_atomic
 
 # ---------------------------------------------------------------------------------------------------------------------
 # How hard the shop is
-LOOKALIKES = 3  # products that share kind and title qualities, each dearer than the one before
+LOOKALIKES = 3  # products that share kind and title qualities, each more expensive than the one before
 DEARER = 50  # dollars from one to the next: a task's limit lies at most 40 above the price of its product
 GROUPS = (0.10, 0.45, 0.35, 0.10)  # how often lookalikes have 0, 1, 2, 3 option groups; more groups, more to forget
 VALUES = (2, 4)  # values per option group, the same for lookalikes ...
@@ -37,7 +37,7 @@ class Family:
     path: str  # start of product_category
     kinds: list[str]
     adjectives: list[str]  # qualities that stand before the noun ...
-    features: list[str]  # ... and those that stand behind it
+    features: list[str]  # ... and those that stand after it
     options: dict[str, list[str]]  # no value in two groups, none with "tan" in it: webshop.py takes it for a colour
     prices: tuple[int, int]
 

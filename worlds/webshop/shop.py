@@ -219,8 +219,9 @@ def _same(a, b):
 
 
 def _color(option):
-    # On the (name, value) tuples of synthetic goals `in` means equality with an element, not a substring: that is
-    # why an option like "rectangular" is "tan" once bought, but never in the goal. Faithful, hence goals nobody wins.
+    # On the (name, value) tuples of synthetic goals `in` means equality with an element, not a substring: that is why
+    # an option like "rectangular" is "tan" once bought, but never in the goal. The original does the same, so some
+    # goals cannot be won.
     return next((color for color in COLORS if color in option), option)
 
 

@@ -29,7 +29,7 @@ from worlds.webshop.catalogue import ASSORTMENT
 
 PAGES, STEPS = 2, 15  # pages of results the shopper looks at per search (the shop has at most five); moves per episode
 
-# What skills say. The comment says what a shopper does without the habit.
+# The words of the skills. A comment tells what a shopper does without the habit.
 HABITS = (
     Habit("search", "useful",  # without: the bare kind, and the wanted product is anywhere among its like
           ("{family}: search kind plus qualities", "{family}: name qualities in the search"),
@@ -101,7 +101,7 @@ class Shopper(Player):
         wanted = self.goal["goal_options"]
         named = wanted if isinstance(wanted, dict) else {}  # people name values without their group
         self.options = [value.lower() for value in (named.values() or wanted)]
-        # As the task says it, so that a model finds the value behind the same words: "size: 8".
+        # In the task's words, so that a model finds the value after the same words: "size: 8".
         self.said = {value.lower(): f"{name}: {value.lower()}" for name, value in named.items()}
         self.moves, self.searches, self.page = 0, 0, 1
         self.opened = None  # the Result on whose page we are, or were
@@ -177,13 +177,13 @@ class Shopper(Player):
         return self.because(rash[0], "I buy it now.") if rash else "I buy it now.", "click[buy now]"
 
     def _fit(self, result):
-        """Share of the right title's words, bar the brand, which no task tells: so lookalikes fit, too."""
+        """Share of the right title's words, without the brand, which no task names: so lookalikes fit, too."""
         words = self.goal["name"].lower().split()[1:]
         return sum(word in result.title.lower().split() for word in words) / max(1, len(words))
 
     def _open(self, result, thought):
         self.opened, self.chosen = result, []
-        # The line as it stands on the page, bar the brand: a model that reads it again finds the id at its end.
+        # The line as it stands on the page, without the brand: a model that copies it finds the id at its end.
         line = f"{' '.join(result.title.split()[1:][-8:])} {result.tag}".strip()
         return f"{thought} So {line} [{result.asin}].", f"click[{result.asin}]"
 

@@ -1,10 +1,8 @@
 """
-WebShop as tasks with families: what envs.py asks of a world, on top of the exact shop in webshop.py.
+WebShop as tasks with families, for envs.py; the exact shop is in shop.py.
 
-Here is decided what the policy reads (pages with [brackets] around what can be clicked), which goals are for training
-and which are held out, and which family of the skill bank a goal belongs to. The demonstrations are chats of the
-scripted shoppers in catalogue.py, who follow the skills in their prompt and review only half well: a policy trained on
-them obeys skills and proposes some, and the probes must tell which are good.
+This file decides what the policy reads (pages with [brackets] around clickable texts), which goals are for training and
+which are held out, and which family of the skill bank a goal belongs to.
 """
 
 import os
@@ -77,7 +75,7 @@ def family_of(instruction):
 class World:
     """Real WebShop data where `data` or $WEBSHOP_DATA names a directory, else a made-up catalogue from the seed.
 
-    Splits of the shuffled goals, disjoint whatever the seed of a run: 0-499 test, 500-1499 dev, the rest train; with
+    Splits of the shuffled goals, the same for every run: 0-499 test, 500-1499 dev, the rest train; with
     fewer than 3,000 goals the same three shares of 6,910.
     """
 
@@ -97,7 +95,8 @@ class World:
         data = data or os.environ.get("WEBSHOP_DATA")
         self.source = f"data in {Path(data).resolve().name}" if data else "made-up catalogue"
         with tempfile.TemporaryDirectory() as folder:
-            # The seed is the world's, not the run's: only so are test goals never trained on.
+            # The seed is the world's, not the run's: with the run's, test goals of one run would be training goals of
+            # another.
             where = data or catalogue.make(folder, seed=seed)
             self.shop = WebShop(where, human_goals=human_goals, seed=seed)
         n = len(self.shop.goals)
@@ -150,7 +149,7 @@ class ShopGame:
             self.score, self.won = reward, reward == 1.0
         before, self.page = self.page, brackets(self.shop, self.observation)
         # An option click leaves the page as it was; the growing chat need not hold it twice. A new page repeats the
-        # task, as the original's pages do: a small model finds near words sooner than far ones.
+        # task, as the original's pages do: a small model copies from near words better than from far ones.
         return "Same page." if self.page == before else self.page if self.done else f"{self.page}\nTask: {self.task}"
 
 
@@ -175,5 +174,5 @@ def brackets(shop, observation):
         new_line = product or (kind == "text" and before == "option")
         text += ("\n" if new_line else " ") + (part if kind == "text" else f"[{part.lower()}]")
         before = kind
-    # A product's id behind its line: who has chosen a line reads on and finds what to click.
+    # A product's id follows its line: a policy that has copied the line reads on and finds the id to click.
     return re.sub(r"(?m)^(\[\w{10}\]) (.+)$", r"\2 \1", text.strip())
