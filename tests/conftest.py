@@ -1,6 +1,7 @@
 """What has to happen before any test module is imported."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,28 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def random_tiny(tmp_path_factory):
+    """A random tiny policy on disk, so that not every run trains a tokenizer."""
+    import envs
+    import policy as policies
+    from tools.coldstart import corpus
+
+    path = tmp_path_factory.mktemp("models") / "random"
+    policies.load("tiny", text=corpus(envs.make("webshop"))[-300:]).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def train_in_process(random_tiny, monkeypatch):
+    """run(flags, steps of an episode, run directory, *more flags): train.py in this process, with a random policy."""
+    import train
+
+    def run(flags, limit, out, *more):
+        monkeypatch.setattr("worlds.webshop.world.World.limit", limit)
+        monkeypatch.setattr(sys, "argv", ["train.py", "--model", random_tiny, *flags, "--out", str(out), *more])
+        train.main()
+
+    return run

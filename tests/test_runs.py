@@ -6,20 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-import envs
 import eval as evaluation
 import policy as policies
 import train
 from lib import memory
 from skillbank import Skill, SkillBank
 from tools import coldstart, report, runs
-from tools.coldstart import corpus
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_every 0 --act_tokens 8 --review_tokens 8 --context 1500 "
@@ -27,24 +26,9 @@ SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_every 0 --act_tokens 8 --rev
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random tiny policy on disk."""
-    path = tmp_path_factory.mktemp("models") / "random"
-    policies.load("tiny", text=corpus(envs.make("webshop"))[-300:]).save(path)
-    return str(path)
-
-
 @pytest.fixture
-def run(model, monkeypatch):
-    """train.py in this process, with episodes of two steps."""
-    monkeypatch.setattr("worlds.webshop.world.World.limit", 2)
-
-    def run(out, *flags):
-        monkeypatch.setattr(sys, "argv", ["train.py", "--model", model, *SMALL, "--out", str(out), *flags])
-        train.main()
-
-    return run
+def run(train_in_process):
+    return partial(train_in_process, SMALL, 2)
 
 
 def ends(call, *arguments):
@@ -230,10 +214,10 @@ def test_a_damaged_cold_start_is_named(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_sigkill_in_the_cold_start(tmp_path, model):
+def test_sigkill_in_the_cold_start(tmp_path, random_tiny):
     """The same with a real kill -9, wherever it falls."""
     code = "import tools.coldstart as c; c.EVERY = 0; import train; train.main()"
-    command = [sys.executable, "-c", code, "--model", model, *SMALL, *"--steps 0 --cold_start 40".split(),
+    command = [sys.executable, "-c", code, "--model", random_tiny, *SMALL, *"--steps 0 --cold_start 40".split(),
                *"--sft_batch 2 --sft_lr 1e-3 --out".split()]
     subprocess.run([*command, str(tmp_path / "calm")], cwd=ROOT, check=True, capture_output=True)
     resume: list = []

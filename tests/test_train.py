@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from dualadv_grpo import ACT, FORCED, REVIEW
 from lib.chat import read_chats
 from skillbank import SkillBank
 from tools import runs
-from tools.coldstart import corpus
 from worlds.webshop import catalogue
 
 ROOT = Path(__file__).parents[1]
@@ -26,24 +26,9 @@ SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_
          "--context 1500 --save_every 1 --commit all --probes 1 --lr 1e-3").split()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random tiny policy on disk, so that not every run trains a tokenizer."""
-    path = tmp_path_factory.mktemp("models") / "random"
-    policies.load("tiny", text=corpus(envs.make("webshop"))[-300:]).save(path)
-    return str(path)
-
-
 @pytest.fixture
-def run(model, monkeypatch):
-    """train.py in this process, with episodes of four steps."""
-    monkeypatch.setattr("worlds.webshop.world.World.limit", 4)
-
-    def run(out, *flags):
-        monkeypatch.setattr(sys, "argv", ["train.py", "--model", model, *SMALL, "--out", str(out), *flags])
-        train.main()
-
-    return run
+def run(train_in_process):
+    return partial(train_in_process, SMALL, 4)
 
 
 @pytest.fixture
