@@ -74,6 +74,7 @@ class Env(Protocol):
     train_tasks: list[int]  # probes are chosen from these, whatever the split
     dev_tasks: list[int]  # held out, for evaluation during training
     options: dict  # flags of its own: {name: (default, help)}
+    graded: bool  # has its score values between 0 and 1?
     aliases: dict  # other people's names of its families: {theirs: ours}
     ways: object  # worlds.players.Ways: the habits of its scripted players
     corpus_chats: int  # so many transcripts train the tokenizer of a new `tiny`
@@ -176,6 +177,15 @@ class Episode:
     def reward(self) -> float:
         """R = 10 won - 0.5 * (number of invalid actions)."""
         return 10.0 * self.won - 0.5 * sum(not turn.valid for turn in self.turns)
+
+    @property
+    def graded_reward(self) -> float:
+        """R with the world's score, in [0, 1], in the place of the win."""
+        return self.reward + 10.0 * (self.score - self.won)
+
+    def sampled(self, job: int) -> int:
+        """How many tokens were sampled to act (ACT) or to review (REVIEW)."""
+        return sum(segment.job.count(job) for segment in self.segments)
 
     def transcript(self) -> str:
         """The episode as a person reads it."""

@@ -37,7 +37,7 @@ from probes import Edit, Probing, confirm, edits_of, probe
 from skillbank import SkillBank, commit
 from tools import report
 from tools.report import summary
-from tools.runs import BROKEN, guard, target_of
+from tools.runs import BROKEN, fit, guard, target_of
 
 PROTOCOLS = ("none", "frozen", "online")
 SAMPLING = [f for f in fields(Sampling) if f.name != "temperature"]  # each is a flag
@@ -129,10 +129,7 @@ def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampl
     env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
     if not args.data and settings.get("world", env.describe()) != env.describe():
         raise ValueError(f"{args.target[0]} was trained in {settings['world']}, this is {env.describe()}; give --data")
-    families = {env.family(task) for task in (*env.tasks, *env.train_tasks)}
-    if unknown := bank.fit(families, env.aliases):
-        print(f"{args.bank}: skills of {', '.join(unknown)} are never shown, {args.env} has the families "
-              f"{', '.join(sorted(families))}")
+    fit(bank, args.bank, env)
     policy = policies.load(args.model, policies.pick_device(args.device), world=args.env)
     envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
     return policy, env, bank, sampling
@@ -145,7 +142,8 @@ def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, task
     committed: list[Edit] = []
     if protocol == "online":
         probing = Probing(args.probes, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
-                          settings.get("clip_utility", Probing.clip), sampling)
+                          settings.get("clip_utility", Probing.clip),
+                          settings.get("utility") == "graded", sampling=sampling)
         episodes, bank, committed = play_online(policy, env, bank, tasks, probing, args.seed, args.batch)
     else:
         bank = bank if protocol == "frozen" else SkillBank()

@@ -37,6 +37,8 @@ class Probing:
     fresh: int = 8  # further ones for a promising edit, before it is committed
     alpha: float = 0.3  # bonus for the share of comparisons won over those lost (released code: 0.2)
     clip: bool = False  # max(0, U), as in the released code
+    graded: bool = False  # s = score (...) in the place of 1[success] (...)
+    paired: bool = True  # the same random numbers with the edit and without
     sampling: Sampling = field(default_factory=Sampling)
 
 
@@ -88,9 +90,12 @@ def select(env: Env, task: int, k: int, seed: int, used=(), everywhere: bool = F
     return random.Random(f"probes/{seed}/{task}").sample(pool, min(k, len(pool)))
 
 
-def score(success: bool, steps: int, limit: int) -> float:
-    """s of one probe run: 0 if it failed, else 1 + the share of the step limit that was left, so in [1, 2)."""
-    return 1.0 + (limit - steps) / limit if success else 0.0  # s = 1[success] (1 + (T - steps) / T)
+def score(success: bool | float, steps: int, limit: int) -> float:
+    """s of one probe run: 0 if it failed, else 1 + the share of the step limit that was left, so in [1, 2).
+
+    success may be the world's score in [0, 1]: then s is graded, and in [0, 2).
+    """
+    return float(success) * (1.0 + (limit - steps) / limit)  # s = 1[success] (1 + (T - steps) / T)
 
 
 def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: bool = False) -> float:
@@ -109,8 +114,8 @@ def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: b
 
 
 def probe(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: int = 0,
-          probing: Probing = Probing()) -> int:
-    """Fill in probes, before, after and utility of each edit. Returns the number of probe episodes played.
+          probing: Probing = Probing()) -> list[Episode]:
+    """Fill in probes, before, after and utility of each edit. Returns the probe episodes that were played.
 
     Edits with the same text pool their probes: eight rollouts that propose one skill are one estimate from more runs.
     """
@@ -129,19 +134,20 @@ def probe(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: in
     tasks = [task for task, _ in runs]
     # The random stream's key is the task alone: that pairs the runs with and without the edit.
     episodes = rollout(policy, env, tasks, list(runs.values()), seed=seed, sampling=probing.sampling,
-                       with_review=False, keys=[mix(task) for task in tasks], desc="probes")
-    s = {name: score(e.won, e.steps, env.limit) for name, e in zip(runs, episodes)}
+                       with_review=False, keys=[mix(task) if probing.paired else mix(task, i)
+                                                for i, task in enumerate(tasks)], desc="probes")
+    s = {name: score(e.score if probing.graded else e.won, e.steps, env.limit) for name, e in zip(runs, episodes)}
     for edit in edits:
         mine = {task: pair for task, pair in pairs[edit.identity].items() if task != edit.task}
         edit.probes = list(mine)
         edit.before = [s[without] for without, _ in mine.values()]
         edit.after = [s[with_edit] for _, with_edit in mine.values()]
         edit.utility = utility(edit.before, edit.after, probing.alpha, probing.clip)
-    return len(runs)
+    return episodes
 
 
 def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: int = 0,
-            probing: Probing = Probing()) -> tuple[list[Edit], int]:
+            probing: Probing = Probing()) -> tuple[list[Edit], list[Episode]]:
     """Probe the most promising edit of each task again, on fresh tasks; returns (those still above 0, episodes).
 
     The best of many estimates is too high. An edit that changes nothing on average gets U > 0 at K = 4 with probability

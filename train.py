@@ -15,10 +15,9 @@ import os
 # OpenMP: threads that spin for long cost up to 10x where cores are shared, threads that sleep at once 3x where not.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-import argparse
 import random
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from tqdm import tqdm
 import dualadv_grpo as grpo
 import envs
 import worlds
-from envs import Env, Sampling, rollout
+from envs import Env, Episode, Sampling, rollout
 from eval import evaluate
 from lib.files import print_anything
 from lib.streams import mix
@@ -37,13 +36,9 @@ from policy import Policy, logprobs
 from probes import Probing, confirm, edits_of, probe
 from skillbank import SkillBank, commit, shaping
 from tools import report, runs
+from tools.flags import flag, parse
 
 # ---- Every flag -----------------------------------------------------------------------------------------------------
-
-
-def flag(default, text, least=None, choices=None, group=None):
-    """A flag: its default, its line in --help, the least value it may have. group: --help begins a new group here."""
-    return field(default=default, metadata={"help": text, "least": least, "choices": choices, "group": group})
 
 
 @dataclass
@@ -56,6 +51,7 @@ class Flags:
     resume: bool = flag(False, "continue the run in --out")
     seed: int = flag(0, "seed of all random numbers")
     device: str = flag("", "cpu, cuda, ...; '' is cuda where there is one")
+    bank: str = flag("", "skill bank to begin with, a JSON file or a directory of SKILL.md folders; '' is an empty one")
     wandb: str = flag("", "Weights & Biases project to log to; '' is none")
 
     steps: int = flag(150, "iterations", 0, group="how much")
@@ -82,16 +78,23 @@ class Flags:
     sft_prompt: float = flag(0.0, "weight of the loss on prompt and page tokens", 0)
     sft_copy: float = flag(1.0, "weight of the loss on words copied from the task or a page", 0)
 
-    probes: int = flag(4, "K: probe tasks per edit", 1, group="counterfactual utility, commit")
+    reviews: str = flag("on", "off is plain GRPO: no review is sampled, nothing is probed, the bank stays as it is",
+                        choices=("on", "off"), group="counterfactual utility, commit")
+    utility: str = flag("success", "what a probe is scored by: success (the paper), or the world's graded score",
+                        choices=("success", "graded"))
+    probes: int = flag(4, "K: probe tasks per edit", 1)
     confirm: int = flag(8, "fresh probe tasks for a promising edit before it is committed; 0: none", 0)
     probe_temperature: float = flag(0.4, "sampling temperature of probes", 0)
+    unpaired: bool = flag(False, "other random numbers with the edit than without (ablation)")
     alpha: float = flag(0.3, "bonus for the share of probes won over those lost (released code: 0.2)", 0)
     clip_utility: bool = flag(False, "max(0, U), as in the released code")
-    commit: str = flag("positive", "edits that enter the bank: those with U > 0, none (released training), or all",
+    commit: str = flag("positive", "edits that enter the bank: U > 0; none (released training); all, unprobed",
                        choices=("positive", "none", "all"))
 
+    reward: str = flag("success", "R pays 10 for a win, or 10 times the world's graded score",
+                       choices=("success", "graded"), group="DualAdv-GRPO")
     advantage: str = flag("dual", "dual; single: one advantage from R + S; act_only: reviews are not trained",
-                          choices=("dual", "single", "act_only"), group="DualAdv-GRPO")
+                          choices=("dual", "single", "act_only"))
     skill_weight: float = flag(0.2, "lambda: weight of the review's advantage", 0)
     lr: float = flag(1e-6, "learning rate", 0)
     kl: float = flag(-1.0, "beta: weight of the KL to the reference; -1 is the paper's for the world", -1)
@@ -114,38 +117,11 @@ PRESETS = {
     "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=16, act_tokens=64, review_tokens=160, context=4096,
                     rows=32, cold_start=20, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
 }
-METAVAR: dict = {int: "N", float: "X", str: "TEXT"}
 
 
 def read_flags(argv=None) -> Flags:
     """The command line as Flags, presets filled in. A wrong flag ends the program with one line."""
-    parser = argparse.ArgumentParser(description="Train SkillMaster.", allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"train.py: {message}; --help lists the flags\n")  # type: ignore
-    known = {f.name: f for f in fields(Flags) if f.name != "options"}
-    group: argparse._ActionsContainer = parser
-    for f in known.values():
-        group = parser.add_argument_group(f.metadata["group"]) if f.metadata["group"] else group
-        special = "".join(f"; {name}: {preset[f.name]}" for name, preset in PRESETS.items() if f.name in preset)
-        text = f"{f.metadata['help']} (default: {f.default!r}{special})"
-        if f.type is bool:
-            group.add_argument(f"--{f.name}", action="store_true", default=None, help=text)
-        else:
-            choices = f.metadata["choices"]
-            group.add_argument(f"--{f.name}", type=f.type, choices=choices, help=text,
-                               metavar=None if choices else METAVAR[f.type])
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env", default=Flags.env)
-    options = worlds.add_options(parser, first.parse_known_args(argv)[0].env)
-    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    for f in known.values():
-        least = f.metadata["least"]
-        if least is not None and f.name in given and not given[f.name] >= least:  # `not >=`, so NaN is refused, too
-            parser.error(f"--{f.name} {given[f.name]}: must be at least {least}")
-    model = given.get("model") or ("Qwen/Qwen2.5-1.5B-Instruct" if torch.cuda.is_available() else "tiny")
-    own = {option: given.pop(option, default) for option, default in options.items()}
-    flags = Flags(**{**PRESETS.get(model, {}), **given, "model": model, "options": own})
-    flags.out = flags.out or f"runs/{flags.env}-{Path(model).name}"
-    return flags
+    return parse(Flags, PRESETS, argv)
 
 
 # ---- The loop -------------------------------------------------------------------------------------------------------
@@ -155,26 +131,27 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
     """Iterations start .. flags.steps - 1."""
     kl = env.kl if flags.kl < 0 else flags.kl
     objective = grpo.Objective(flags.clip, kl, flags.entropy, flags.temperature, flags.max_norm, flags.budget)
-    probing = Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility,
-                      sampling_of(flags, flags.probe_temperature))
+    probing = Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility, flags.utility == "graded",
+                      not flags.unpaired, sampling_of(flags, flags.probe_temperature))
     for step in range(start, flags.steps):
         clock, seed = [time.perf_counter()], mix(flags.seed, step)
         rng = random.Random(f"{flags.seed}/tasks/{step}")
         tasks = rng.sample(env.train_tasks, min(flags.tasks, len(env.train_tasks)))
 
         # 1, 2: act, and review: each episode ends with propose | update | keep
-        episodes = rollout(policy, env, tasks, bank, flags.group, seed, sampling_of(flags, flags.temperature))
+        episodes = rollout(policy, env, tasks, bank, flags.group, seed, sampling_of(flags, flags.temperature),
+                           with_review=flags.reviews == "on")
         clock.append(time.perf_counter())
 
         # 3: bank with the edit against bank without: same probe tasks, same random numbers
         edits = edits_of(episodes)
-        probed = probe(policy, env, bank, edits, seed, probing)
+        probed = probe(policy, env, bank, edits, seed, probing) if flags.commit != "all" else []
         clock.append(time.perf_counter())
 
         # 4: R pays acting, S = U + shaping pays reviewing; each is normalised within its group against its own kind
         U = {edit.episode: edit.utility for edit in edits}
-        R = [e.reward for e in episodes]
-        S = [U.get(i, 0.0) + shaping(e.review, e.edit) for i, e in enumerate(episodes)]
+        R = [e.graded_reward if flags.reward == "graded" else e.reward for e in episodes]
+        S = [U.get(i, 0.0) + shaping(e.review, e.edit) if e.edit else 0.0 for i, e in enumerate(episodes)]
         groups = [i // flags.group for i in range(len(episodes))]
         if flags.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
             a_act = a_skill = grpo.group_advantage([r + s for r, s in zip(R, S)], groups, alone="reward")
@@ -191,14 +168,14 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
         clock.append(time.perf_counter())
 
         # 6: promising edits are probed again on fresh tasks; this is the only place where the bank changes
-        good = edits
+        good, confirming = edits, list[Episode]()
         if flags.confirm and flags.commit == "positive":
-            good, again = confirm(policy, env, bank, edits, seed, probing)
-            probed += again
+            good, confirming = confirm(policy, env, bank, edits, seed, probing)
         committed = commit(bank, good, flags.commit)
         clock.append(time.perf_counter())
 
-        iteration = report.Iteration(step + 1, episodes, edits, committed, R, S, probed, stats, clock)
+        iteration = report.Iteration(step + 1, episodes, edits, committed, R, S, probed, confirming,
+                                     stats, clock)
         row = iteration.publish(Path(flags.out), env, bank, tell=step == start)
         if flags.eval_every and (step + 1) % flags.eval_every == 0:
             row |= dev_games(flags, env, policy, bank, step + 1)
@@ -237,6 +214,9 @@ def main():
         new = runs.checkpoint_of(flags.out) is None
         env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
+        if "graded" in (flags.utility, flags.reward) and not env.graded:
+            raise ValueError(f"--utility graded, --reward graded: --env {flags.env} has no graded score, games are won "
+                             "or lost")
         if flags.eval_every and not env.dev_tasks:
             raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
         policy, reference, optimizer, bank, start = runs.open_run(flags, env, sampling_of(flags, flags.temperature),

@@ -162,7 +162,7 @@ def test_sign_and_bookkeeping(monkeypatch):
         return ("bad" not in titles, 2 if "good" in titles else 4)
 
     played = script(monkeypatch, outcome)
-    count = probe(None, World(), bank, [good, bad, idle], probing=Probing(3))
+    count = len(probe(None, World(), bank, [good, bad, idle], probing=Probing(3)))
     assert good.before == bad.before == idle.before == pytest.approx([1.6] * 3)
     assert (good.after, bad.after, idle.after) == (pytest.approx([1.8] * 3), [0.0] * 3, idle.before)
     assert good.utility == pytest.approx(0.2 + 0.3) and bad.utility == pytest.approx(-1.6 - 0.3)
@@ -217,7 +217,7 @@ def test_each_distinct_run_is_played_once(monkeypatch):
     result = bank.apply("update_skill", arguments, "a", copy_bank=True)  # a skill that no prompt of family a shows
     unseen = Edit(4, 0, "a", "update_skill", arguments, result["bank"], result["skill_id"])
     played = script(monkeypatch, lambda task, titles: (True, 3 if "twin" in titles else 5))
-    count = probe(None, world, bank, [*twins, other, unseen], probing=Probing(2))
+    count = len(probe(None, world, bank, [*twins, other, unseen], probing=Probing(2)))
     assert count == len(played) == 2 * 3  # without, twin, other
     assert len({(run.task, run.titles) for run in played}) == count
     assert [e.utility for e in twins] == [pytest.approx(0.2 + 0.3)] * 3
@@ -231,15 +231,15 @@ def test_an_update_that_only_rewords_another_seat_is_seen(monkeypatch):
     result = bank.apply("update_skill", arguments, "a", copy_bank=True)
     edit = Edit(0, 0, "a", "update_skill", arguments, result["bank"], "dyn_001")
     played = script(monkeypatch, lambda task, titles: (True, 5))
-    assert probe(None, World(), bank, [edit], probing=Probing(3)) == len(played) == 6
+    assert len(probe(None, World(), bank, [edit], probing=Probing(3))) == len(played) == 6
 
 
 def test_nothing_to_probe(monkeypatch):
     """Bug: an iteration without edits, or a family of one task, divides by zero or plays the task itself."""
     played = script(monkeypatch, lambda task, titles: (True, 5))
-    assert probe(None, World(), SkillBank(), []) == 0
+    assert len(probe(None, World(), SkillBank(), [])) == 0
     lonely = proposed(SkillBank(), 20, "new", "c")
-    assert probe(None, World(), SkillBank(), [lonely]) == 0
+    assert len(probe(None, World(), SkillBank(), [lonely])) == 0
     assert lonely.utility == 0.0 and lonely.probes == lonely.before == lonely.after == [] and played == []
 
 
@@ -265,13 +265,13 @@ def test_confirm_asks_fresh_tasks_and_only_about_the_best_of_each_task(monkeypat
     for edit, utility_, probed in ((lucky, 0.5, [2]), (good, 0.4, [4]), (worse, 0.1, [4]), (bad, -0.3, [0])):
         edit.utility, edit.probes = utility_, probed
     played = script(monkeypatch, lambda task, titles: (True, 4 if "good" in titles else 6 if "lucky" in titles else 5))
-    kept, count = confirm(None, World(), bank, [lucky, good, worse, bad], 3, Probing(fresh=8))
+    kept, again = confirm(None, World(), bank, [lucky, good, worse, bad], 3, Probing(fresh=8))
     assert kept == [good] and good.confirmed == pytest.approx(0.1 + 0.3) and lucky.confirmed == pytest.approx(-0.4)
     assert worse.confirmed is None and bad.confirmed is None, "never asked"
     assert (good.utility, good.probes) == (0.4, [4]), "the first estimate stays what it was"
     assert {run.task for run in played if "lucky" in run.titles} == {4, 6}
     assert {run.task for run in played if "good" in run.titles} == {0, 6}
-    assert count == len(played) and not {run.seed for run in played} & {3}, "fresh random numbers, too"
+    assert len(again) == len(played) and not {run.seed for run in played} & {3}, "fresh random numbers, too"
 
 
 def test_a_general_skill_is_confirmed_on_every_family(monkeypatch):
@@ -322,10 +322,10 @@ def test_a_run_is_the_same_whatever_is_played_beside_it(env, tiny, monkeypatch):
     family = env.family(task)
     first, second = (proposed(bank, task, title, family) for title in ("Search the kind first", "Mind the price tag"))
     kept = record(monkeypatch)
-    assert probe(tiny, env, bank, [first, second], 5, Probing(2, sampling=HOW)) == len(kept) == 6
+    assert len(probe(tiny, env, bank, [first, second], 5, Probing(2, sampling=HOW))) == len(kept) == 6
     together = {(e.task, tuple(s.title for s in e.shown)): e for e in kept}
     kept.clear()
-    assert probe(tiny, env, bank, [second], 5, Probing(2, sampling=HOW)) == len(kept) == 4
+    assert len(probe(tiny, env, bank, [second], 5, Probing(2, sampling=HOW))) == len(kept) == 4
     for episode in kept:
         other = together[episode.task, tuple(s.title for s in episode.shown)]
         assert [(ids, kind) for ids, kind, _ in spoken(episode)] == [(ids, kind) for ids, kind, _ in spoken(other)]
@@ -349,7 +349,7 @@ def test_an_edit_that_no_prompt_shows_is_worth_exactly_nothing(env, tiny, monkey
     result = bank.apply("update_skill", arguments, family, copy_bank=True)
     edit = Edit(0, task, family, "update_skill", arguments, result["bank"], "dyn_001")
     kept = record(monkeypatch)
-    assert probe(tiny, env, bank, [edit], 5, Probing(3, sampling=HOW)) == len(kept) == 3
+    assert len(probe(tiny, env, bank, [edit], 5, Probing(3, sampling=HOW))) == len(kept) == 3
     assert edit.utility == 0.0 and edit.before == edit.after and len(edit.before) == 3
     # The same by force: both banks played apart give the same tokens.
     one, other = (rollout(tiny, env, edit.probes, b, seed=5, sampling=HOW, with_review=False,
@@ -384,7 +384,7 @@ def test_defaults_are_enough(env, tiny, monkeypatch):
     monkeypatch.setattr(probes, "rollout", lambda *args, sampling, **rest: [
         SimpleNamespace(won=True, steps=sampling.top_k) for _ in args[2]])
     edit = proposed(SkillBank(), env.train_tasks[0], "new", env.family(env.train_tasks[0]))
-    assert probe(tiny, env, SkillBank(), [edit]) == 8 and edit.utility == 0.0
+    assert len(probe(tiny, env, SkillBank(), [edit])) == 8 and edit.utility == 0.0
 
 
 @pytest.mark.parametrize("tie, chance", [(0.9, 0.16), (0.5, 0.36)])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -166,7 +167,7 @@ def test_help_shows_every_knob_with_its_default(capsys):
         train.read_flags(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    for field in train.fields(train.Flags)[:-1]:  # the last holds the world's own flags
+    for field in fields(train.Flags)[:-1]:  # the last holds the world's own flags
         assert f"--{field.name} " in text and f"(default: {field.default!r}" in text
 
 

@@ -346,8 +346,8 @@ def bench_probes(args, env, bounds):
     probing = Probing(K, sampling=how)
     probe(policy, env, bank, [replace(edits[0])], probing=replace(probing, k=1))  # warms up
     single, played = timed(args.device,
-                           lambda: sum(probe(policy, env, bank, [edit], probing=probing) for edit in some))
-    joint, together = timed(args.device, lambda: probe(policy, env, bank, edits, probing=probing))
+                           lambda: sum(len(probe(policy, env, bank, [edit], probing=probing)) for edit in some))
+    joint, together = timed(args.device, lambda: len(probe(policy, env, bank, edits, probing=probing)))
     results = [{"": name, "edits": n, "episodes": count, "per edit": count / n, "of 2K": count / (2 * K * n),
                 "s": seconds, "s/edit": seconds and seconds / n} for name, n, count, seconds in (
                     ("as released, counted", len(edits), 2 * K * len(edits), None),

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import worlds
-from dualadv_grpo import Stats
+from dualadv_grpo import ACT, REVIEW, Stats
 from lib.files import write_atomic
 from lib.memory import peak_mb
 
@@ -22,7 +22,8 @@ class Iteration:
     committed: list
     R: list  # reward of acting, per episode
     S: list  # reward of reviewing
-    probed: int  # probe episodes played, confirmation included
+    probed: list  # probe episodes
+    confirming: list  # those of confirmation
     stats: Stats
     clock: list  # time before acting, and after acting, probing, updating, committing
 
@@ -45,17 +46,27 @@ class Iteration:
         return {"step": self.step, **summary(self.episodes)["all"], "reward": sum(self.R) / len(self.R),
                 "skill_reward": sum(self.S) / len(self.S), "edits": len(self.edits),
                 "utility": sum(e.utility for e in self.edits) / max(len(self.edits), 1),
-                "probe_episodes": self.probed, "committed": len(self.committed), "skills": len(bank.skills()),
+                "probe_episodes": len(self.probed) + len(self.confirming), **self.tokens(),
+                "committed": len(self.committed), "skills": len(bank.skills()),
                 **asdict(self.stats), "act_s": act_s, "probe_s": probe_s, "update_s": update_s,
                 "confirm_s": confirm_s, "memory_mb": peak_mb(),
                 "gpu_mb": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0}
+
+    def tokens(self):
+        """How many tokens were sampled, in all and by purpose."""
+        count = {"act": sum(e.sampled(ACT) for e in self.episodes),
+                 "review": sum(e.sampled(REVIEW) for e in self.episodes),
+                 "probe": sum(e.sampled(ACT) for e in self.probed),
+                 "confirm": sum(e.sampled(ACT) for e in self.confirming)}
+        return {"sampled": sum(count.values()), **{f"{name}_sampled": n for name, n in count.items()}}
 
     def line(self, row, source):
         """The same as one line to read."""
         return (f"step {self.step} | {source} | success {row['success']:.2f} score {row['score']:.2f} steps "
                 f"{row['steps']:.1f} invalid {row['invalid']:.2f} | edits {row['edits']}/{row['n']} committed "
-                f"{row['committed']} bank {row['skills']} | U {row['utility']:+.3f} ({self.probed} probe runs) | "
-                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} | {row['tokens']} tokens, "
+                f"{row['committed']} bank {row['skills']} | U {row['utility']:+.3f} ({row['probe_episodes']} probe "
+                "runs) | "
+                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} | {row['sampled']} tokens, "
                 f"{self.clock[-1] - self.clock[0]:.0f}s (act {row['act_s']:.0f} probe {row['probe_s']:.0f} update "
                 f"{row['update_s']:.0f} confirm {row['confirm_s']:.0f})")
 
@@ -111,6 +122,10 @@ def fate(edit, committed):
             f"    utility {edit.utility:+.3f}{again}: {'committed' if committed else 'not committed'}"]
 
 
+def status_of(episode):
+    return episode.edit["status"] if episode.edit else "none was asked for"
+
+
 def story(episodes, edits, committed):
     """One episode, its review and the fate of its edit, short enough to print: the pages are left out.
 
@@ -122,7 +137,7 @@ def story(episodes, edits, committed):
     lines += [f"    {' '.join(turn.text.split())}" for turn in episode.turns]
     lines += [f"    {'won' if episode.won else 'lost'}, score {episode.score:.2f}",
               f"  review: {' '.join(episode.review.split())}"]
-    return "\n".join(lines + (fate(edit, edit in committed) if edit else [f"    {episode.edit['status']}"]))
+    return "\n".join(lines + (fate(edit, edit in committed) if edit else [f"    {status_of(episode)}"]))
 
 
 def sample(path, episodes, edits, committed):
@@ -130,7 +145,7 @@ def sample(path, episodes, edits, committed):
     ranked = sorted(range(len(episodes)), key=lambda i: episodes[i].reward)
     lines = []
     for i in dict.fromkeys([ranked[-1], ranked[0]]):
-        lines += [episodes[i].transcript(), f"--- the review's call: {episodes[i].edit['status']}"]
+        lines += [episodes[i].transcript(), f"--- the review's call: {status_of(episodes[i])}"]
         lines += [line for edit in edits if edit.episode == i for line in fate(edit, edit in committed)]
     write_atomic(path, "\n".join(lines) + "\n")
 

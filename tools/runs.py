@@ -19,7 +19,7 @@ import signal
 import sys
 import uuid
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -125,12 +125,13 @@ def open_run(flags, env, sampling, bar):
     if not flags.resume and (checkpoint or (out / SAVED).is_file()):
         raise ValueError(f"{out} holds a run; --resume continues it, --out DIR starts another")
     if flags.resume:
-        check_flags(out, settings_of(flags, env))
+        defaults = {f.name: f.default for f in fields(flags)} | {k: v for k, (v, _) in env.options.items()}
+        check_flags(out, settings_of(flags, env), defaults)
     open_wandb(flags)
     if checkpoint:
         policy, bank, start, state = resumed(flags, checkpoint, device)
     else:
-        policy, bank, start, state = new_run(flags, env, sampling, bar, device), SkillBank(), 0, None
+        policy, bank, start, state = new_run(flags, env, sampling, bar, device), first_bank(flags, env), 0, None
     policy, reference = with_reference(flags, policy, state, device)
     policy.model.recompute = flags.recompute
     optimizer = grpo.AdamW(policy.model.parameters(), flags.lr, offload=flags.offload)
@@ -139,15 +140,19 @@ def open_run(flags, env, sampling, bar):
     return policy, reference, optimizer, bank, start
 
 
-def check_flags(out, settings):
-    """ValueError where there is no run to resume, or one that was made with other flags than these."""
+def check_flags(out, settings, defaults):
+    """ValueError where there is no run to resume, or one that was made with other flags than these.
+
+    defaults: of flags that runs from before them do not have in their config.json.
+    """
     if not (out / "config.json").is_file():
         raise ValueError(f"--resume: {out} holds no run; without --resume a new one starts there")
     before = read_json(out / "config.json", ANEW)
     for name, value in settings.items():
-        if name not in FREE and before.get(name) != value:
-            raise ValueError(f"--resume: {out} was run with {name} {before.get(name)}, this is {value}; give the same "
-                             "flags, or another --out")
+        was = before.get(name, defaults.get(name))
+        if name not in FREE and was != value:
+            raise ValueError(f"--resume: {out} was run with {name} {was}, this is {value}; give the same flags, or "
+                             "another --out")
 
 
 def resumed(flags, checkpoint, device):
@@ -187,6 +192,21 @@ def new_run(flags, env, sampling, bar, device):
     policy.save(out / "reference")
     (out / SAVED).unlink(missing_ok=True)
     return policy
+
+
+def first_bank(flags, env):
+    """The bank that a new run begins with."""
+    bank = SkillBank.load(flags.bank) if flags.bank else SkillBank()
+    fit(bank, flags.bank, env)
+    return bank
+
+
+def fit(bank, path, env):
+    """Give a bank the world's names of families, and print those that the world does not have."""
+    families = {env.family(task) for task in (*env.tasks, *env.train_tasks)}
+    if unknown := bank.fit(families, env.aliases):
+        print(f"{path}: skills of {', '.join(unknown)} are never shown, this world has the families "
+              f"{', '.join(sorted(families))}")
 
 
 def with_reference(flags, policy, state, device):

@@ -35,7 +35,7 @@ class World:
     has no valid_seen, valid_unseen is `dev` as well.
     """
 
-    limit, kl, tail, ways, corpus_chats = 50, 0.01, 30, WAYS, 1000
+    limit, kl, tail, graded, ways, corpus_chats = 50, 0.01, 30, False, WAYS, 1000
     options: dict = {}
     aliases: dict = {"pick_and_place": "pick_and_place_simple", "examine": "look_at_obj_in_light",  # SkillRL's names
                      "clean": "pick_clean_then_place_in_recep", "heat": "pick_heat_then_place_in_recep",

@@ -10,6 +10,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from worlds.players import BASE
 from worlds.webshop import catalogue
 from worlds.webshop.shop import WebShop
 from worlds.webshop.shopper import STEPS, WAYS, Shopper
@@ -79,10 +80,11 @@ class World:
     fewer than 3,000 goals the same three shares of 6,910.
     """
 
-    limit, kl, tail, ways, corpus_chats = STEPS, 0.05, 20, WAYS, 300
+    limit, kl, tail, graded, ways, corpus_chats = STEPS, 0.05, 20, True, WAYS, 300
     aliases: dict = {}
     options: dict = {
         "human_goals": (False, "people's instructions instead of synthetic ones"),
+        "base": (BASE, "how often scripted shoppers have a useful habit that no skill names"),
         "winnable_only": (False, "leave out goals whose own product cannot score 1.0"),
     }
     rules = (
@@ -91,7 +93,8 @@ class World:
         "choose the options it names, then click[buy now]. You have 15 actions. Follow your skills."
     )
 
-    def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False):
+    def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False, base=BASE):
+        self.base = base
         data = data or os.environ.get("WEBSHOP_DATA")
         self.source = f"data in {Path(data).resolve().name}" if data else "made-up catalogue"
         with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +134,7 @@ class World:
         return [f"[{p.asin.lower()}] {p.name} {p.price_tag}" for p in self.shop.products.values()] * 2
 
     def player(self, game, task, skills, rng):
-        return Shopper(game.shop, task, self.family(task), skills, rng)
+        return Shopper(game.shop, task, self.family(task), skills, rng, self.base)
 
 
 class ShopGame:
