@@ -35,7 +35,7 @@ class Ways:
     """
 
     def __init__(self, habits, families, spoken):
-        self.habits, self.spoken = habits, spoken
+        self.habits, self.families, self.spoken = habits, list(families), spoken
         self.kind = {habit.key: habit.kind for habit in habits}
         self._keys = {plain(skill[field]): skill["key"] for family in (*families, "general")
                       for wording in range(WORDINGS) for skill in self.texts(family, wording)
