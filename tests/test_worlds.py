@@ -78,14 +78,14 @@ def test_guess_trains_from_nothing(tmp_path, monkeypatch, capsys):
 
 def test_a_new_folder_is_a_new_world(tmp_path, monkeypatch):
     """Bug: a world must be entered in a list somewhere before it is found."""
-    (tmp_path / "coin").mkdir()
-    (tmp_path / "coin" / "world.py").write_text("class World:\n    options = {'fair': (True, 'a fair coin')}\n")
+    (tmp_path / "made_for_a_test").mkdir()
+    (tmp_path / "made_for_a_test" / "world.py").write_text("class World:\n    options = {'fair': (True, 'a fair coin')}\n")
     monkeypatch.setattr(worlds, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(worlds, "__path__", [str(tmp_path)])
-    assert worlds.names() == ["coin"] and worlds.load("coin").options
-    with pytest.raises(ValueError, match="--env chess: there is no such world; choose from coin"):
+    assert worlds.names() == ["made_for_a_test"] and worlds.load("made_for_a_test").options
+    with pytest.raises(ValueError, match="--env chess: there is no such world; choose from made_for_a_test"):
         worlds.load("chess")
-    sys.modules.pop("worlds.coin.world")
+    sys.modules.pop("worlds.made_for_a_test.world")
 
 
 def test_options_are_the_worlds_own(capsys):
