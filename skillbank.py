@@ -256,7 +256,10 @@ def tagged_calls(text: str) -> list[str]:
 
 
 def without_thoughts(text: str) -> str:
-    return re.sub(r"<think>.*?</think>", "", text, flags=re.S).rpartition("</think>")[2]
+    head, closed, tail = text.partition("</think>")
+    if closed and "<think>" not in head:  # the prompt may have opened the thought
+        text = tail
+    return re.sub(r"<think>.*?</think>", "", text, flags=re.S)
 
 
 def parse_tool_call(text: str) -> tuple:

@@ -536,6 +536,12 @@ def test_a_call_is_read_after_the_thought_and_out_of_its_fence(text):
     assert result["status"] == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
 
 
+def test_an_argument_may_mention_tags():
+    """Bug: a skill about thoughts cuts the call in two, and is unreadable."""
+    arguments = {"reason": "Close </think> once. <think> is for thoughts."}
+    assert parse_tool_call(said("keep_skill", arguments)) == ("keep_skill", arguments, None)
+
+
 def test_tags_that_only_the_thought_mentions_are_no_tags():
     """Bug: the penalty for missing tags is lifted by a thought about them."""
     text = f"<think>I need <tool_call>x</tool_call></think>{CALL}"

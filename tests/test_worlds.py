@@ -79,7 +79,7 @@ def test_guess_trains_from_nothing(tmp_path, monkeypatch, capsys):
 def test_a_new_folder_is_a_new_world(tmp_path, monkeypatch):
     """Bug: a world must be entered in a list somewhere before it is found."""
     (tmp_path / "made_for_a_test").mkdir()
-    (tmp_path / "made_for_a_test" / "world.py").write_text("class World:\n    options = {'fair': (True, 'a fair coin')}\n")
+    (tmp_path / "made_for_a_test" / "world.py").write_text("class World:\n    options = {'fair': (True, 'a coin')}\n")
     monkeypatch.setattr(worlds, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(worlds, "__path__", [str(tmp_path)])
     assert worlds.names() == ["made_for_a_test"] and worlds.load("made_for_a_test").options
