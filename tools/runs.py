@@ -17,6 +17,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import uuid
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -82,7 +83,8 @@ def guard(program, out, errors):
     def terminate(number, frame):
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    main_thread = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+    before = signal.signal(signal.SIGTERM, terminate) if main_thread else None
     try:
         yield
     except KeyboardInterrupt:
@@ -93,9 +95,12 @@ def guard(program, out, errors):
             print(f"{program}: terminated{saved(out)}", file=sys.stderr)
         raise
     except errors as error:
+        if isinstance(error, BrokenPipeError):  # `| head`: the interpreter's last flush would fail, too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(f"{program}: {one_line(error)}{saved(out)}") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def saved(out):
