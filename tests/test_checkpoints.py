@@ -471,9 +471,9 @@ def grow(chat, messages):
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     texts = [m["content"] for m in messages if m["role"] != "system"]
     ids = chat.opening(system, texts[0])
-    for mine, heard in zip(texts[1::2], texts[2::2]):
+    for mine, given in zip(texts[1::2], texts[2::2]):
         ids = ids + chat.encode(mine) + [chat.end]
-        ids += chat.turn(heard, ids[-1])
+        ids += chat.turn(given, ids[-1])
     return ids
 
 

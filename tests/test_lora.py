@@ -1,4 +1,4 @@
-"""Tests of worlds/lora.py: the adapters change what they should, are trained alone, and vanish into what is saved."""
+"""Tests of lib/lora.py: the adapters change what they should, are trained alone, and vanish into what is saved."""
 
 import copy
 import sys

@@ -1,4 +1,4 @@
-"""Tests of worlds/memory.py: a rollout's memory is known before it starts."""
+"""Tests of lib/memory.py: a rollout's memory is known before it starts."""
 
 import pytest
 

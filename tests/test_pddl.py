@@ -1,4 +1,4 @@
-"""Tests of worlds/pddl.py: the stock engine's answers without the stock engine."""
+"""Tests of worlds/alfworld/pddl.py: the stock engine's answers without the stock engine."""
 
 import copy
 import gc

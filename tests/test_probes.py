@@ -208,7 +208,7 @@ def test_same_stream_with_and_without(monkeypatch):
 
 
 def test_each_distinct_run_is_played_once(monkeypatch):
-    """Bug: `without` is played anew for every edit, twins twice: 2 K episodes per edit, as the released code does."""
+    """Bug: `without` is played anew for every edit, equal edits twice: 2 K episodes per edit, as the released code does."""
     bank = SkillBank([Skill("dyn_001", "old", "o", "w")], {"b": [Skill("dyn_002", "b only", "p", "w")]})
     world = World()
     twins = [proposed(bank, 0, "twin", episode=i) for i in range(3)]
@@ -244,7 +244,7 @@ def test_nothing_to_probe(monkeypatch):
 
 
 def test_the_same_words_from_two_tasks_pool_their_probes(monkeypatch):
-    """Bug: one skill, proposed for two tasks, has two utilities; or an edit is scored on its own task by its twin."""
+    """Bug: one skill, proposed for two tasks, has two utilities; or an edit is scored on its own task by its double."""
     bank = SkillBank()
     one, two, other = proposed(bank, 0, "same"), proposed(bank, 2, "same"), proposed(bank, 0, "other")
     two.arguments["evidence"] = "another episode"  # not what it writes into the bank

@@ -1,4 +1,4 @@
-"""The shipped models, one per world: small, readable by others, and really such that heed skills."""
+"""The shipped models, one per world: small, open to others, and really obedient to the skills in their prompt."""
 
 import json
 import sys

@@ -463,7 +463,7 @@ def needs(model, offload, budget=4096, chunk=1024):
     """Bytes at rest, in an update with --recompute, and on the host: bfloat16 with float32 master weights.
 
     A block keeps 14 dim + 4 ffn numbers per token for backward (counted by saved_tensors_hooks); its gradients take
-    about what reading takes in worlds/memory.py, and the LM head what decoding takes there, for `chunk` tokens.
+    about what reading takes in lib/memory.py, and the LM head what decoding takes there, for `chunk` tokens.
     """
     cfg, weights = model.cfg, sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Tests of worlds/household.py: which games are played, what the policy reads of them, and players that heed skills."""
+"""Tests of worlds/alfworld: which games are played, what the policy reads of them, and players that obey skills."""
 
 import gzip
 import json
@@ -296,15 +296,15 @@ def test_players_speak_legal_commands(made):
 @package
 def test_a_slip_is_shown_with_what_follows_and_not_learned(made):
     """Bug: a model that saw nobody fail is lost after its first command that does nothing; or it learns to fail."""
-    slips, others = 0, 0
+    mistakes, others = 0, 0
     for chat in demonstrations(made, 40, seed=2):
         task = re.search(r"Task: (.*)", chat[1]["content"])[1]
         for said, reply, then in zip(chat[2:-2:2], chat[3:-2:2], chat[4:-1:2]):
             mistaken = reply["content"] == "Nothing happens."
             assert said.get("weight", 1) == (not mistaken)
             assert then["content"].startswith(f"<think>Nothing happened. I have to {task}.") == mistaken, then
-            slips, others = slips + mistaken, others + (not mistaken)
-    assert 0.01 < slips / others < 0.1
+            mistakes, others = mistakes + mistaken, others + (not mistaken)
+    assert 0.01 < mistakes / others < 0.1
 
 
 @package
