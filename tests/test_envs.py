@@ -1,4 +1,4 @@
-"""Tests of envs.py and worlds/webshop/world.py: what the policy reads, what is recorded of an episode, what it is paid."""
+"""Tests of envs.py and worlds/webshop/world.py: what the policy reads, what is recorded, what an episode is paid."""
 
 import random
 

@@ -208,7 +208,7 @@ def test_same_stream_with_and_without(monkeypatch):
 
 
 def test_each_distinct_run_is_played_once(monkeypatch):
-    """Bug: `without` is played anew for every edit, equal edits twice: 2 K episodes per edit, as the released code does."""
+    """Bug: "without" is played for every edit, equal edits twice: 2 K episodes per edit, as in the released code."""
     bank = SkillBank([Skill("dyn_001", "old", "o", "w")], {"b": [Skill("dyn_002", "b only", "p", "w")]})
     world = World()
     twins = [proposed(bank, 0, "twin", episode=i) for i in range(3)]
