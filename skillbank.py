@@ -21,6 +21,7 @@ import json
 import re
 import uuid
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from lib import skillfiles
 from lib.files import valid_text, write_atomic
@@ -69,6 +70,7 @@ class SkillBank:
     metadata: dict = field(default_factory=dict)
     extra: dict = field(default_factory=dict)  # fields of other tools' files, kept as they were
     origin: str = field(default="", compare=False)  # tells SKILL.md files of this bank from those of other banks
+    read: set = field(default_factory=set, compare=False)  # the SKILL.md files that it was read from
 
     @classmethod
     def load(cls, path) -> "SkillBank":
@@ -77,7 +79,7 @@ class SkillBank:
         ValueError names the file and the place that is wrong.
         """
         bank = cls.from_dict(skillfiles.read(path))
-        bank.origin = skillfiles.bank_of(path)
+        bank.origin, bank.read = skillfiles.bank_of(path), {file.resolve() for file in Path(path).rglob("SKILL.md")}
         return bank
 
     @classmethod
@@ -114,7 +116,7 @@ class SkillBank:
         A file of another bank, or one written by hand, stays as it is unless it has the title of one of these skills.
         """
         self.origin = self.origin or uuid.uuid4().hex[:12]
-        skillfiles.write_folders(path, self.to_dict(), self.origin)
+        skillfiles.write_folders(path, self.to_dict(), self.origin, self.read)
 
     def fit(self, families, aliases) -> list[str]:
         """Give families the world's names, by its aliases {other name: name}; returns those it does not have."""

@@ -145,7 +145,10 @@ def write(path, hf, weights, tokenizer):
     hf = {**{k: v for k, v in hf.items() if k != "torch_dtype"}, "dtype": dtype}
     (new / "config.json").write_text(json.dumps(hf, indent=2))
     (new / "generation_config.json").write_text(json.dumps({"eos_token_id": hf["eos_token_id"]}))
-    tokenizer.save_pretrained(new)
+    try:
+        tokenizer.save_pretrained(new)
+    except Exception as error:  # tokenizers raises a plain Exception where the disk is full
+        raise OSError(f"{new}: the tokenizer could not be written ({one_line(error)})") from error
     if path.exists():
         os.rename(path, old)
     os.rename(new, path)

@@ -74,17 +74,21 @@ def quote(value) -> str:
                   json.dumps(value, ensure_ascii=False, default=str))
 
 
-def write_folders(path, data, bank):
+def write_folders(path, data, bank, read=()):
     """Write each skill of a bank as <path>/<slug>/SKILL.md: name = slug of the title, description = when_to_apply.
 
-    bank: the identity of the bank, in every file it writes. A file that is there already is written over if it has the
-    title of a skill, and deleted if this bank wrote it and has no such skill any more. No other file is touched.
+    bank: the identity of the bank, in every file it writes; read: the files that it was read from. A file that is there
+    already is written over if it has the title of a skill, or if the skill was read from it; it is deleted if this bank
+    wrote it and has no such skill any more. No other file is touched.
     """
     path, taken = Path(path), set()
     there = {file: head_of(file) for file in sorted(path.rglob("SKILL.md"))}
     lists = [("general", data["general_skills"]), *data["task_specific_skills"].items()]
     for order, (category, skill) in enumerate((category, skill) for category, skills in lists for skill in skills):
-        same = (file for file, head in there.items() if file not in taken and title_of(head) == skill["title"])
+        same = (file for file, head in there.items() if file not in taken and (
+            title_of(head) == skill["title"]
+            or file.resolve() in read and "bank" not in metadata_of(head)
+            and id_of(path, file, head) == skill["skill_id"]))
         file = next(same, None) or free_place(path, skill["title"], {*there, *taken})
         taken.add(file)
         extra = {key: value for key, value in skill.items() if key not in (*SKILL, "metadata")}
@@ -128,6 +132,11 @@ def title_of(head) -> str:
     return str(metadata_of(head).get("title") or str(head.get("name", "")).replace("-", " ").capitalize())
 
 
+def id_of(path, file, head) -> str:
+    """The skill's id: ours, or made from its folder's name, so that it stays the same when another skill is added."""
+    return str(metadata_of(head).get("skill_id") or "md_" + "_".join(file.relative_to(path).parts[:-1]))
+
+
 def read_file(file):
     """(front matter, body) of a SKILL.md. ValueError names the file, and YAML's own reason and line."""
     import yaml  # comes with transformers; other people's front matter is real YAML
@@ -168,8 +177,7 @@ def read_folders(path):
         head, body = read_file(file)
         kept = metadata_of(head)
         skill = {
-            # An id of its folder's name, not of its place: it stays the same when another skill is added.
-            "skill_id": str(kept.get("skill_id") or "md_" + "_".join(file.relative_to(path).parts[:-1])),
+            "skill_id": id_of(path, file, head),
             "title": title_of(head), "principle": body.strip(), "when_to_apply": str(head["description"]),
             **{str(key): value for key, value in head.items() if key not in ("name", "description", "metadata")},
         }
@@ -189,10 +197,10 @@ def read_folders(path):
 
 
 def bank_of(path) -> str:
-    """The identity of a bank that is loaded from here: what its files agree on, else the place itself."""
+    """The identity of a bank that is loaded from here: the one that its files name, else the place itself."""
     path = Path(path)
     if path.is_dir():
-        banks = {str(metadata_of(head_of(file)).get("bank")) for file in path.rglob("SKILL.md")}
-        if len(banks) == 1 and banks != {"None"}:
-            return banks.pop()
+        banks = {metadata_of(head_of(file)).get("bank") for file in path.rglob("SKILL.md")} - {None}
+        if len(banks) == 1:
+            return str(banks.pop())
     return hashlib.sha1(str(path.resolve()).encode()).hexdigest()[:12]

@@ -60,6 +60,22 @@ def die(*rest, **more):
     raise KeyboardInterrupt
 
 
+def test_a_finished_cold_start_is_not_taken_for_another_runs(run, tmp_path, monkeypatch, capsys):
+    """Bug: killed in its baseline, a run is begun again with other flags, and its old reference is used for the KL."""
+    flags = "--eval_every 1 --eval_tasks 2 --cold_start 2 --sft_batch 1".split()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "dev_games", die)
+        assert ends(run, tmp_path / "run", *flags)[1] == 130
+    assert "holds a run" in ends(run, tmp_path / "run", "--cold_start", "3")[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save", die)  # killed again, after the baseline
+        assert ends(run, tmp_path / "run", *flags, "--resume")[1] == 130
+    (tmp_path / "run" / coldstart.SAVED).write_bytes(b"left over")
+    run(tmp_path / "run", *flags, "--resume")
+    assert [row["step"] for row in report.lines_of(tmp_path / "run" / "metrics.jsonl")] == [0, 1]
+    assert not (tmp_path / "run" / coldstart.SAVED).exists()
+
+
 @pytest.mark.parametrize("number, status, word", [(signal.SIGINT, 130, "interrupted"),
                                                   (signal.SIGTERM, 143, "terminated")])
 def test_a_signal_ends_a_run_with_one_line(number, status, word, run, tmp_path, monkeypatch, capsys):
@@ -131,6 +147,24 @@ def test_a_torn_last_line_never_blocks_a_resume(torn, run, tmp_path):
     assert [row["step"] for row in report.lines_of(tmp_path / "run" / "metrics.jsonl")][-1] == 2
 
 
+@pytest.mark.parametrize("state", [[], {}, {"step": 1, "optimizer": {}, "lora": {}}])
+def test_a_trainers_state_of_something_else_is_named(state, run, tmp_path):
+    """Bug: trainer.pt can be read, and a KeyError comes of it."""
+    run(tmp_path / "run")
+    torch.save(state, tmp_path / "run" / "checkpoints" / "step_00001" / "trainer.pt")
+    line, _ = ends(run, tmp_path / "run", "--steps", "2", "--resume")
+    assert "trainer.pt" in line and "\n" not in line
+
+
+def test_a_tokenizer_that_cannot_be_written_is_one_line(run, tmp_path, monkeypatch):
+    """Bug: tokenizers raises a plain Exception where the disk is full."""
+    def fail(*rest, **more):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", fail)
+    assert "tokenizer could not be written" in ends(run, tmp_path / "run")[0]
+
+
 def fake_wandb(fail=None):
     calls = []
 
@@ -160,6 +194,19 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(run, tmp_path, monkeypatch)
     opened = [call for call in calls if isinstance(call, dict)]
     assert len(opened) == 2 and opened[0]["id"] == opened[1]["id"] and opened[1]["resume"] == "allow"
     assert [call for call in calls if isinstance(call, int)] == [1, 2]
+
+
+def test_a_service_that_is_away_does_not_end_a_run(run, tmp_path, monkeypatch, capsys):
+    """Bug: one failed call of wandb.log in the night ends ten hours of training."""
+    module, _ = fake_wandb()
+
+    def away(row, step):
+        raise ConnectionError("no route")
+
+    module.log = away
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    run(tmp_path / "run", "--wandb", "p")
+    assert "--wandb: no route; step 1 is in metrics.jsonl only" in capsys.readouterr().out
 
 
 # ---- The cold start -------------------------------------------------------------------------------------------------
@@ -258,6 +305,12 @@ def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
         assert len(bank.skills()) == skills and sampling.act_tokens == 9
 
 
+def test_a_run_without_a_checkpoint_is_named(tmp_path, capsys):
+    """Bug: eval.py RUN before the first checkpoint complains of a model_type None."""
+    (tmp_path / "config.json").write_text('{"env": "webshop"}')
+    assert "a run without a checkpoint yet" in ends(evaluation.read_flags, [str(tmp_path)])[0]
+
+
 def test_a_shipped_model_names_its_world():
     """Bug: eval.py worlds/alfworld/tiny without --env plays the shop, and wins nothing."""
     for world in ("alfworld", "webshop"):
@@ -293,6 +346,11 @@ def test_peak_memory_is_megabytes_everywhere(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     assert memory.peak_mb() == 0
     assert json.dumps(memory.peak_mb())
+
+
+def test_the_cpu_has_no_number():
+    """Bug: --device cpu:1 is another device than the tensors that are made on "cpu"."""
+    assert policies.pick_device("cpu:1") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["mps", "xpu", "meta"])

@@ -436,6 +436,30 @@ def test_what_others_wrote_into_a_folder_survives_a_round_trip(tmp_path):
     assert len(list(tmp_path.rglob("SKILL.md"))) == 3, "written back where they were"
 
 
+def test_a_folder_of_ours_and_others_is_read_changed_and_written_back(tmp_path):
+    """Bug: after an update the old file stays beside the new one, and the folder has one id twice."""
+    bank_of(1).save_folders(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "SKILL.md").write_text("---\nname: notes\ndescription: d\nlicense: MIT\n---\nMine.\n")
+    bank = SkillBank.load(tmp_path)
+    for number, target in enumerate(["general_0", "md_notes"]):
+        text = {key: f"{value} {number}" for key, value in SHOE.items()}
+        call = {**text, "skill_id": target, "reason": "r"}
+        assert bank.apply("update_skill", call, "footwear")["status"] == "updated"
+    bank.save_folders(tmp_path)
+    assert SkillBank.load(tmp_path) == bank and len(list(tmp_path.rglob("SKILL.md"))) == 2
+    assert "MIT" in (tmp_path / "notes" / "SKILL.md").read_text()
+    (tmp_path / "hand").mkdir()
+    hand = '---\nname: hand\ndescription: d\nmetadata:\n  skill_id: "general_0"\n---\nMine.\n'
+    (tmp_path / "hand" / "SKILL.md").write_text(hand)
+    bank.save_folders(tmp_path)  # written by hand after the bank was read: not ours
+    assert (tmp_path / "hand" / "SKILL.md").read_text() == hand
+    (tmp_path / "hand" / "SKILL.md").unlink()
+    other = SkillBank([Skill("md_notes", "Another", "p", "w")])
+    other.save_folders(tmp_path)  # a stranger with the same id writes beside it
+    assert len(list(tmp_path.rglob("SKILL.md"))) == 3
+
+
 def test_a_yaml_error_gives_its_own_reason_and_line(tmp_path):
     """Bug: an unquoted colon is reported as a missing name."""
     (tmp_path / "x").mkdir()

@@ -69,9 +69,11 @@ def target_of(path):
         if "env" in settings and (path / "config.json").is_file():
             bank = path / "skills.json"
             return path, settings, bank if bank.is_file() else None
-    world = read_json(path / "config.json", ANEW).get("world") if (path / "config.json").is_file() else None
-    name = str(world).split(",")[0]
-    return path, {"env": name} if name in worlds.names() else {}, None
+    config = read_json(path / "config.json", ANEW) if (path / "config.json").is_file() else {}
+    if "env" in config:
+        raise ValueError(f"{path} is a run without a checkpoint yet; train.py --resume goes on with it")
+    named = [str(config.get("world")).split(",")[0], path.resolve().parent.name if path.name == "tiny" else ""]
+    return path, next(({"env": name} for name in named if name in worlds.names()), {}), None
 
 
 @contextmanager
@@ -127,7 +129,7 @@ def open_run(flags, env, sampling, bar):
     ValueError or OSError, one line, where that is impossible.
     """
     out, device, checkpoint = Path(flags.out), policies.pick_device(flags.device), checkpoint_of(flags.out)
-    if not flags.resume and (checkpoint or (out / SAVED).is_file()):
+    if not flags.resume and (checkpoint or (out / SAVED).is_file() or (out / "reference").is_dir()):
         raise ValueError(f"{out} holds a run; --resume continues it, --out DIR starts another")
     if flags.resume:
         defaults = {f.name: f.default for f in fields(flags)} | {k: v for k, (v, _) in env.options.items()}
@@ -137,11 +139,15 @@ def open_run(flags, env, sampling, bar):
         policy, bank, start, state = resumed(flags, checkpoint, device)
     else:
         policy, bank, start, state = new_run(flags, env, sampling, bar, device), first_bank(flags, env), 0, None
+    (out / SAVED).unlink(missing_ok=True)  # the cold start is in the reference now
     policy, reference = with_reference(flags, policy, state, device)
     policy.model.recompute = flags.recompute
     optimizer = grpo.AdamW(policy.model.parameters(), flags.lr, offload=flags.offload)
     if state:
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{checkpoint / 'trainer.pt'} is of another model ({one_line(error)}); {ANEW}") from None
     return policy, reference, optimizer, bank, start
 
 
@@ -167,6 +173,8 @@ def resumed(flags, checkpoint, device):
         state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
         raise ValueError(f"{checkpoint / 'trainer.pt'} is cut short or damaged ({one_line(error)}); {ANEW}") from None
+    if not isinstance(state, dict) or not {"step", "optimizer", "lora"} <= state.keys():
+        raise ValueError(f"{checkpoint / 'trainer.pt'} holds no trainer's state; {ANEW}")
     for file in LOGS:
         report.cut(Path(flags.out) / file, state["step"])
     print(f"resuming {flags.out} after step {state['step']}")
@@ -177,6 +185,7 @@ def new_run(flags, env, sampling, bar, device):
     """The policy of a new run, cold-started where that is asked for, and saved as its reference."""
     out, made_anew = Path(flags.out), flags.model == "tiny" and flags.cold_start
     if flags.resume and (out / "reference").is_dir():  # killed between the cold start and the first checkpoint
+        begin_logs(out)
         return policies.load(str(out / "reference"), device)
     policy = policies.load(flags.model, device, seed=flags.seed, world=flags.env,
                            text=corpus(env) if made_anew else None)
@@ -187,16 +196,20 @@ def new_run(flags, env, sampling, bar, device):
                              "Make a new one: --cold_start 4000")
     envs.prompt_limit(policy, env, sampling)  # too short a context: say so before the cold start
     write_atomic(out / "config.json", json.dumps(settings_of(flags, env), indent=1) + "\n")
-    for file in LOGS:
-        write_atomic(out / file, "")
+    begin_logs(out)
     policy.model.recompute = flags.recompute
     if flags.cold_start:
         if flags.lora:
             lora.add(policy.model, flags.lora, flags.seed)
         cold_start(policy, env, flags, bar)
     policy.save(out / "reference")
-    (out / SAVED).unlink(missing_ok=True)
     return policy
+
+
+def begin_logs(out):
+    """Empty logs, as before the first iteration."""
+    for file in LOGS:
+        write_atomic(out / file, "")
 
 
 def first_bank(flags, env):
@@ -268,4 +281,7 @@ def log(flags, row):
     if flags.wandb:
         import wandb
 
-        wandb.log(row, step=row["step"])
+        try:
+            wandb.log(row, step=row["step"])
+        except Exception as error:  # a service that is away must not end a run
+            print(f"--wandb: {one_line(error)}; step {row['step']} is in metrics.jsonl only", flush=True)
