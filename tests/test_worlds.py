@@ -24,9 +24,10 @@ def opened(name):
 
 
 @pytest.mark.parametrize("name", worlds.names())
-def test_a_world_has_what_the_protocol_asks_for(name):
+def test_a_world_has_what_the_protocol_asks_for(name, monkeypatch):
     """Bug: a world without `tail` or `player` is found in the middle of a run."""
     env = opened(name)
+    monkeypatch.setattr(type(env), "corpus_chats", 10)
     assert len(MEMBERS) >= 18 and [member for member in MEMBERS if not hasattr(env, member)] == []
     assert not set(env.train_tasks) & set(env.dev_tasks) and env.tasks == env.train_tasks
     game = env.start(env.tasks[0])
@@ -35,7 +36,7 @@ def test_a_world_has_what_the_protocol_asks_for(name):
     thought, action = player.act(game.observation)
     assert thought and action and isinstance(game.step(action), str) and player.mistaken in (True, False)
     assert env.family(env.tasks[0]) in {env.family(task) for task in env.train_tasks}
-    assert len(corpus(env)) > 100 and env.describe().startswith(name)
+    assert len(corpus(env)) > 50 and env.describe().startswith(name)
 
 
 @pytest.mark.parametrize("name", worlds.names())
