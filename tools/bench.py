@@ -338,12 +338,12 @@ def bench_decode(args, env, bounds):
 
 def bench_probes(args, env, bounds):
     policy, bank, alone = load(args), SkillBank(), 4 if args.mini else 8
-    how = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
+    sampling = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
     if args.model != "tiny":  # it would babble up to every limit, which shows nothing and takes long
-        how, env.limit = replace(how, act_tokens=32, context=min(8192, policy.model.cfg.max_len)), 5
+        sampling, env.limit = replace(sampling, act_tokens=32, context=min(8192, policy.model.cfg.max_len)), 5
     edits = reviews(env, bank, env.train_tasks[:4], GROUP)
     some = [replace(edit) for edit in edits[::len(edits) // alone][:alone]]  # of every task
-    probing = Probing(K, sampling=how)
+    probing = Probing(K, sampling=sampling)
     probe(policy, env, bank, [replace(edits[0])], probing=replace(probing, k=1))  # warms up
     single, played = timed(args.device,
                            lambda: sum(len(probe(policy, env, bank, [edit], probing=probing)) for edit in some))
@@ -423,10 +423,10 @@ def iteration(policy, env, tasks, group, turns, opening, edits):
     shortest = min(env.train_tasks, key=lambda task: len(env.goal(task)))
     shortest_prompt = envs.first_messages(env, shortest, env.start(shortest), [])
     env.rules += ". " * (opening - len(policy.chat.opening(*shortest_prompt)))
-    how, device = Sampling(1.0, act_tokens=24, review_tokens=48, context=policy.model.cfg.max_len), policy.device
+    sampling, device = Sampling(1.0, act_tokens=24, review_tokens=48, context=policy.model.cfg.max_len), policy.device
     proposed = reviews(env, bank, env.train_tasks[:4], edits // 4)
-    act, episodes = timed(device, lambda: rollout(policy, env, env.train_tasks[:tasks], bank, group, sampling=how))
-    probing, _ = timed(device, lambda: probe(policy, env, bank, proposed, probing=Probing(K, sampling=how)))
+    act, episodes = timed(device, lambda: rollout(policy, env, env.train_tasks[:tasks], bank, group, sampling=sampling))
+    probing, _ = timed(device, lambda: probe(policy, env, bank, proposed, probing=Probing(K, sampling=sampling)))
     model = copy.deepcopy(policy.model)
     optimizer = grpo.AdamW(model.parameters(), 1e-6)
     segments = [segment for episode in episodes for segment in episode.segments]

@@ -58,7 +58,7 @@ def rate(wins, n):
 # ---- The parts: each prints its figures and returns them for the JSON -----------------------------------------------
 
 
-def lab_players(policy, env, args, how):
+def lab_players(policy, env, args, sampling):
     result, tasks = {}, env.train_tasks[:args.games or 240]
     for kind in ("none", *KINDS):
         bank, won = bank_of(env, kind), 0
@@ -71,7 +71,7 @@ def lab_players(policy, env, args, how):
     return result
 
 
-def lab_replies(policy, env, args, how):
+def lab_replies(policy, env, args, sampling):
     if not hasattr(env.start(env.tasks[0]), "engine"):
         return None  # the shop's pages hold their own list
     count = {"page": 0, "as we list": 0, "with the full list": 0}
@@ -92,10 +92,10 @@ def lab_replies(policy, env, args, how):
     return {name: total / replies for name, total in count.items()}
 
 
-def lab_skills(policy, env, args, how):
+def lab_skills(policy, env, args, sampling):
     result, games = {}, list(dict.fromkeys(env.dev_tasks + env.tasks))[:args.games or None]
     for kind in ("none", *KINDS):
-        result[kind] = summary(evaluate(policy, env, bank_of(env, kind), games, how, args.seed, kind))
+        result[kind] = summary(evaluate(policy, env, bank_of(env, kind), games, sampling, args.seed, kind))
         row = result[kind]["all"]
         print(f"skills {kind:8} success {rate(row['success'] * row['n'], row['n'])}  score {row['score']:.3f}  steps "
               f"{row['steps']:.1f}  invalid {row['invalid']:.3f}  ({row['n']} held-out games, {env.source})")
@@ -104,14 +104,14 @@ def lab_skills(policy, env, args, how):
     return result
 
 
-def probe_scores(policy, env, tasks, banks, how, seed):
+def probe_scores(policy, env, tasks, banks, sampling, seed):
     """Scores s of probe runs, one per (task, bank); the stream is named by (seed, task) alone."""
-    episodes = rollout(policy, env, tasks, banks, seed=seed, sampling=how, with_review=False,
+    episodes = rollout(policy, env, tasks, banks, seed=seed, sampling=sampling, with_review=False,
                        keys=[mix(task) for task in tasks], desc="probes")
     return [score(e.won, e.steps, env.limit) for e in episodes]
 
 
-def single_edits(policy, env, how, count, seed):
+def single_edits(policy, env, sampling, count, seed):
     """[(kind, scores without, with, and without under other random numbers)], `count` probe tasks each."""
     edits, tasks, banks = [], [], []
     for family in families(env):
@@ -126,8 +126,8 @@ def single_edits(policy, env, how, count, seed):
                 tasks, banks = tasks + probes, banks + [bank] * len(probes)
     plain = list(dict.fromkeys(tasks))
     empty = [SkillBank()] * len(plain)
-    before, other = (dict(zip(plain, probe_scores(policy, env, plain, empty, how, seed + i))) for i in (0, 1))
-    after = iter(probe_scores(policy, env, tasks, banks, how, seed))
+    before, other = (dict(zip(plain, probe_scores(policy, env, plain, empty, sampling, seed + i))) for i in (0, 1))
+    after = iter(probe_scores(policy, env, tasks, banks, sampling, seed))
     return [(kind, [before[task] for task in probes], [next(after) for _ in probes], [other[task] for task in probes])
             for kind, probes in edits]
 
@@ -137,8 +137,8 @@ def spread(pairs):
     return sqrt(statistics.mean(statistics.variance([b - a for a, b in zip(*pair)]) for pair in pairs))
 
 
-def lab_edits(policy, env, args, how):
-    result, edits = {}, single_edits(policy, env, how, args.probes, args.seed)
+def lab_edits(policy, env, args, sampling):
+    result, edits = {}, single_edits(policy, env, sampling, args.probes, args.seed)
     print(f"{len(edits)} single edits, {args.probes} probe tasks each, in estimates of K = 4")
     for kind in KINDS:
         mine = [edit for edit in edits if edit[0] == kind]
@@ -189,8 +189,8 @@ def main():
         policy = policies.load(args.model, world=args.env)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"tools.lab: {error}")
-    how = train.sampling_of(train.read_flags(["--model", "tiny"]), 0.4)  # the lengths of tiny's preset, for every model
-    result = {part: PARTS[part](policy, env, args, how) for part in args.parts.split(",")}
+    sampling = train.sampling_of(train.read_flags(["--model", "tiny"]), 0.4)  # tiny's lengths, for every model
+    result = {part: PARTS[part](policy, env, args, sampling) for part in args.parts.split(",")}
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)
