@@ -24,7 +24,7 @@ from skillbank import Skill, review_prompt, tool_call
 from worlds.players import WORDINGS
 
 SAVED = "cold_start.pt"  # in the run directory, as long as the cold start is not finished
-EVERY = 60  # seconds between two saves, and a twentieth of the steps at least
+EVERY = 10  # seconds between two saves at least; more where a save takes long, so that saving costs a twentieth at most
 
 
 def cold_start(policy, env, flags, bar):
@@ -41,6 +41,7 @@ def cold_start(policy, env, flags, bar):
     limit = min(flags.context, policy.model.cfg.max_len)
     first, cut, losses = restore(file, policy, optimizers) if flags.resume and file.is_file() else (0, 0, [])
     begun = saved = time.monotonic()
+    cost = 0.0  # seconds of the last save
     for step, batch in enumerate(bar("cold start")(batches[first:]), first):
         rows = [policy.chat.transcript(chat) for chat in batch]
         cut += sum(len(ids) > limit for ids, _ in rows)
@@ -57,11 +58,13 @@ def cold_start(policy, env, flags, bar):
             last = losses[-max(len(batches) // 10, 1):]
             print(f"cold start: {step + 1} steps, {(step + 1) * flags.sft_batch} transcripts, loss "
                   f"{sum(last) / len(last):.3f} per token, {left / 60:.0f} min left", flush=True)
-        if (step + 1) % max(len(batches) // 20, 1) == 0 and time.monotonic() - saved >= EVERY:
+        if time.monotonic() - saved >= (max(EVERY, 20 * cost) if EVERY else 0):
+            begin = time.monotonic()
             state = {"step": step + 1, "cut": cut, "losses": losses, "model": policy.model.state_dict(),
                      "optimizers": optimizers.state_dict()}
             save_tensors(state, file)
             saved = time.monotonic()
+            cost = saved - begin
     if cut:
         print(f"cold start: {cut} transcripts were longer than {limit} tokens and lost their oldest turns")
 
