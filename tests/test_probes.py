@@ -387,6 +387,27 @@ def test_defaults_are_enough(env, tiny, monkeypatch):
     assert len(probe(tiny, env, SkillBank(), [edit])) == 8 and edit.utility == 0.0
 
 
+def test_a_graded_probe_and_an_unpaired_one(tiny, env, monkeypatch):
+    """Bug: --utility graded counts wins only; --unpaired draws the same random numbers all the same."""
+    assert score(0.5, 5, 10) == 0.75 and score(True, 5, 10) == 1.5 and score(False, 5, 10) == 0.0
+    seen = []
+
+    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
+        seen.append(keys)
+        return [SimpleNamespace(won=False, score=0.5 * bool(bank.skills()), steps=5) for bank in banks]
+
+    monkeypatch.setattr(probes, "rollout", fake)
+    edit = proposed(SkillBank(), 0, "new")
+    for probing in (Probing(3), Probing(3, graded=True), Probing(3, paired=False)):
+        probe(None, World(), SkillBank(), [edit], probing=probing)
+        edit.probes = None
+        if probing.graded:
+            assert edit.utility == pytest.approx(0.5 * 1.5 + 0.3)
+        else:
+            assert edit.utility == 0.0
+    assert len(set(seen[0])) == 3 and len(seen[0]) == 6 and len(set(seen[2])) == 6
+
+
 @pytest.mark.parametrize("tie, chance", [(0.9, 0.16), (0.5, 0.36)])
 def test_a_neutral_edit_looks_good_as_often_as_confirm_says(tie, chance):
     """Bug: the docstring's reason for confirmation is a figure from nowhere."""

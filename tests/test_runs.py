@@ -290,6 +290,32 @@ def test_other_peoples_chats_are_named(content, what, run, tmp_path):
     assert "chats.jsonl" in line and what in line and "\n" not in line
 
 
+def test_a_run_begins_with_the_bank_it_is_given(run, tmp_path, monkeypatch):
+    """Bug: --bank with a typo is noticed after the cold start; or the bank's foreign families are never shown."""
+    with monkeypatch.context() as patch:
+        patch.setattr(policies, "load", lambda *rest, **more: pytest.fail("a model was loaded first"))
+        assert "no such skill bank" in ends(run, tmp_path / "run", "--bank", str(tmp_path / "none.json"))[0]
+    SkillBank([Skill("dyn_001", "a", "b", "c")]).save(tmp_path / "bank.json")
+    run(tmp_path / "run", "--bank", str(tmp_path / "bank.json"), "--reviews", "off")
+    assert [s.title for s in SkillBank.load(tmp_path / "run" / "skills.json").skills()] == ["a"]
+    row, = report.lines_of(tmp_path / "run" / "metrics.jsonl")
+    assert row["review_sampled"] == row["probe_sampled"] == row["probe_episodes"] == row["edits"] == 0
+    assert row["sampled"] == row["act_sampled"] == row["tokens"] > 0
+
+
+def test_all_edits_unprobed_plays_no_probe(run, tmp_path, monkeypatch):
+    """Bug: an ablation without probes pays for them all the same."""
+    monkeypatch.setattr(train, "probe", lambda *rest: pytest.fail("a probe was played"))
+    run(tmp_path / "run", "--commit", "all")
+    assert report.lines_of(tmp_path / "run" / "metrics.jsonl")[0]["probe_episodes"] == 0
+
+
+def test_graded_rewards_want_a_graded_world(run, tmp_path):
+    """Bug: --utility graded in a world of wins and losses is the same as success, and nobody knows."""
+    line, _ = ends(run, tmp_path / "run", "--env", "guess", "--utility", "graded")
+    assert "no graded score" in line
+
+
 # ---- What eval.py is given ------------------------------------------------------------------------------------------
 
 

@@ -38,8 +38,6 @@ from tools.coldstart import SAVED, cold_start, corpus, save_tensors
 
 LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
 FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # may change when a run is resumed
-
-
 ANEW = "restore it, or begin another run with --out"  # what to do about a damaged file
 BROKEN = (worlds.GameError, OSError, SafetensorError)  # what a disk or a data file can do in the middle of a run
 
@@ -134,11 +132,12 @@ def open_run(flags, env, sampling, bar):
     if flags.resume:
         defaults = {f.name: f.default for f in fields(flags)} | {k: v for k, (v, _) in env.options.items()}
         check_flags(out, settings_of(flags, env), defaults)
+    bank = first_bank(flags, env)  # a wrong --bank: say so before the cold start
     open_wandb(flags)
     if checkpoint:
         policy, bank, start, state = resumed(flags, checkpoint, device)
     else:
-        policy, bank, start, state = new_run(flags, env, sampling, bar, device), first_bank(flags, env), 0, None
+        policy, start, state = new_run(flags, env, sampling, bar, device), 0, None
     (out / SAVED).unlink(missing_ok=True)  # the cold start is in the reference now
     policy, reference = with_reference(flags, policy, state, device)
     policy.model.recompute = flags.recompute
