@@ -65,10 +65,35 @@ def dual_advantages(task_rewards, skill_rewards, groups, weight: float = 0.2):
             weight * group_advantage(skill_rewards, groups, alone="reward"))
 
 
-def per_token(segment, a_act: float, a_skill: float) -> list[float]:
-    """The advantage of each token of a segment, by the job that the token did; 0 for given tokens."""
+def anchor_advantages(pages, rewards, groups, gamma: float = 0.95) -> list[list[float]]:
+    """GiGPO's step-level advantage (arXiv 2505.10978), to be added to A_act on the tokens of a turn.
+
+    What followed a turn is its return R_t = sum_k gamma^(k - t) r_k. It is normalised against the turns of the same
+    group that saw the same page before they acted, its anchor. A page that only one turn saw gives 0.
+
+    pages: per episode the page before each turn; rewards: per episode r of each turn; groups: a label per episode.
+    Returns a list per episode with a number per turn.
+    """
+    anchors, returns = [], []
+    for seen, paid, group in zip(pages, rewards, groups, strict=True):
+        anchors += [(group, page) for page in seen]
+        ahead = [0.0]
+        for r in reversed(paid):
+            ahead.append(r + gamma * ahead[-1])  # R_t = r_t + gamma R_(t + 1)
+        returns += ahead[:0:-1]
+    flat = iter(group_advantage(returns, anchors, alone="zero").tolist())
+    return [[next(flat) for _ in seen] for seen in pages]
+
+
+def per_token(segment, a_act: float, a_skill: float, a_turns=()) -> list[float]:
+    """The advantage of each token of a segment, by the job that the token did; 0 for given tokens.
+
+    a_turns: where given, what is added to a_act in each turn of the episode.
+    """
     by_job = {FORCED: 0.0, ACT: a_act, REVIEW: a_skill}
-    return [by_job[job] for job in segment.job]
+    if not a_turns:
+        return [by_job[job] for job in segment.job]
+    return [by_job[job] + (a_turns[turn] if job == ACT else 0.0) for job, turn in zip(segment.job, segment.turn)]
 
 
 def policy_loss(logp, old_logp, ref_logp, advantage, mask, clip=0.2, kl=0.01, bonus=0.0, tokens=None):

@@ -173,15 +173,16 @@ class Episode:
     def steps(self) -> int:
         return len(self.turns)
 
+    def rewards(self, graded: bool = False) -> list[float]:
+        """r of each turn: -0.5 if it was invalid, and on the last one 10 for a win (graded: 10 times the score)."""
+        paid = [-0.5 * (not turn.valid) for turn in self.turns]
+        paid[-1] += 10.0 * (self.score if graded else self.won)
+        return paid
+
     @property
     def reward(self) -> float:
         """R = 10 won - 0.5 * (number of invalid actions)."""
-        return 10.0 * self.won - 0.5 * sum(not turn.valid for turn in self.turns)
-
-    @property
-    def graded_reward(self) -> float:
-        """R with the world's score, in [0, 1], in the place of the win."""
-        return self.reward + 10.0 * (self.score - self.won)
+        return sum(self.rewards())
 
     def sampled(self, job: int) -> int:
         """How many tokens were sampled to act (ACT) or to review (REVIEW)."""

@@ -28,7 +28,6 @@ from safetensors import SafetensorError
 
 import envs
 import policy as policies
-import worlds
 from envs import Env, Episode, Sampling, rollout
 from lib.files import print_anything, write_atomic
 from lib.streams import mix
@@ -36,8 +35,9 @@ from policy import Policy
 from probes import Edit, Probing, confirm, edits_of, probe
 from skillbank import SkillBank, commit
 from tools import report
+from tools.flags import evaluation
 from tools.report import summary
-from tools.runs import BROKEN, fit, guard, target_of
+from tools.runs import BROKEN, fit, guard
 
 PROTOCOLS = ("none", "frozen", "online")
 SAMPLING = [f for f in fields(Sampling) if f.name != "temperature"]  # each is a flag
@@ -73,51 +73,7 @@ def play_online(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], pro
 
 def read_flags(argv=None) -> argparse.Namespace:
     """The command line; a wrong flag ends the program with one line. .model, .settings: what the target holds."""
-    parser = argparse.ArgumentParser(description="Play every game of a split once, under three bank protocols.",
-                                     allow_abbrev=False, add_help=False)
-    parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")  # type: ignore
-    parser.add_argument("target", nargs="*", help="a run directory of train.py, or a model (directory, HF id, smollm2, "
-                                                  "tiny); several runs only with --plot")
-    parser.add_argument("--plot", metavar="PNG",
-                        help="play nothing: draw the runs' curves into this picture and print their figures")
-    parser.add_argument("--env", choices=worlds.names(), help="world (default: the run's, or webshop)")
-    parser.add_argument("--split", default="test", help="train, dev or test; for alfworld also valid_seen or "
-                                                        "valid_unseen, which is its test (default: test)")
-    parser.add_argument("--data", metavar="DIR", help="directory of the real data (default: the run's, or the world's)")
-    parser.add_argument("--bank", metavar="FILE", help="skill bank for frozen and online (default: the run's)")
-    parser.add_argument("--protocols", metavar="LIST", default=",".join(PROTOCOLS), help="default: %(default)s")
-    parser.add_argument("--limit", metavar="N", type=int, help="only the first N games, for a quick look")
-    parser.add_argument("--temperature", metavar="X", type=float, default=0.4, help="of sampling (default: 0.4)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the episodes' random streams (default: 0)")
-    parser.add_argument("--probes", metavar="N", type=int, default=4,
-                        help="online: K, probe tasks per edit (default: 4)")
-    parser.add_argument("--batch", metavar="N", type=int, default=16,
-                        help="online: episodes between two commits (default: 16)")
-    parser.add_argument("--device", default="", help="cpu, cuda, ... (default: cuda where there is one)")
-    parser.add_argument("--out", metavar="JSON", help="result file (default: eval_<split>.json in the run, or here)")
-    for f in SAMPLING:
-        parser.add_argument(f"--{f.name}", metavar="N", type=int, help="as in train.py (default: the run's)")
-    first, _ = parser.parse_known_args(argv)
-    if len(first.target) > 1 and not first.plot:
-        parser.error(f"{first.target[1]}: one target at a time, several only with --plot")
-    with guard("eval.py", None, ValueError):
-        model, settings, bank = target_of(first.target[0]) if first.target and not first.plot else ("", {}, None)
-    parser.add_argument("-h", "--help", action="help", help="show this and stop")
-    options = worlds.add_options(parser, first.env or settings.get("env", "webshop"))
-    args = parser.parse_args(argv)
-    if not args.target:
-        parser.error("name a run directory or a model")
-    args.model, args.settings, args.env = str(model), settings, args.env or settings.get("env", "webshop")
-    args.bank = args.bank or bank
-    args.options = {name: getattr(args, name) or settings.get(name, default) for name, default in options.items()}
-    args.protocols = args.protocols.split(",")
-    if unknown := set(args.protocols) - set(PROTOCOLS):
-        parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(PROTOCOLS)}")
-    for name, least in dict(limit=1, temperature=0, probes=1, batch=1, act_tokens=1, review_tokens=1, context=1, rows=1,
-                            top_k=0).items():
-        if getattr(args, name) is not None and not getattr(args, name) >= least:
-            parser.error(f"--{name} {getattr(args, name)}: must be at least {least}")
-    return args
+    return evaluation(PROTOCOLS, SAMPLING, argv)
 
 
 def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampling]:

@@ -93,8 +93,9 @@ class Flags:
 
     reward: str = flag("success", "R pays 10 for a win, or 10 times the world's graded score",
                        choices=("success", "graded"), group="DualAdv-GRPO")
-    advantage: str = flag("dual", "dual; single: one advantage from R + S; act_only: reviews are not trained",
-                          choices=("dual", "single", "act_only"))
+    advantage: str = flag("dual", "dual; single: one advantage from R + S; act_only: reviews are not trained; gigpo: "
+                          "dual, and GiGPO's step-level advantage on acting",
+                          choices=("dual", "single", "act_only", "gigpo"))
     skill_weight: float = flag(0.2, "lambda: weight of the review's advantage", 0)
     lr: float = flag(1e-6, "learning rate", 0)
     kl: float = flag(-1.0, "beta: weight of the KL to the reference; -1 is the paper's for the world", -1)
@@ -150,7 +151,8 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
 
         # 4: R pays acting, S = U + shaping pays reviewing; each is normalised within its group against its own kind
         U = {edit.episode: edit.utility for edit in edits}
-        R = [e.graded_reward if flags.reward == "graded" else e.reward for e in episodes]
+        r = [e.rewards(flags.reward == "graded") for e in episodes]
+        R = [sum(turns) for turns in r]
         S = [U.get(i, 0.0) + shaping(e.review, e.edit) if e.edit else 0.0 for i, e in enumerate(episodes)]
         groups = [i // flags.group for i in range(len(episodes))]
         if flags.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
@@ -158,10 +160,13 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
         else:
             weight = 0.0 if flags.advantage == "act_only" else flags.skill_weight  # lambda
             a_act, a_skill = grpo.dual_advantages(R, S, groups, weight)
+        a_turns: list = [()] * len(episodes)
+        if flags.advantage == "gigpo":  # a baseline of the field: turns that saw the same page are compared, too
+            a_turns = grpo.anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, groups)
 
         # 5: one clipped step; every token gets the advantage of the job it did
         segments = [segment for e in episodes for segment in e.segments]
-        advantages = [grpo.per_token(segment, float(a_act[i]), float(a_skill[i]))
+        advantages = [grpo.per_token(segment, float(a_act[i]), float(a_skill[i]), a_turns[i])
                       for i, e in enumerate(episodes) for segment in e.segments]
         stats = grpo.update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
                             bar("update"))

@@ -18,6 +18,7 @@ from dualadv_grpo import (
     AdamW,
     Objective,
     Stats,
+    anchor_advantages,
     dual_advantages,
     group_advantage,
     k3,
@@ -210,6 +211,25 @@ def test_entropy_is_a_bonus():
     close(entropy.grad, torch.tensor([[-0.05, -0.05]]))
     default = policy_loss(zero, zero, None, torch.zeros(1), torch.ones(1, 2), kl=0.0, bonus=0.001 * entropy)
     assert default.item() == pytest.approx(-0.002)
+
+
+def test_step_level_advantages_worked_by_hand():
+    """Bug: returns are discounted forwards, an anchor is shared between two tasks, or a page seen once is compared."""
+    pages = [["home", "list", "list"], ["home", "item"], ["home", "list"]]
+    rewards = [[0.0, -0.5, 10.0], [0.0, 0.0], [0.0, 10.0]]
+    home, seen, other = anchor_advantages(pages, rewards, ["a", "a", "b"], gamma=0.5)
+    # Returns of task a: home (-0.5 + 10 / 2) / 2 = 2.25, list 4.5, list 10; home 0, item 0.
+    assert home == pytest.approx([1.125 / (2.25 / math.sqrt(2)), -math.sqrt(0.5), math.sqrt(0.5)], abs=1e-5)
+    assert seen == pytest.approx([-math.sqrt(0.5), 0.0], abs=1e-5)
+    assert other == [0.0, 0.0], "the only episode of its task has nothing to compare with"
+
+
+def test_step_level_advantages_reach_the_acting_tokens_of_their_turn():
+    """Bug: the review gets a turn's advantage, or the second segment of a long episode gets those of the first turns."""
+    segment = SimpleNamespace(job=[FORCED, ACT, ACT, FORCED, ACT, FORCED, REVIEW], turn=[-1, 3, 3, -1, 4, -1, 5])
+    got = per_token(segment, 1.0, 0.25, [90.0, 91.0, 92.0, 10.0, 20.0])
+    assert got == [0.0, 11.0, 11.0, 0.0, 21.0, 0.0, 0.25]
+    assert per_token(segment, 1.0, 0.25) == [0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.25]
 
 
 def test_one_advantage_per_row_or_per_token():

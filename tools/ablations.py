@@ -30,6 +30,8 @@ VARIANTS = {
     "SkillMaster, graded utility": (5, "--utility graded"),
     "plain GRPO": (5, "--reviews off"),
     "plain GRPO, graded reward": (5, "--reviews off --reward graded"),
+    "GiGPO": (3, "--reviews off --advantage gigpo"),
+    "GiGPO, graded reward": (3, "--reviews off --advantage gigpo --reward graded"),
     "single advantage": (3, "--advantage single"),
     "single advantage, graded utility": (3, "--advantage single --utility graded"),
     "reviews not trained": (3, "--advantage act_only"),
