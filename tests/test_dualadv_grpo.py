@@ -225,7 +225,7 @@ def test_step_level_advantages_worked_by_hand():
 
 
 def test_step_level_advantages_reach_the_acting_tokens_of_their_turn():
-    """Bug: the review gets a turn's advantage, or the second segment of a long episode gets those of the first turns."""
+    """Bug: the review gets a turn's advantage, or the second segment of a long episode takes the first turns'."""
     segment = SimpleNamespace(job=[FORCED, ACT, ACT, FORCED, ACT, FORCED, REVIEW], turn=[-1, 3, 3, -1, 4, -1, 5])
     got = per_token(segment, 1.0, 0.25, [90.0, 91.0, 92.0, 10.0, 20.0])
     assert got == [0.0, 11.0, 11.0, 0.0, 21.0, 0.0, 0.25]

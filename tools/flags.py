@@ -1,5 +1,7 @@
-"""The command lines of train.py (a dataclass: every field is a flag, its metadata are help, choices and least value) and
-of eval.py. A wrong flag ends the program with one line."""
+"""The command lines of train.py and eval.py. A wrong flag ends the program with one line.
+
+That of train.py is a dataclass: every field is a flag, its metadata are the help, the choices and the least value.
+"""
 
 import argparse
 from dataclasses import field, fields
