@@ -74,6 +74,7 @@ class Env(Protocol):
     train_tasks: list[int]  # probes are chosen from these, whatever the split
     dev_tasks: list[int]  # held out, for evaluation during training
     options: dict  # flags of its own: {name: (default, help)}
+    presets: dict  # values of train.py's flags for a model in this world: {model: {flag: value}}
     graded: bool  # has its score values between 0 and 1?
     aliases: dict  # other people's names of its families: {theirs: ours}
     ways: object  # worlds.players.Ways: the habits of its scripted players

@@ -2,25 +2,50 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import envs
+import eval as evaluation
 import train
 from skillbank import SkillBank
 from tools import ablations, report
 
 
-@pytest.mark.parametrize("name", ablations.VARIANTS)
-def test_every_variant_is_a_command_that_train_takes(name, tmp_path):
+def arguments(out, **more):
+    return SimpleNamespace(**{"out": out, "quick": False, "only": "", "seeds": 1, "steps": None, "model": "tiny",
+                              "flags": "", "jobs": 2, **more})
+
+
+@pytest.mark.parametrize("part", ablations.PARTS)
+def test_every_run_is_a_command_that_train_or_eval_takes(part, tmp_path):
     """Bug: a flag is renamed, and one line of the table is missing after ten hours."""
-    args = SimpleNamespace(out=tmp_path, steps=3, model="tiny", flags="--lr 0.5")
-    command = ablations.command(args, name, 2)
-    flags = train.read_flags(command[2:])
-    assert (flags.seed, flags.steps, flags.lr) == (2, 3, 0.5) and not flags.resume
-    ablations.directory(args.out, name, 2).mkdir()
-    (ablations.directory(args.out, name, 2) / "config.json").write_text("{}")
-    assert train.read_flags(ablations.command(args, name, 2)[2:]).resume
+    for name, seed, made in ablations.PARTS[part](arguments(tmp_path, flags="--lr 0.5")):
+        for one in made:
+            program, *argv = one.argv()
+            if program == "train.py":
+                flags = train.read_flags(argv)
+                assert flags.steps == one.steps and flags.lr == (0.5 if one.steps else 1e-6) and not flags.resume, name
+                assert (flags.cold_start > 0) == (one.steps == 0), "only checkpoints of other habits are cold-started"
+                envs.make(flags.env, "train", **flags.options)
+            else:
+                one.run.mkdir(exist_ok=True)
+                (one.run / "latest").write_text("step_00005\n")
+                with pytest.raises(SystemExit, match="checkpoint"):  # it came as far as looking for the weights
+                    evaluation.read_flags(argv)
+
+
+def test_a_run_that_was_begun_is_resumed_and_a_finished_one_is_left_alone(tmp_path):
+    """Bug: a second call makes ten hours of runs anew, or a stage of ten iterations ends after five."""
+    one = ablations.Train(tmp_path, 10, [])
+    assert not one.done() and "--resume" not in one.argv()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "latest").write_text("step_00005\n")
+    assert not one.done() and "--resume" in one.argv()
+    (tmp_path / "latest").write_text("step_00010\n")
+    assert one.done()
 
 
 def test_the_hand_written_bank_holds_every_useful_skill(tmp_path):
@@ -30,37 +55,96 @@ def test_the_hand_written_bank_holds_every_useful_skill(tmp_path):
     assert len(bank.task_specific_skills) == 7 and len(bank.skills()) == 28
 
 
-def log(out, name, seed, success):
-    """A run of 10 iterations with an evaluation every 5."""
-    run = ablations.directory(out, name, seed)
+def test_other_checkpoints_get_the_flags_of_tiny():
+    """Bug: the runs of one figure have the defaults of a model of 1.5B, or steps that nobody asked for."""
+    flags = train.read_flags(["--model", "some/checkpoint", "--steps", "7", *ablations.preset()])
+    tiny = train.read_flags(["--model", "tiny", "--steps", "7"])
+    assert {**vars(flags), "model": "", "out": ""} == {**vars(tiny), "model": "", "out": ""}
+    assert tiny.utility == "graded" and train.read_flags(["--model", "tiny", "--env", "alfworld"]).utility == "success"
+
+
+def log(run, success, tokens=100):
+    """A finished run of 10 iterations with an evaluation every 5."""
     run.mkdir(parents=True)
-    rows = [{"step": step, "sampled": 100 * bool(step), **dict.fromkeys(report.SECONDS, 0.5),
+    rows = [{"step": step, "sampled": tokens * bool(step), **dict.fromkeys(report.SECONDS, 0.5),
              **({"eval_success": success[step // 5]} if step % 5 == 0 else {})} for step in range(11)]
     report.append(run / "metrics.jsonl", rows)
     (run / "latest").write_text("step_00010\n")
 
 
-def test_the_table_counts_all_tokens_and_seconds(tmp_path, monkeypatch, capsys):
-    """Bug: the evaluation's tokens are counted, the confirmation's are not; or seeds of different length are mixed."""
-    log(tmp_path, "SkillMaster", 0, [0.0, 0.25, 0.75])
-    log(tmp_path, "SkillMaster", 1, [0.0, 0.5, 0.7])
-    log(tmp_path, "plain GRPO", 0, [0.0, 0.1, 0.2])
+def call(monkeypatch, out, *argv):
     monkeypatch.setattr(ablations, "make", lambda *rest: pytest.fail("nothing was to be made"))
-    monkeypatch.setattr(sys, "argv", ["ablations", "--jobs", "0", "--steps", "10", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["ablations", "--jobs", "0", "--out", str(out), *argv])
     ablations.main()
-    rows = {row["variant"]: row for row in json.loads((tmp_path / "ablations.json").read_text())["rows"]}
-    assert rows["SkillMaster"]["tokens to .5"] == [750, 500] and rows["SkillMaster"]["seconds to .5"] == [15, 10]
-    assert rows["SkillMaster"]["success"]["10"] == "0.725 +- 0.025" and rows["SkillMaster"]["tokens"] == 1000
-    assert rows["plain GRPO"]["tokens to .5"] == [None] and "plain GRPO (1 seeds)" in capsys.readouterr().out
+    return json.loads((out / "ablations.json").read_text())
 
 
-def test_finished_runs_are_not_made_again(tmp_path, monkeypatch):
-    """Bug: a second call makes ten hours of runs anew."""
-    log(tmp_path, "SkillMaster", 0, [0.0, 0.25, 0.75])
-    begun = []
-    monkeypatch.setattr(ablations.subprocess, "Popen", lambda command, **more: begun.append(command) or SimpleNamespace(
-        poll=lambda: 0, returncode=0))
+def test_the_table_counts_all_tokens_and_seconds(tmp_path, monkeypatch, capsys):
+    """Bug: the evaluation's tokens are counted, the confirmation's are not; variants are compared at equal steps."""
+    first, second = list(ablations.VARIANTS)[0], list(ablations.VARIANTS)[2]
+    log(ablations.directory(tmp_path, first, 0), [0.0, 0.25, 0.75])
+    log(ablations.directory(tmp_path, first, 1), [0.0, 0.5, 0.7])
+    log(ablations.directory(tmp_path, second, 0), [0.0, 0.1, 0.3], tokens=80)
+    rows = {row["variant"]: row for row in call(monkeypatch, tmp_path)["variants"]}
+    assert rows[first]["tokens to .5"] == [750, 500] and rows[first]["seconds to .5"] == [15, 10]
+    assert rows[first]["success"]["10"] == "0.725 +- 0.025" and rows[first]["tokens"] == 1000
+    assert rows[second]["tokens to .5"] == [None] and f"{second} (1 seeds)" in capsys.readouterr().out
+    # The first variant reaches .5 after 625 tokens on average: the other is then at 7.8 iterations, not at 6.25.
+    assert float(rows[second]["at equal tokens"].split()[0]) == pytest.approx(0.1 + 0.2 * (625 - 400) / 400, abs=1e-3)
+
+
+def test_rarity_counts_a_run_for_its_own_base_only(tmp_path, monkeypatch):
+    """Bug: the runs from base 0.1 are those whose name begins like 0.05's, or the cold start is taken for a run."""
+    for base, success in ((0.05, [0.0, 0.6, 0.8]), (0.5, [0.2, 0.7, 0.9])):
+        log(ablations.directory(tmp_path, f"SkillMaster base {base}", 0), success)
+        log(tmp_path / f"base_{base}", [0.9, 0.9, 0.9])
+    rows = {(row["base"], row["rival"]): row for row in call(monkeypatch, tmp_path, "--parts", "rarity")["rarity"]}
+    assert set(rows) == {(0.05, "SkillMaster"), (0.5, "SkillMaster")}
+    assert rows[0.05, "SkillMaster"]["tokens to .7"] == [750] and rows[0.5, "SkillMaster"]["tokens to .7"] == [500]
+    assert rows[0.5, "SkillMaster"]["before"] == 0.2 and rows[0.5, "SkillMaster"]["last"].startswith("0.900")
+
+
+def test_claims_tell_families_that_were_seen_from_others(tmp_path, monkeypatch):
+    """Bug: transfer is measured on the families of the training, too."""
+    run = ablations.directory(tmp_path, "transfer", 0)
+    run.mkdir()
+    episodes = [{"family": "footwear", "won": True}, {"family": "footwear", "won": True},
+                {"family": "home_decor", "won": False}, {"family": "other", "won": True}]
+    (run / "test.json").write_text(json.dumps({"protocols": {"frozen": {"episodes": episodes}}}))
+    rows = {row["games"]: row["success"] for row in call(monkeypatch, tmp_path, "--parts", "claims")["claims"]}
+    assert rows == {"families seen": "1.000 +- 0.000", "families not seen": "0.500 +- 0.000"}
+
+
+def test_what_is_missing_is_made_one_after_another(tmp_path, monkeypatch):
+    """Bug: the run from a checkpoint begins before the checkpoint is there, or goes on after a failure."""
+    begun, ended = [], []
+
+    class Process:
+        def __init__(self, command, cwd, env, stdout, stderr):
+            self.run, self.returncode = Path(command[command.index("--out") + 1]), 0
+            assert env["OMP_NUM_THREADS"] == "1" and not (set(begun) - set(ended) - {self.run.parent / "other"})
+            begun.append(self.run)
+
+        def poll(self):
+            ended.append(self.run)
+            self.run.mkdir(exist_ok=True)
+            (self.run / "latest").write_text("step_00010\n")
+            self.returncode = 1 if self.run.name == "fails" else 0
+            return self.returncode
+
+    monkeypatch.setattr(ablations.subprocess, "Popen", Process)
     monkeypatch.setattr(ablations.time, "sleep", lambda seconds: None)
-    args = SimpleNamespace(out=tmp_path, steps=10, model="tiny", flags="", jobs=2)
-    ablations.make(args, [("SkillMaster", 0), ("plain GRPO", 0), ("plain GRPO", 1)])
-    assert len(begun) == 2 and all("--reviews" in command for command in begun)
+    log(tmp_path / "finished", [0.0, 0.0, 0.0])
+    chain = [ablations.Train(tmp_path / name, 10, []) for name in ("finished", "a", "fails", "never")]
+    ablations.make(arguments(tmp_path, jobs=1), [("chain", 0, chain), ("none", 0, chain[:1])])
+    assert [run.name for run in begun] == ["a", "fails"]
+
+
+def test_training_families_are_an_option_of_the_shop():
+    """Bug: held-out goals shrink with the training families, so that transfer cannot be measured."""
+    whole, some = envs.make("webshop"), envs.make("webshop", families="footwear,other")
+    assert {some.family(task) for task in some.train_tasks} == {"footwear", "other"}
+    assert some.dev_tasks == whole.dev_tasks and envs.make("webshop", "test", families="other").tasks == envs.make(
+        "webshop", "test").tasks
+    with pytest.raises(ValueError, match="--families shoes: choose from accessories"):
+        envs.make("webshop", families="footwear,shoes")

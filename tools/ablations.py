@@ -1,10 +1,15 @@
 """
-The whole comparison in the made-up shop: `python -m tools.ablations` (--quick, --help).
+The whole comparison in the made-up shop: `python -m tools.ablations` (--quick, --help). Three parts:
 
-Every variant is a run of train.py with other flags; the runs of all variants and seeds are made two side by side, each
-on one core. A run that is finished is not made again, a killed one is resumed. Afterwards (or with --jobs 0, at once)
-a table is printed, and written to OUT/ablations.json; with matplotlib also OUT/ablations.png: held-out success against
-sampled tokens and against seconds, one line per variant with its spread over seeds.
+    variants   SkillMaster, itself without one part at a time, and its baselines: success against tokens and seconds
+    rarity     when does a bank pay? SkillMaster and plain GRPO from checkpoints that do what the skills say, unasked,
+               seldom or often (the shoppers' BASE)
+    claims     what is left when the bank is taken away after 5, 10, 20 iterations; trained on four families, what do
+               the weights and the bank do for the other three?
+
+All runs of the wanted parts are made two side by side, each on one core, seeds first. A run that is finished is not
+made again, a killed one is resumed. Afterwards (with --jobs 0: at once) the tables are printed and written to
+OUT/ablations.json, the figures with matplotlib to OUT/variants.png and OUT/rarity.png, from whatever is finished.
 
 Tokens are all sampled ones: acting, reviewing, probing, confirming. Seconds are those of the iterations on one core.
 """
@@ -16,33 +21,43 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import train
 from lib.files import write_atomic
+from lib.models import shipped
 from skillbank import Skill, SkillBank
+from tools.flags import presets_of
 from tools.report import SECONDS, lines_of
 from worlds.webshop.shopper import WAYS
 
 ROOT = Path(__file__).parents[1]
-# Variant -> (seeds, flags). BANK is the hand-written bank.
+# Variant -> (seeds, iterations, flags). BANK is the hand-written bank. An iteration of plain GRPO samples about an
+# eighth of the tokens, so it gets more of them.
 VARIANTS = {
-    "SkillMaster": (5, ""),
-    "SkillMaster, graded utility": (5, "--utility graded"),
-    "plain GRPO": (5, "--reviews off"),
-    "plain GRPO, graded reward": (5, "--reviews off --reward graded"),
-    "GiGPO": (3, "--reviews off --advantage gigpo"),
-    "GiGPO, graded reward": (3, "--reviews off --advantage gigpo --reward graded"),
-    "single advantage": (3, "--advantage single"),
-    "single advantage, graded utility": (3, "--advantage single --utility graded"),
-    "reviews not trained": (3, "--advantage act_only"),
-    "all edits, unprobed": (3, "--commit all"),
-    "no confirmation": (3, "--confirm 0"),
-    "clipped U, alpha 0.2": (3, "--clip_utility --alpha 0.2"),
-    "unpaired probes": (3, "--unpaired"),
-    "bank only": (3, "--lr 0"),
-    "hand-written bank, frozen": (3, "--reviews off --bank BANK"),
+    "SkillMaster, graded utility": (5, 20, "--utility graded"),
+    "SkillMaster": (5, 20, "--utility success"),
+    "plain GRPO": (5, 60, "--reviews off"),
+    "plain GRPO, graded reward": (5, 60, "--reviews off --reward graded"),
+    "GiGPO": (3, 60, "--reviews off --advantage gigpo"),
+    "GiGPO, graded reward": (3, 60, "--reviews off --advantage gigpo --reward graded"),
+    "single advantage": (3, 10, "--advantage single"),
+    "reviews not trained": (3, 10, "--advantage act_only"),
+    "all edits, unprobed": (3, 10, "--commit all"),
+    "no confirmation": (3, 10, "--confirm 0"),
+    "clipped U, alpha 0.2": (3, 10, "--clip_utility --alpha 0.2"),
+    "unpaired probes": (3, 10, "--unpaired"),
+    "bank only": (3, 10, "--lr 0"),
+    "hand-written bank, frozen": (3, 10, "--reviews off --bank BANK"),
 }
-QUICK = ("SkillMaster", "SkillMaster, graded utility", "plain GRPO", "plain GRPO, graded reward")
+QUICK = tuple(VARIANTS)[:4]
+RARITY = (0.05, 0.1, 0.2, 0.35, 0.5)  # BASE
+FURTHER = ("--cold_start 1200 --sft_batch 2 --sft_lr 1e-3 --sft_muon 0.005 --sft_copy 5 --seed 7 --context 3072 "
+           "--act_tokens 96 --review_tokens 160 --eval_every 0")  # as the last command of worlds/webshop/tiny/make.sh
+RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews off")}
+STAGES = (5, 10, 20)  # iterations after which the bank is taken away
+SEEN = "accessories,apparel,electronics,footwear"
 
 
 def hand_written():
@@ -56,53 +71,143 @@ def hand_written():
     return bank
 
 
+@dataclass
+class Train:
+    """A run of train.py up to an iteration; 0: the cold start alone."""
+
+    run: Path
+    steps: int
+    flags: list
+
+    def done(self):
+        latest = self.run / "latest"
+        return latest.is_file() and int(latest.read_text().strip().removeprefix("step_")) >= self.steps
+
+    def argv(self):
+        resume = ["--resume"] if (self.run / "config.json").is_file() else []
+        return ["train.py", "--env", "webshop", "--out", str(self.run), "--steps", str(self.steps), *self.flags,
+                *resume]
+
+
+@dataclass
+class Test:
+    """An evaluation of a run as it is then: all test goals, with its bank and without."""
+
+    run: Path
+    file: Path
+
+    def done(self):
+        return self.file.is_file()
+
+    def argv(self):
+        return ["eval.py", str(self.run), "--split", "test", "--protocols", "none,frozen", "--out", str(self.file)]
+
+
+def preset():
+    """The flags that --model tiny has by itself, for other checkpoints of it."""
+    return [text for name, value in presets_of("webshop", train.PRESETS)["tiny"].items() if name != "steps"
+            for text in (f"--{name}", str(value))]
+
+
 def directory(out, name, seed):
     return out / f"{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
 
 
-def command(args, name, seed):
-    """The command line of one run, --resume where it was begun."""
-    run = directory(args.out, name, seed)
-    flags = VARIANTS[name][1].replace("BANK", str(args.out / "hand_written.json")).split()
-    resume = ["--resume"] if (run / "config.json").is_file() else []
-    return [sys.executable, "train.py", "--env", "webshop", "--seed", str(seed), "--steps", str(args.steps), "--model",
-            args.model, "--out", str(run), *flags, *args.flags.split(), *resume]
+def variants(args):
+    """[(name, seed, [what is to be made, one after another])] of the comparison."""
+    jobs = []
+    for name, (seeds, steps, flags) in VARIANTS.items():
+        if (args.quick and name not in QUICK) or (args.only or "") not in name:
+            continue
+        flags = [*flags.replace("BANK", str(args.out / "hand_written.json")).split(), *args.flags.split()]
+        for seed in range(args.seeds or (1 if args.quick else seeds)):
+            run = directory(args.out, name, seed)
+            jobs.append((name, seed, [Train(run, args.steps or steps, ["--model", args.model, "--seed", str(seed),
+                                                                       *flags])]))
+    return jobs
 
 
-def finished(args, name, seed):
-    run = directory(args.out, name, seed)
-    return (run / "latest").is_file() and (run / "latest").read_text().strip() == f"step_{args.steps:05d}"
+def rarity(args):
+    """A job per BASE: a checkpoint made from the shipped one, then the rivals' runs from it."""
+    jobs, model = [], str(shipped("webshop")) if args.model == "tiny" else args.model
+    for base in RARITY:
+        start = args.out / f"base_{base}"
+        made = [Train(start, 0, ["--model", model, "--base", str(base), *FURTHER.split()])]
+        for seed in range(args.seeds or (1 if args.quick else 3)):
+            for name, (steps, flags) in RIVALS.items():
+                run = directory(args.out, f"{name} base {base}", seed)
+                made.append(Train(run, args.steps or steps, [
+                    "--model", str(start / "reference"), "--seed", str(seed), *preset(), *flags.split(),
+                    *args.flags.split()]))
+        jobs.append((f"BASE {base}", 0, made))
+    return jobs
 
 
-def make(args, wanted):
-    """Make the runs that are missing, args.jobs at a time; seeds first, so that early tables compare the same seeds."""
-    hand_written().save(args.out / "hand_written.json")
-    waiting, running = [one for one in sorted(wanted, key=lambda one: one[1]) if not finished(args, *one)], {}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def claims(args):
+    """Per seed: a run that is tested after 5, 10 and 20 iterations, and one that sees four of the seven families."""
+    jobs = []
+    for seed in range(args.seeds or (1 if args.quick else 3)):
+        flags = ["--model", args.model, "--seed", str(seed), "--eval_every", "0", *args.flags.split()]
+        run, made = directory(args.out, "withdrawn", seed), []
+        for steps in STAGES:
+            made += [Train(run, steps, flags), Test(run, run / f"test_{steps}.json")]
+        jobs.append(("withdrawn", seed, made))
+        run = directory(args.out, "transfer", seed)
+        jobs.append(("transfer", seed, [Train(run, STAGES[-1], [*flags, "--families", SEEN]),
+                                        Test(run, run / "test.json")]))
+    return jobs
+
+
+PARTS = {"variants": variants, "rarity": rarity, "claims": claims}
+
+
+def make(args, jobs):
+    """Make what is missing, args.jobs at a time; seeds first, so that early tables compare the same seeds."""
+    waiting = [job for job in sorted(jobs, key=lambda job: job[1]) if not all(one.done() for one in job[2])]
+    environment, running = {**os.environ, "OMP_NUM_THREADS": "1"}, []
     while waiting or running:
         while waiting and len(running) < args.jobs:
-            name, seed = waiting.pop(0)
-            log = open(f"{directory(args.out, name, seed)}.log", "a")
-            running[name, seed] = subprocess.Popen(command(args, name, seed), cwd=ROOT, env=environment, stdout=log,
-                                                   stderr=log)
+            name, seed, made = waiting.pop(0)
+            running.append((name, seed, iter(made), None, None))
             print(f"{time.strftime('%H:%M')} {name}, seed {seed} ({len(waiting)} waiting)", flush=True)
+        for i, (name, seed, left, one, process) in reversed(list(enumerate(running))):
+            if process and process.poll() is None:
+                continue
+            if process and process.returncode:
+                print(f"{name}, seed {seed}: failed, see {one.run}.log", flush=True)
+                del running[i]
+            elif one := next((one for one in left if not one.done()), None):
+                with open(f"{one.run}.log", "a") as log:
+                    process = subprocess.Popen([sys.executable, *one.argv()], cwd=ROOT, env=environment, stdout=log,
+                                               stderr=log)
+                running[i] = name, seed, left, one, process
+            else:
+                del running[i]
         time.sleep(1)
-        for one, process in list(running.items()):
-            if process.poll() is not None:
-                del running[one]
-                if process.returncode:
-                    print(f"{one[0]}, seed {one[1]}: failed, see {directory(args.out, *one)}.log", flush=True)
 
 
-def curve(args, name, seed):
+# ---- The tables and the figures -------------------------------------------------------------------------------------
+
+
+def curve(run):
     """[(iteration, sampled tokens so far, seconds so far, held-out success)] of a run, as far as it is."""
     points, tokens, seconds = [], 0, 0.0
-    for row in lines_of(directory(args.out, name, seed) / "metrics.jsonl"):
+    for row in lines_of(run / "metrics.jsonl"):
         tokens += row.get("sampled", 0)
         seconds += sum(row[part] for part in SECONDS) if row["step"] else 0.0
         if "eval_success" in row:
             points.append((row["step"], tokens, seconds, row["eval_success"]))
     return points
+
+
+def curves_of(jobs):
+    """{name: [curve of a run, ...]} of the runs that have begun; of a job its last run."""
+    curves: dict = {}
+    for name, _, made in jobs:
+        run = made[-1].run
+        if (run / "metrics.jsonl").is_file() and (points := curve(run)):
+            curves.setdefault(name, []).append(points)
+    return curves
 
 
 def reached(points, success, column):
@@ -114,81 +219,159 @@ def reached(points, success, column):
     return None
 
 
+def at(points, tokens):
+    """Success of a curve where so many tokens were sampled, between evaluations by a line; None beyond its end."""
+    for before, after in zip(points, points[1:]):
+        if before[1] <= tokens <= after[1]:
+            return before[3] + (tokens - before[1]) / (after[1] - before[1]) * (after[3] - before[3])
+    return None
+
+
 def spread(values):
     """Mean and standard error over seeds, as text."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.3f} +- {error:.3f}"
 
 
-def table(args, curves):
-    """A row per variant: success over the iterations, tokens and seconds to .5, tokens and seconds in all."""
+def table(curves):
+    """A row per variant: success over the iterations, tokens and seconds to .5, at equal tokens, tokens in all."""
     rows = []
+    first = [reached(points, 0.5, 1) for points in next(iter(curves.values()), [])]
+    equal = statistics.mean(first) if first and None not in first else None  # tokens of the first variant to .5
     for name, some in curves.items():
         steps = sorted({point[0] for points in some for point in points})
-        at = {step: [p[3] for points in some for p in points if p[0] == step] for step in steps}
+        success = {step: spread([p[3] for points in some for p in points if p[0] == step]) for step in steps}
         half = [[reached(points, 0.5, column) for points in some] for column in (1, 2)]
+        there = [at(points, equal) for points in some] if equal else []
         rows.append({
-            "variant": name, "seeds": len(some), "success": {step: spread(values) for step, values in at.items()},
+            "variant": name, "seeds": len(some), "success": success,
             "tokens to .5": [value and round(value) for value in half[0]],
             "seconds to .5": [value and round(value) for value in half[1]],
+            "at equal tokens": spread(there) if there and None not in there else None,
             "tokens": round(statistics.mean(points[-1][1] for points in some)),
             "seconds": round(statistics.mean(points[-1][2] for points in some))})
-        text = ", ".join(f"{step}: {value}" for step, value in rows[-1]["success"].items())
+        text = ", ".join(f"{step}: {value}" for step, value in success.items() if step in (0, 5, *range(10, 99, 10)))
         print(f"{name} ({len(some)} seeds): {text}\n    to .5: {rows[-1]['tokens to .5']} tokens, "
-              f"{rows[-1]['seconds to .5']} seconds; in all {rows[-1]['tokens']:,} tokens, {rows[-1]['seconds']} s")
+              f"{rows[-1]['seconds to .5']} seconds; at {round(equal or 0):,} tokens {rows[-1]['at equal tokens']}; "
+              f"in all {rows[-1]['tokens']:,} tokens, {rows[-1]['seconds']} s")
     return rows
 
 
-def draw(args, curves):
-    """Success against tokens and against seconds: a line through the means, a band of the smallest and largest."""
+def pyplot():
+    """matplotlib without a screen, or None where it is not installed."""
     try:
         import matplotlib
     except ImportError:
-        return print("no figure: pip install matplotlib")
+        return print("no figures: pip install matplotlib")
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def draw(plt, curves, file):
+    """Success against tokens and against seconds: a line through the means, a band of the smallest and largest."""
     fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, constrained_layout=True)
     for number, (name, some) in enumerate(curves.items()):
-        length = min(map(len, some))
+        length, look = min(map(len, some)), {"color": f"C{number % 10}"}
         for axis, column in zip(axes, (1, 2)):
             x = [statistics.mean(points[i][column] for points in some) for i in range(length)]
             y = [[points[i][3] for points in some] for i in range(length)]
-            axis.plot(x, [statistics.mean(values) for values in y], "o-", color=f"C{number}", label=name, markersize=3)
-            axis.fill_between(x, list(map(min, y)), list(map(max, y)), color=f"C{number}", alpha=0.15)
+            style = "o-" if number < 10 else "o--"
+            axis.plot(x, [statistics.mean(values) for values in y], style, label=name, markersize=3, **look)
+            axis.fill_between(x, list(map(min, y)), list(map(max, y)), alpha=0.15, **look)
     axes[0].set(xlabel="sampled tokens, all of them", ylabel="success on held-out goals", ylim=(0, 1))
     axes[1].set(xlabel="seconds of iterations on one core")
     axes[0].legend(fontsize=8)
-    fig.savefig(args.out / "ablations.png", dpi=110)
+    fig.savefig(file, dpi=110)
     plt.close(fig)
+
+
+def crossing(jobs, plt, file):
+    """When a bank pays: per BASE the success before training, and tokens and seconds to .7 and success at the end."""
+    rows = []
+    for name, _, made in jobs:
+        for rival in RIVALS:
+            runs = [one.run for one in made[1:] if one.run.name.startswith(directory(Path(), rival, "").name)]
+            some = [points for run in runs if (run / "metrics.jsonl").is_file() and (points := curve(run))]
+            if some:
+                to = [[reached(points, 0.7, column) for points in some] for column in (1, 2)]
+                rows.append({"base": float(name.split()[1]), "rival": rival, "seeds": len(some),
+                             "before": some[0][0][3], "last": spread([points[-1][3] for points in some]),
+                             "tokens to .7": [value and round(value) for value in to[0]],
+                             "seconds to .7": [value and round(value) for value in to[1]]})
+                print(rows[-1])
+    if plt and rows:
+        fig, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+        for number, rival in enumerate(RIVALS):
+            mine = [row for row in rows if row["rival"] == rival]
+            axes[0].plot([row["base"] for row in mine], [float(row["last"].split()[0]) for row in mine], "o-",
+                         color=f"C{number}", label=f"{rival}, {RIVALS[rival][0]} iterations")
+            for row in mine:
+                there = [value for value in row["tokens to .7"] if value]
+                axes[1].plot([row["base"]] * len(there), there, "o", color=f"C{number}")
+        axes[0].set(xlabel="BASE: how often the shoppers did by themselves what a skill says", ylim=(0, 1),
+                    ylabel="success on held-out goals at the end")
+        axes[1].set(xlabel="BASE", ylabel="sampled tokens until success .7, a dot per seed (none: not reached)")
+        axes[0].legend(fontsize=8)
+        fig.savefig(file, dpi=110)
+        plt.close(fig)
+    return rows
+
+
+def tested(jobs):
+    """Success on test goals without and with the bank, over the families a run has seen and those it has not."""
+    rows: dict = {}
+    for name, _, made in jobs:
+        for one in made:
+            if isinstance(one, Test) and one.done():
+                protocols = json.loads(one.file.read_text())["protocols"]
+                for protocol, result in protocols.items():
+                    groups = {"all": result["episodes"]} if name == "withdrawn" else {
+                        word: [e for e in result["episodes"] if (e["family"] in SEEN.split(",")) == seen]
+                        for word, seen in (("families seen", True), ("families not seen", False))}
+                    for group, episodes in groups.items():
+                        rows.setdefault((f"{name} {one.file.stem}", group, protocol), []).append(
+                            statistics.mean(e["won"] for e in episodes))
+    for (name, group, protocol), values in rows.items():
+        print(f"{name}, {group}, {'without bank' if protocol == 'none' else 'with bank'}: {spread(values)} "
+              f"({len(values)} seeds)")
+    return [{"run": name, "games": group, "protocol": protocol, "success": spread(values)}
+            for (name, group, protocol), values in rows.items()]
 
 
 def main():
     parser = argparse.ArgumentParser(description="Compare SkillMaster with its ablations and with plain GRPO.")
-    parser.add_argument("--quick", action="store_true", help=f"one seed of {', '.join(QUICK)}")
+    parser.add_argument("--parts", metavar="LIST", default="variants", help=f"of {','.join(PARTS)} (default: variants)")
+    parser.add_argument("--quick", action="store_true", help=f"one seed; of the variants {'; '.join(QUICK)}")
     parser.add_argument("--only", metavar="TEXT", help="only the variants whose name has this in it")
-    parser.add_argument("--seeds", metavar="N", type=int, help="so many seeds of every variant (default: 5 or 3)")
-    parser.add_argument("--steps", metavar="N", type=int, default=20, help="iterations of a run (default: 20)")
+    parser.add_argument("--seeds", metavar="N", type=int, help="so many seeds of everything (default: 5 or 3)")
+    parser.add_argument("--steps", metavar="N", type=int, help="iterations of every run (default: each its own)")
     parser.add_argument("--model", metavar="TEXT", default="tiny", help="checkpoint to begin with (default: tiny)")
-    parser.add_argument("--flags", metavar="TEXT", default="", help="more flags of train.py, for every variant")
-    parser.add_argument("--jobs", metavar="N", type=int, default=2, help="runs side by side; 0: only the table")
+    parser.add_argument("--flags", metavar="TEXT", default="", help="more flags of train.py, for every run")
+    parser.add_argument("--jobs", metavar="N", type=int, default=2, help="runs side by side; 0: only the tables")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/ablations"), help="default: %(default)s")
     args = parser.parse_args()
     args.out = args.out.resolve()
-    names = [name for name in VARIANTS if (not args.quick or name in QUICK) and (args.only or "") in name]
-    if not names:
+    if unknown := set(args.parts.split(",")) - PARTS.keys():
+        parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    jobs = {part: PARTS[part](args) for part in args.parts.split(",")}
+    if not any(jobs.values()):
         parser.error(f"--only {args.only}: no variant has that in its name: {', '.join(VARIANTS)}")
-    wanted = [(name, seed) for name in names for seed in range(args.seeds or (1 if args.quick else VARIANTS[name][0]))]
     args.out.mkdir(parents=True, exist_ok=True)
+    hand_written().save(args.out / "hand_written.json")
     if args.jobs:
-        make(args, wanted)
-    curves: dict = {}
-    for name, seed in wanted:
-        if (directory(args.out, name, seed) / "metrics.jsonl").is_file() and (points := curve(args, name, seed)):
-            curves.setdefault(name, []).append(points)
-    rows = table(args, curves)
-    write_atomic(args.out / "ablations.json", json.dumps({"flags": VARIANTS, "rows": rows}, indent=1) + "\n")
-    draw(args, curves)
+        make(args, [job for some in jobs.values() for job in some])
+    plt, result = pyplot(), {}
+    for part, some in jobs.items():
+        if part == "variants":
+            curves = curves_of(some)
+            result[part] = table(curves)
+            if plt and curves:
+                draw(plt, curves, args.out / "variants.png")
+        else:
+            result[part] = crossing(some, plt, args.out / "rarity.png") if part == "rarity" else tested(some)
+    write_atomic(args.out / "ablations.json", json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,18 @@ def flag(default, text, least=None, choices=None, group=None):
     return field(default=default, metadata={"help": text, "least": least, "choices": choices, "group": group})
 
 
+def presets_of(env, presets):
+    """The presets of train.py with those that a world adds: {model: {flag: value}}."""
+    own = getattr(worlds.load(env), "presets", {}) if env in worlds.names() else {}
+    return {model: {**presets.get(model, {}), **own.get(model, {})} for model in {**presets, **own}}
+
+
 def parse(kind, presets, argv=None):
     """The command line as a `kind`, the preset of its model filled in. A wrong flag ends the program with one line."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env", default=kind.env)
+    env = first.parse_known_args(argv)[0].env
+    presets = presets_of(env, presets)
     parser = argparse.ArgumentParser(description="Train SkillMaster.", allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"train.py: {message}; --help lists the flags\n")  # type: ignore
     known = {f.name: f for f in fields(kind) if f.name != "options"}
@@ -36,9 +46,7 @@ def parse(kind, presets, argv=None):
             choices = f.metadata["choices"]
             group.add_argument(f"--{f.name}", type=f.type, choices=choices, help=text,
                                metavar=None if choices else METAVAR[f.type])
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env", default=kind.env)
-    options = worlds.add_options(parser, first.parse_known_args(argv)[0].env)
+    options = worlds.add_options(parser, env)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     for f in known.values():
         least = f.metadata["least"]

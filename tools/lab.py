@@ -4,9 +4,10 @@ The assumptions of the made-up worlds and of `tiny`, measured: `python -m tools.
     players   success of the scripted players, with no skills in the prompt and with useful, neutral, harmful ones
     replies   tokens of a reply: the page alone, with what we list, with the full list of commands (alfworld)
     skills    success of the policy on held-out games, likewise, with the skills written by hand
-    edits     single edits of an empty bank, every habit in every family and wording: does utility tell them apart, by
-              how much do common random numbers narrow an estimate, what would be committed with and without
-              confirmation if all habits were proposed equally often
+    edits     single edits of an empty bank, every habit in every family and wording, judged by success and by the
+              graded score: does utility tell them apart, by how much do common random numbers narrow an estimate, how
+              well do K probes foretell many others, which share of each kind passes the gate without confirmation and
+              with it
 """
 
 import argparse
@@ -105,14 +106,14 @@ def lab_skills(policy, env, args, sampling):
 
 
 def probe_scores(policy, env, tasks, banks, sampling, seed):
-    """Scores s of probe runs, one per (task, bank); the stream is named by (seed, task) alone."""
+    """Probe runs, one per (task, bank), as (score s of success, of the graded score); the stream is the task's."""
     episodes = rollout(policy, env, tasks, banks, seed=seed, sampling=sampling, with_review=False,
                        keys=[mix(task) for task in tasks], desc="probes")
-    return [score(e.won, e.steps, env.limit) for e in episodes]
+    return [(score(e.won, e.steps, env.limit), score(e.score, e.steps, env.limit)) for e in episodes]
 
 
 def single_edits(policy, env, sampling, count, seed):
-    """[(kind, scores without, with, and without under other random numbers)], `count` probe tasks each."""
+    """[(kind, runs without, with, and without under other random numbers)], `count` probe tasks each."""
     edits, tasks, banks = [], [], []
     for family in families(env):
         probes = [task for task in env.dev_tasks + env.train_tasks if env.family(task) == family][:count]
@@ -132,38 +133,74 @@ def single_edits(policy, env, sampling, count, seed):
             for kind, probes in edits]
 
 
-def spread(pairs):
-    """Standard deviation of one probe's difference within an edit, pooled over edits."""
-    return sqrt(statistics.mean(statistics.variance([b - a for a, b in zip(*pair)]) for pair in pairs))
+def estimates(before, after, k, **more):
+    """U of each k probes in a row."""
+    return [utility(before[i:i + k], after[i:i + k], **more) for i in range(0, len(before) - k + 1, k)]
+
+
+def share(values, name):
+    return sum(name(value) for value in values) / max(len(values), 1)
+
+
+def correlation(a, b):
+    """Pearson's; 0 where one of the two never varies."""
+    return statistics.correlation(a, b) if len(set(a)) > 1 and len(set(b)) > 1 else 0.0
 
 
 def lab_edits(policy, env, args, sampling):
-    result, edits = {}, single_edits(policy, env, sampling, args.probes, args.seed)
-    print(f"{len(edits)} single edits, {args.probes} probe tasks each, in estimates of K = 4")
+    edits = single_edits(policy, env, sampling, args.probes, args.seed)
+    utilities = ("success", "graded") if env.graded else ("success",)
+    return {name: judged([(kind, *([s[number] for s in runs] for runs in more)) for kind, *more in edits], name)
+            for number, name in enumerate(utilities)}
+
+
+def judged(edits, name):
+    """What utility tells apart. edits: [(kind, scores without, with, without under other random numbers)]."""
+    result: dict = {}
+    print(f"utility of {name}: {len(edits)} single edits, {len(edits[0][1])} probe tasks each, in estimates of K = 4")
     for kind in KINDS:
         mine = [edit for edit in edits if edit[0] == kind]
-        whole = [utility(before, after) for _, before, after, _ in mine]
-        parts = [utility(before[i:i + 4], after[i:i + 4]) for _, before, after, _ in mine
-                 for i in range(0, args.probes - 3, 4)]
-        row = {"edits": len(mine), "mean": statistics.mean(whole), "positive": sum(u > 0 for u in parts) / len(parts),
-               "negative": sum(u < 0 for u in parts) / len(parts), "spread": statistics.stdev(parts)}
-        result[f"utility {kind}"] = row
-        print(f"{kind:8} {len(mine):3} edits  mean U {row['mean']:+.3f}  U > 0 in {row['positive']:.2f}, U < 0 in "
-              f"{row['negative']:.2f} of {len(parts)} estimates, whose spread is {row['spread']:.3f}")
+        parts = [u for _, before, after, _ in mine for u in estimates(before, after, 4)]
+        clipped = [u for _, before, after, _ in mine for u in estimates(before, after, 4, alpha=0.2, clip=True)]
+        row = {"edits": len(mine), "mean": statistics.mean(utility(before, after) for _, before, after, _ in mine),
+               "positive": share(parts, lambda u: u > 0), "negative": share(parts, lambda u: u < 0),
+               "spread": statistics.stdev(parts), "clipped mean": statistics.mean(clipped)}
+        result[kind] = row
+        print(f"{kind:8} {len(mine):3} edits  mean U {row['mean']:+.3f} (clipped, alpha 0.2: "
+              f"{row['clipped mean']:+.3f})  U > 0 in {row['positive']:.2f}, U < 0 in {row['negative']:.2f} of "
+              f"{len(parts)} estimates, whose spread is {row['spread']:.3f}")
     paired, unpaired = (spread([(edit[i], edit[2]) for edit in edits]) for i in (1, 3))
     result["pairing"] = {"paired": paired, "unpaired": unpaired}
     print(f"spread of one probe's difference: {paired:.3f} with common random numbers, {unpaired:.3f} without: "
-          f"{unpaired / paired:.2f} times")
-    for name, rule in (("U > 0", lambda first, fresh: first > 0),
-                       ("U > 0 and again on 8 fresh probes", lambda first, fresh: first > 0 and fresh > 0)):
-        taken = [kind for kind, before, after, _ in edits
-                 if rule(utility(before[:4], after[:4]), utility(before[4:12], after[4:12]))]
-        bad = sum(kind != "useful" for kind in taken)
-        useful = sum(kind == "useful" for kind in taken) / sum(kind == "useful" for kind, *_ in edits)
-        result[f"commit {name}"] = {"committed": len(taken), "neutral or harmful": bad, "useful found": useful}
-        print(f"commit where {name}: {len(taken)} edits, {bad} of them neutral or harmful "
-              f"({bad / max(len(taken), 1):.2f}); {useful:.2f} of the useful ones")
+          f"{unpaired / max(paired, 1e-9):.2f} times")
+    # How well do K probes foretell the other half of the probes?
+    half = len(edits[0][1]) // 2
+    truth = [utility(before[half:], after[half:]) for _, before, after, _ in edits]
+    for k in (k for k in (1, 2, 4, 8, 16) if k <= half):
+        row = {}
+        for word, place in (("paired", 1), ("unpaired", 3)):
+            first = [utility(edit[place][:k], edit[2][:k]) for edit in edits]
+            row[word] = {"correlation": correlation(first, truth),
+                         "good": share([u for u, mine in zip(truth, first) if mine > 0], lambda u: u > 0),
+                         "found": share([mine for u, mine in zip(truth, first) if u > 0], lambda u: u > 0)}
+        result[f"K = {k}"] = row
+        print(f"K = {k:2}  against {half} other probes of the same edit: " + "; ".join(
+            f"{word}: correlation {mine['correlation']:.2f}, of those above 0 {mine['good']:.2f} are, of those that "
+            f"are above 0 {mine['found']:.2f} are found" for word, mine in row.items()))
+    for gate, passes in (("U > 0", lambda first, fresh: first > 0),
+                         ("U > 0 and again on 8 fresh probes", lambda first, fresh: first > 0 and fresh > 0)):
+        taken = [(kind, passes(utility(before[i:i + 4], after[i:i + 4]), utility(before[i + 4:i + 12],
+                                                                                 after[i + 4:i + 12])))
+                 for kind, before, after, _ in edits for i in range(0, len(before) - 11, 12)]
+        result[f"commit {gate}"] = {kind: share([ok for word, ok in taken if word == kind], bool) for kind in KINDS}
+        print(f"commit where {gate}: " + ", ".join(f"{value:.3f} of the {kind}" for kind, value in
+                                                   result[f"commit {gate}"].items()))
     return result
+
+
+def spread(pairs):
+    """Standard deviation of one probe's difference within an edit, pooled over edits."""
+    return sqrt(statistics.mean(statistics.variance([b - a for a, b in zip(*pair)]) for pair in pairs))
 
 
 PARTS = {"players": lab_players, "replies": lab_replies, "skills": lab_skills, "edits": lab_edits}

@@ -82,9 +82,11 @@ class World:
 
     limit, kl, tail, graded, ways, corpus_chats = STEPS, 0.05, 20, True, WAYS, 300
     aliases: dict = {}
+    presets: dict = {"tiny": {"utility": "graded"}}  # one good skill alone seldom turns a loss into a win
     options: dict = {
         "human_goals": (False, "people's instructions instead of synthetic ones"),
         "base": (BASE, "how often scripted shoppers have a useful habit that no skill names"),
+        "families": ("", "train on these families only, commas between them; held-out goals stay as they are"),
         "winnable_only": (False, "leave out goals whose own product cannot score 1.0"),
     }
     rules = (
@@ -93,7 +95,8 @@ class World:
         "choose the options it names, then click[buy now]. You have 15 actions. Follow your skills."
     )
 
-    def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False, base=BASE):
+    def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False, base=BASE,
+                 families=""):
         self.base = base
         data = data or os.environ.get("WEBSHOP_DATA")
         self.source = f"data in {Path(data).resolve().name}" if data else "made-up catalogue"
@@ -113,6 +116,10 @@ class World:
             splits = {name: [t for t in tasks if self.shop.winnable(t)] for name, tasks in splits.items()}
         self.tasks, self.train_tasks, self.dev_tasks = (list(splits[name]) for name in (split, "train", "dev"))
         self.families = [family_of(goal["instruction_text"]) for goal in self.shop.goals]
+        wanted = set(families.split(",")) if families else set(self.families)
+        if unknown := wanted - set(self.families):
+            raise ValueError(f"--families {min(unknown)}: choose from {', '.join(sorted(set(self.families)))}")
+        self.train_tasks = [task for task in self.train_tasks if self.families[task] in wanted]
 
     def describe(self):
         return f"webshop, {self.source}: {len(self.shop.products)} products, {len(self.shop.goals)} goals"
