@@ -205,12 +205,13 @@ def first_messages(env: Env, task: int, game: Game, shown: list) -> tuple[str, s
 
 def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[SkillBank], group: int = 1,
             seed: int = 0, sampling: Sampling | None = None, with_review: bool = True, keys: list[int] | None = None,
-            desc: str = "rollout") -> list[Episode]:
+            desc: str = "rollout", tell=None) -> list[Episode]:
     """Play each task `group` times; with_review asks for the skill review at the end of each episode.
 
     bank: one for all tasks, or a list with one per task. keys: the random stream of each episode (task-major); by
-    default its number. Returns len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and
-    on its own transcript, not on the episodes that are played at the same time.
+    default its number. tell: called with an Episode after each of its turns, and after its review. Returns
+    len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and on its own transcript, not on
+    the episodes that are played at the same time.
     """
     sampling = sampling or Sampling()
     most = prompt_limit(policy, env, sampling)
@@ -233,7 +234,7 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
     rows = rows_that_fit(policy, max(min(sampling.rows, len(order)), 1), sampling.context, Session.PREFILL)
     with tqdm(total=len(played), desc=desc, leave=False, disable=None) as bar:
         for start in range(0, len(order), rows):
-            play([played[i] for i in order[start:start + rows]], policy, env, seed, sampling, with_review, bar)
+            play([played[i] for i in order[start:start + rows]], policy, env, seed, sampling, with_review, bar, tell)
     return [episode for episode, *_ in played]
 
 
@@ -255,7 +256,7 @@ def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
     return most
 
 
-def play(wave, policy, env, seed, sampling, with_review, bar):
+def play(wave, policy, env, seed, sampling, with_review, bar, tell=None):
     """Play some episodes together in one Session. wave: rollout's (Episode, Game, bank, prompt ids), in its order."""
     session = Session(policy, len(wave), sampling.context, seed)
     prompts: dict = {}  # token ids -> the episodes that begin with them
@@ -283,15 +284,18 @@ def play(wave, policy, env, seed, sampling, with_review, bar):
                 episode.edit = review(text, bank, episode.family)
                 del live[c]
                 bar.update()
+            else:
+                page, (action, valid) = game.page, project(text, env.tail)
+                reply = game.step(action)
+                episode.turns.append(Turn(page, text, valid, reply))
+                episode.won, episode.score = game.won, game.score
+            if tell:
+                tell(episode)
+            if c not in live:
                 continue
-            page, (action, valid) = game.page, project(text, env.tail)
-            reply = game.step(action)
-            episode.turns.append(Turn(page, text, valid, reply))
             if not game.done and episode.steps < env.limit:
                 replies[c] = add_reply(session, c, episode, reply, game.page, "", sampling.act_tokens)
-                continue
-            episode.won, episode.score = game.won, game.score
-            if with_review:
+            elif with_review:
                 reviewing.add(c)
                 question = "\n" + review_prompt(episode.family, game.won, game.score, episode.steps, env.limit)
                 replies[c] = add_reply(session, c, episode, reply, game.page, question, sampling.review_tokens)

@@ -4,6 +4,10 @@ Evaluation: every game of a split exactly once, per family and overall, under th
     python eval.py runs/webshop-tiny --env webshop --split test
     python eval.py smollm2 --env webshop --data data/webshop --split test --limit 50
     python eval.py runs/seed0 runs/seed1 --plot curve.png       # no games, the curves of runs
+    python eval.py runs/webshop-tiny --report                   # no games, the run as an HTML page
+    python eval.py runs/webshop-tiny --watch 3                  # three games in the terminal, turn by turn
+    python eval.py runs/webshop-tiny --audit                    # what is each skill of its bank worth today?
+    python eval.py --play --env webshop                         # play a game yourself
 
     none     no skills in the prompt: what the weights have learned
     frozen   the run's bank as training left it (or --bank FILE)
@@ -34,9 +38,9 @@ from lib.streams import mix
 from policy import Policy
 from probes import Edit, Probing, confirm, edits_of, probe
 from skillbank import SkillBank, commit
-from tools import report
+from tools import audit, page, report, watch
 from tools.flags import evaluation
-from tools.report import summary
+from tools.report import summary as summary
 from tools.runs import BROKEN, fit, guard
 
 PROTOCOLS = ("none", "frozen", "online")
@@ -76,43 +80,45 @@ def read_flags(argv=None) -> argparse.Namespace:
     return evaluation(PROTOCOLS, SAMPLING, argv)
 
 
-def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampling]:
-    """The policy, world, bank and sampling to evaluate; flags win over the run's settings. One-line errors."""
+def open_world(args: argparse.Namespace) -> tuple[Env, SkillBank]:
+    """The world and the bank; flags win over the run's settings. One-line errors."""
     settings, bank = args.settings, SkillBank.load(args.bank) if args.bank else SkillBank()
-    own = {f.name: getattr(args, f.name) for f in SAMPLING}
-    sampling = Sampling(args.temperature, **{name: settings.get(name, getattr(Sampling, name)) if value is None
-                                             else value for name, value in own.items()})
     env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
     if not args.data and settings.get("world", env.describe()) != env.describe():
         raise ValueError(f"{args.target[0]} was trained in {settings['world']}, this is {env.describe()}; give --data")
     fit(bank, args.bank, env)
+    return env, bank
+
+
+def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampling]:
+    """The policy, world, bank and sampling to evaluate; flags win over the run's settings. One-line errors."""
+    settings, (env, bank) = args.settings, open_world(args)
+    own = {f.name: getattr(args, f.name) for f in SAMPLING}
+    sampling = Sampling(args.temperature, **{name: settings.get(name, getattr(Sampling, name)) if value is None
+                                             else value for name, value in own.items()})
     policy = policies.load(args.model, policies.pick_device(args.device), world=args.env)
     envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
     return policy, env, bank, sampling
 
 
+def probing_of(args: argparse.Namespace, sampling: Sampling, k: int) -> Probing:
+    """How edits are probed: as in the run, with --probes or k probe tasks each."""
+    settings = args.settings
+    return Probing(args.probes or k, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
+                   settings.get("clip_utility", Probing.clip), settings.get("utility") == "graded", sampling=sampling)
+
+
 def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[int],
                   args: argparse.Namespace, sampling: Sampling) -> dict:
     """One protocol: play the tasks, print a line per family, return what the JSON holds of it."""
-    start, settings = time.time(), args.settings
-    committed: list[Edit] = []
+    start, committed = time.time(), list[Edit]()
     if protocol == "online":
-        probing = Probing(args.probes, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
-                          settings.get("clip_utility", Probing.clip),
-                          settings.get("utility") == "graded", sampling=sampling)
-        episodes, bank, committed = play_online(policy, env, bank, tasks, probing, args.seed, args.batch)
+        episodes, bank, committed = play_online(policy, env, bank, tasks, probing_of(args, sampling, 4), args.seed,
+                                                args.batch)
     else:
         bank = bank if protocol == "frozen" else SkillBank()
         episodes = evaluate(policy, env, bank, tasks, sampling, args.seed, protocol)
-    seconds, families = time.time() - start, summary(episodes)
-    wide = max(map(len, families))
-    for family, row in families.items():
-        print(f"{protocol:8} {family:{wide}} n {row['n']:4}  success {row['success']:.3f}  score "
-              f"{row['score']:.3f}  steps {row['steps']:4.1f}  invalid {row['invalid']:.2f}  {env.source}"
-              + (f"  ({seconds:.0f}s, {len(committed)} edits committed)" if family == "all" else ""), flush=True)
-    return {"seconds": round(seconds, 1), "families": families, "committed": len(committed), "bank": bank.to_dict(),
-            "episodes": [{"task": e.task, "game": env.name(e.task), "family": e.family, "won": e.won,
-                          "score": e.score, "steps": e.steps} for e in episodes]}
+    return report.protocol(protocol, episodes, time.time() - start, env, bank, len(committed))
 
 
 def main():
@@ -122,11 +128,28 @@ def main():
         if args.plot:
             report.plot(args.target, args.plot)
             return print("\n".join(map(report.digest, args.target)))
+        if args.report:
+            file = args.out or Path(args.target[0]) / "report.html"
+            page.write(args.target, file)
+            return print(f"wrote {file}")
+        if args.play is not None:
+            env, bank = open_world(args)
+            watch.play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank)
+            return
         policy, env, bank, sampling = open_target(args)
     tasks = env.tasks[:args.limit]
     print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games; bank: {len(bank.skills())} skills")
     protocols: dict = {}
+    run = Path(args.target[0])
+    where = run if (run / "latest").is_file() else Path(".")  # of result files
     with guard("eval.py", None, BROKEN):
+        if args.watch:
+            probing = probing_of(args, sampling, 4) if args.probes else None
+            watch.watch(policy, env, bank, tasks[:args.watch], sampling, args.seed, probing)
+            return
+        if args.audit:
+            return audit.run(policy, env, bank, args.seed, probing_of(args, sampling, 16),
+                             args.out or where / "audit.json", args.retire)
         for protocol in args.protocols:
             if protocol == "frozen" and not bank.skills() and "none" in protocols:
                 print("frozen   the bank is empty: the same as none")
@@ -135,8 +158,7 @@ def main():
             protocols[protocol] = play_protocol(protocol, policy, env, bank, tasks, args, sampling)
         result = {"target": args.target[0], "env": env.describe(), "split": args.split, "games": len(tasks),
                   "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
-        run = Path(args.target[0])
-        out = args.out or (run if (run / "latest").is_file() else Path(".")) / f"eval_{args.split}.json"
+        out = args.out or where / f"eval_{args.split}.json"
         write_atomic(out, json.dumps(result, indent=1) + "\n")
     print(f"wrote {out}")
 

@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lib import checkpoints, graphs, lora, models, rope
 from lib.chat import Chat
+from lib.device import pick_device as pick_device
 from lib.streams import gumbel, mix
 
 # ---- The decoder ----------------------------------------------------------------------------------------------------
@@ -441,19 +442,6 @@ class Policy:
         """Write a directory that transformers.AutoModelForCausalLM.from_pretrained opens, then rename it into place."""
         hf = {**self.model.cfg.hf, "eos_token_id": sorted(self.stop)}
         checkpoints.write(path, hf, lora.merged(self.model), self.tokenizer)
-
-
-def pick_device(name=""):
-    """The torch device of that name; by default the GPU where there is one. ValueError if there is no such device."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type not in ("cpu", "cuda"):  # the noise wants int32 arithmetic that wraps, which no test of ours saw
-            raise RuntimeError("this device was never tried; use cpu or cuda")
-        device = torch.device("cpu") if device.type == "cpu" else device  # cpu:1 is the CPU
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def load(model: str, device="cpu", dtype=None, text=None, seed: int = 0, world: str = "webshop") -> Policy:

@@ -179,7 +179,8 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
         committed = commit(bank, good, flags.commit)
         clock.append(time.perf_counter())
 
-        iteration = report.Iteration(step + 1, episodes, edits, committed, R, S, probed, confirming, stats, clock)
+        iteration = report.Iteration(step + 1, episodes, edits, committed, R, S, (a_act, a_skill, a_turns), probed,
+                                     confirming, stats, clock)
         row = iteration.publish(Path(flags.out), env, bank, tell=step == start)
         if flags.eval_every and (step + 1) % flags.eval_every == 0:
             row |= dev_games(flags, env, policy, bank, step + 1)

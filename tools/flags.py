@@ -68,9 +68,18 @@ def evaluation(every, sampling, argv=None):
                                      allow_abbrev=False, add_help=False)
     parser.error = lambda message: parser.exit(2, f"eval.py: {message}; --help lists the flags\n")  # type: ignore
     parser.add_argument("target", nargs="*", help="a run directory of train.py, or a model (directory, HF id, smollm2, "
-                                                  "tiny); several runs only with --plot")
+                                                  "tiny); several runs only with --plot and --report")
     parser.add_argument("--plot", metavar="PNG",
                         help="play nothing: draw the runs' curves into this picture and print their figures")
+    parser.add_argument("--report", action="store_true", help="play nothing: write the run, or two runs side by side, "
+                                                              "as one HTML page (RUN/report.html, or --out)")
+    parser.add_argument("--watch", metavar="N", type=int, nargs="?", const=1,
+                        help="show N games turn by turn (default: 1), with --probes K also what the edits are worth")
+    parser.add_argument("--play", metavar="N", type=int, nargs="?", const=0,
+                        help="play game N of the split yourself (default: 0); needs no target")
+    parser.add_argument("--audit", action="store_true",
+                        help="leave each skill of the bank out in turn: what is it worth today?")
+    parser.add_argument("--retire", metavar="FILE", help="with --audit: write the bank without the harmful skills")
     parser.add_argument("--env", choices=worlds.names(), help="world (default: the run's, or webshop)")
     parser.add_argument("--split", default="test", help="train, dev or test; for alfworld also valid_seen or "
                                                         "valid_unseen, which is its test (default: test)")
@@ -80,8 +89,8 @@ def evaluation(every, sampling, argv=None):
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N games, for a quick look")
     parser.add_argument("--temperature", metavar="X", type=float, default=0.4, help="of sampling (default: 0.4)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the episodes' random streams (default: 0)")
-    parser.add_argument("--probes", metavar="N", type=int, default=4,
-                        help="online: K, probe tasks per edit (default: 4)")
+    parser.add_argument("--probes", metavar="N", type=int,
+                        help="K, probe tasks per edit (default: online 4, --audit 16, --watch none)")
     parser.add_argument("--batch", metavar="N", type=int, default=16,
                         help="online: episodes between two commits (default: 16)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (default: cuda where there is one)")
@@ -89,14 +98,19 @@ def evaluation(every, sampling, argv=None):
     for f in sampling:
         parser.add_argument(f"--{f.name}", metavar="N", type=int, help="as in train.py (default: the run's)")
     first, _ = parser.parse_known_args(argv)
-    if len(first.target) > 1 and not first.plot:
-        parser.error(f"{first.target[1]}: one target at a time, several only with --plot")
+    drawn = first.plot or first.report
+    if len(first.target) > 1 and not drawn:
+        parser.error(f"{first.target[1]}: one target at a time, several only with --plot and --report")
+    if len(first.target) > 2 and first.report:
+        parser.error(f"{first.target[2]}: --report shows one run, or two side by side")
+    if first.retire and not first.audit:
+        parser.error("--retire FILE wants --audit: it is what finds harmful skills")
     with guard("eval.py", None, ValueError):
-        model, settings, bank = target_of(first.target[0]) if first.target and not first.plot else ("", {}, None)
+        model, settings, bank = target_of(first.target[0]) if first.target and not drawn else ("", {}, None)
     parser.add_argument("-h", "--help", action="help", help="show this and stop")
     options = worlds.add_options(parser, first.env or settings.get("env", "webshop"))
     args = parser.parse_args(argv)
-    if not args.target:
+    if not args.target and args.play is None:
         parser.error("name a run directory or a model")
     args.model, args.settings, args.env = str(model), settings, args.env or settings.get("env", "webshop")
     args.bank = args.bank or bank
@@ -104,8 +118,8 @@ def evaluation(every, sampling, argv=None):
     args.protocols = args.protocols.split(",")
     if unknown := set(args.protocols) - set(every):
         parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(every)}")
-    for name, least in dict(limit=1, temperature=0, probes=1, batch=1, act_tokens=1, review_tokens=1, context=1, rows=1,
-                            top_k=0).items():
+    for name, least in dict(limit=1, temperature=0, probes=1, batch=1, watch=1, play=0, act_tokens=1, review_tokens=1,
+                            context=1, rows=1, top_k=0).items():
         if getattr(args, name) is not None and not getattr(args, name) >= least:
             parser.error(f"--{name} {getattr(args, name)}: must be at least {least}")
     return args

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import worlds
-from dualadv_grpo import ACT, REVIEW, Stats
+from dualadv_grpo import ACT, FORCED, REVIEW, Stats
 from lib.files import write_atomic
 from lib.memory import peak_mb
 
@@ -22,6 +22,7 @@ class Iteration:
     committed: list
     R: list  # reward of acting, per episode
     S: list  # reward of reviewing
+    advantages: tuple  # (A_act, lambda A_skill) per episode, and what GiGPO adds per turn
     probed: list  # probe episodes
     confirming: list  # those of confirmation
     stats: Stats
@@ -36,9 +37,25 @@ class Iteration:
                   + ("" if edit.confirmed is None else f", confirmed {edit.confirmed:+.2f}"), flush=True)
         if tell or self.step % 10 == 0:  # something to watch
             print(story(self.episodes, self.edits, self.committed), flush=True)
-        sample(out / "samples" / f"step_{self.step:05d}.txt", self.episodes, self.edits, self.committed)
+        samples = out / "samples" / f"step_{self.step:05d}"
+        sample(f"{samples}.txt", self.episodes, self.edits, self.committed)
+        self.dump(f"{samples}.json")
         append(out / "edits.jsonl", edit_rows(self.step, self.edits, self.committed, env.ways))
         return row
+
+    def dump(self, path):
+        """The same two episodes as `sample` writes, with every token and its advantage, for tools/page.py."""
+        records = []
+        for i in extremes(self.episodes):
+            episode, (act, skill, turns) = self.episodes[i], (values[i] for values in self.advantages)
+            records.append({
+                "step": self.step, "number": i, "task": episode.task, "family": episode.family, "won": episode.won,
+                "score": episode.score, "R": self.R[i], "S": self.S[i], "a_act": float(act), "a_skill": float(skill),
+                "a_turns": list(turns), "status": status_of(episode),
+                "fate": "\n".join(line for edit in self.edits if edit.episode == i
+                                  for line in fate(edit, edit in self.committed)),
+                "segments": [{"ids": s.ids, "sampled": stretches(s)} for s in episode.segments]})
+        write_atomic(path, json.dumps({"episodes": records}, separators=(",", ":")) + "\n")
 
     def row(self, bank):
         """The iteration in numbers."""
@@ -88,6 +105,19 @@ def summary(episodes: list) -> dict[str, dict]:
     }
 
 
+def protocol(name, episodes, seconds, env, bank, committed):
+    """Print an evaluation's result, a line per family; returns what its JSON holds, with every episode's outcome."""
+    families = summary(episodes)
+    wide = max(map(len, families))
+    for family, row in families.items():
+        print(f"{name:8} {family:{wide}} n {row['n']:4}  success {row['success']:.3f}  score {row['score']:.3f}  steps "
+              f"{row['steps']:4.1f}  invalid {row['invalid']:.2f}  {env.source}"
+              + (f"  ({seconds:.0f}s, {committed} edits committed)" if family == "all" else ""), flush=True)
+    return {"seconds": round(seconds, 1), "families": families, "committed": committed, "bank": bank.to_dict(),
+            "episodes": [{"task": e.task, "game": env.name(e.task), "family": e.family, "won": e.won,
+                          "score": e.score, "steps": e.steps} for e in episodes]}
+
+
 def append(path, rows):
     """Append rows to a JSON-lines file."""
     with open(path, "a", encoding="utf-8") as file:
@@ -107,11 +137,11 @@ def edit_rows(step, edits, committed, ways):
 
     kind: useful, neutral or harmful, where the words are those of the world's scripted players; else None.
     """
-    return [{"step": step, "task": edit.task, "family": edit.family, "name": edit.name,
+    return [{"step": step, "episode": edit.episode, "task": edit.task, "family": edit.family, "name": edit.name,
              "category": edit.category, "arguments": edit.arguments,
              "kind": ways.kind.get(ways.meaning(edit.arguments)), "probes": edit.probes, "before": edit.before,
              "after": edit.after, "utility": edit.utility, "confirmed": edit.confirmed,
-             "committed": edit in committed} for edit in edits]
+             "committed": edit in committed, "skill_id": edit.skill_id if edit in committed else ""} for edit in edits]
 
 
 def fate(edit, committed):
@@ -120,6 +150,17 @@ def fate(edit, committed):
     again = "" if edit.confirmed is None else f", on fresh probes {edit.confirmed:+.3f}"
     return [f"    probes without -> with the edit: {probes or 'none'}",
             f"    utility {edit.utility:+.3f}{again}: {'committed' if committed else 'not committed'}"]
+
+
+def stretches(segment):
+    """What was sampled of a segment: [[first token, job, turn, log-probabilities]], a row per turn."""
+    found: list = []
+    for i, (job, turn, logp) in enumerate(zip(segment.job, segment.turn, segment.logp)):
+        if job != FORCED and (not found or found[-1][2] != turn):
+            found.append([i, job, turn, []])
+        if job != FORCED:
+            found[-1][3].append(round(logp, 3))
+    return found
 
 
 def status_of(episode):
@@ -140,11 +181,16 @@ def story(episodes, edits, committed):
     return "\n".join(lines + (fate(edit, edit in committed) if edit else [f"    {status_of(episode)}"]))
 
 
+def extremes(episodes):
+    """The numbers of the episodes with the highest and the lowest reward; one number where it is the same episode."""
+    ranked = sorted(range(len(episodes)), key=lambda i: episodes[i].reward)
+    return list(dict.fromkeys([ranked[-1], ranked[0]]))
+
+
 def sample(path, episodes, edits, committed):
     """The best and the worst episode of an iteration in full, with the fate of their edits."""
-    ranked = sorted(range(len(episodes)), key=lambda i: episodes[i].reward)
     lines = []
-    for i in dict.fromkeys([ranked[-1], ranked[0]]):
+    for i in extremes(episodes):
         lines += [episodes[i].transcript(), f"--- the review's call: {status_of(episodes[i])}"]
         lines += [line for edit in edits if edit.episode == i for line in fate(edit, edit in committed)]
     write_atomic(path, "\n".join(lines) + "\n")

@@ -156,6 +156,11 @@ class HouseholdGame:
         self.observation = self.page
 
     @property
+    def commands(self):
+        """The actions that do something now, for people who play."""
+        return sorted(self.engine.commands)
+
+    @property
     def score(self):
         return float(self.won)
 

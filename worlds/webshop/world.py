@@ -153,6 +153,12 @@ class ShopGame:
         self.observation = shop.reset(task)
         self.page = brackets(self.shop, self.observation)
 
+    @property
+    def commands(self):
+        """The actions that do something now, for people who play; a search works on every page."""
+        actions = self.shop.available_actions()  # the search page's one button does nothing without words
+        return ["search[words]"] + [f"click[{text}]" for text in actions["clickables"] if not actions["has_search_bar"]]
+
     def step(self, action):
         self.observation, reward, self.done = self.shop.step(action)
         if self.done:
