@@ -53,7 +53,7 @@ VARIANTS = {
 }
 QUICK = tuple(VARIANTS)[:4]
 RARITY = (0.05, 0.1, 0.2, 0.35, 0.5)  # BASE
-FURTHER = ("--cold_start 1200 --sft_batch 2 --sft_lr 1e-3 --sft_muon 0.005 --sft_copy 5 --seed 7 --context 3072 "
+FURTHER = ("--cold_start 1200 --sft_batch 2 --sft_lr 1e-3 --sft_muon 0.005 --sft_copy 5 --seed 8 --context 3072 "
            "--act_tokens 96 --review_tokens 160 --eval_every 0")  # as the last command of worlds/webshop/tiny/make.sh
 RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews off")}
 STAGES = (5, 10, 20)  # iterations after which the bank is taken away
