@@ -25,7 +25,7 @@ from pathlib import Path
 
 from lib import skillfiles
 from lib.files import valid_text, write_atomic
-from lib.skillfiles import plain
+from lib.skillfiles import markup, plain, words
 
 # Tool -> its required string arguments, in the order the prompt names them.
 TOOLS = {
@@ -42,9 +42,6 @@ CHANGED = ("added", "updated")  # the statuses of a call that edits the bank
 WORLD_ACTIONS = {"search", "click", "buy", "go", "open", "close", "take", "put", "move", "clean", "heat", "cool", "use",
                  "slice", "examine", "inventory", "look"}
 MAX_TEXT = 400  # characters of an argument: long skills would leave no room for the task in the context
-FILLER = set(  # words that do not tell which skill fits a task
-    "a an and are as at be before but by do for from i if in into is it its me my not of on or so than that the then "
-    "this to was when where which with you your find looking need want price lower".split())
 
 
 @dataclass
@@ -56,8 +53,8 @@ class Skill:
     extra: dict = field(default_factory=dict)  # fields of other tools' files, kept as they were
 
     def line(self):
-        """The skill as it stands in a prompt."""
-        return f"[{self.skill_id}] {self.title}: {self.principle} ({self.when_to_apply})"
+        """The skill as it stands in a prompt: in one line, so that it cannot look like two, or like a task."""
+        return " ".join(f"[{self.skill_id}] {self.title}: {self.principle} ({self.when_to_apply})".split())
 
 
 @dataclass
@@ -157,8 +154,8 @@ class SkillBank:
 
         Returns {"status", "name", "arguments" (the tool's own, as stripped valid strings), "skill_id" (of the skill
         concerned, or None), "bank" (that was edited)}. The status is added, updated, kept, duplicate (title or
-        principle is in the bank already), not_found, invalid_arguments or unknown_tool. A call that is not valid
-        changes nothing and never raises.
+        principle is in the bank already), not_found, invalid_arguments, markup (tags, roles, control tokens) or
+        unknown_tool. A call that is not valid changes nothing and never raises.
         """
         bank = copy.deepcopy(self) if copy_bank else self
         name = valid_text(name) if isinstance(name, str) else None
@@ -173,6 +170,8 @@ class SkillBank:
         if name == "keep_skill":
             return {"status": "kept"}
         text = {key: values[key] for key in ("title", "principle", "when_to_apply")}
+        if any(map(markup, text.values())):
+            return {"status": "markup"}
         if name == "propose_skill":
             category = values["category"]
             if category not in ("general", family):
@@ -186,6 +185,8 @@ class SkillBank:
         for category in ("general", *self.task_specific_skills):
             for i, skill in enumerate(self._list(category)):
                 if values["skill_id"] == (skill.skill_id if by_id else skill.title):
+                    if sum(map(len, text.values())) > 2 * len(skill.line()) + 100:  # room to hide another skill in
+                        return {"status": "invalid_arguments"}
                     # An edited skill counts as the newest of its list: it keeps its place while it is probed.
                     self._list(category).append(Skill(skill.skill_id, **text, extra=skill.extra))
                     del self._list(category)[i]
@@ -212,10 +213,6 @@ def clean(name: str, arguments) -> dict:
 def same_text(a: dict, b: dict) -> bool:
     """Are two skills duplicates? Title or principle are equal, up to case and white space."""
     return plain(a["title"]) == plain(b["title"]) or plain(a["principle"]) == plain(b["principle"])
-
-
-def words(text):
-    return set(re.findall(r"[a-z0-9]+", text.lower())) - FILLER
 
 
 def similarity(task, skill):
@@ -299,7 +296,7 @@ def review(text: str, bank: SkillBank, family: str) -> dict:
 
 def shaping(text: str, result: dict) -> float:
     """The review's reward before its utility: the call's status and the form of the text."""
-    reward = SHAPING[result["status"]]
+    reward = SHAPING["invalid_arguments" if result["status"] == "markup" else result["status"]]
     name, arguments, _ = parse_tool_call(text)
     verb = re.split(r"[\W_]+", (name or "").lower())[0]
     if result["status"] == "unknown_tool" and verb in WORLD_ACTIONS and not name.endswith("_skill"):

@@ -15,6 +15,24 @@ SKILL = ("skill_id", "title", "principle", "when_to_apply")
 BANK = {"general_skills": list, "task_specific_skills": dict, "common_mistakes": list, "metadata": dict}
 
 
+FILLER = set(  # words that do not tell which skill fits a task
+    "a an and are as at be before but by do for from i if in into is it its me my not of on or so than that the then "
+    "this to was when where which with you your find looking need want price lower".split())
+# What a skill's text must not hold: the protocol's tags, role markers, control tokens, the head of another skill.
+MARKUP = re.compile(r"</?(think|action|tool_call|system|user|assistant)\b[^<>]*>|<\|.*?\|>|\[/?INST\]|<</?SYS>>"
+                    r"|^\s*(system|user|assistant)\s*:|^\s*\[\w+\] \S.*:", re.I | re.M)
+
+
+def markup(text: str) -> bool:
+    """Does a text try to be more than text: does it hold tags, roles or control tokens?"""
+    return bool(MARKUP.search(text))
+
+
+def words(text: str) -> set:
+    """The content words of a text."""
+    return set(re.findall(r"[a-z0-9]+", text.lower())) - FILLER
+
+
 def plain(text: str) -> str:
     """Lower case, white space collapsed: two texts that are equal after this count as the same."""
     return " ".join(text.lower().split())

@@ -45,25 +45,36 @@ def audit(policy, env, bank, seed, probing):
 
 
 def leave_one_out(env, bank, edit, probing):
-    """The worth of one skill from its pairs of games: U is positive where the bank is better with it.
-
-    interval: U -+ two standard errors over the pairs. harmful: the whole interval lies below 0.
-    """
+    """The worth of one skill from its pairs of games: `judge`'s verdict, and how often prompts showed it (uses)."""
     skill, top_k = bank.find(edit.skill_id), probing.sampling.top_k
+    by_family: dict = {}
     # The edit leaves the skill out, so its "after" is the game without it.
-    deltas = [whole - without for whole, without in zip(edit.before, edit.after)]
-    pairs = [d + probing.alpha * ((d > 0) - (d < 0)) for d in deltas]  # their mean is U (paper, Eq. 3)
-    u = statistics.mean(pairs) if pairs else 0.0
-    error = statistics.stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else 0.0
+    for task, whole, without in zip(edit.probes, edit.before, edit.after):
+        by_family.setdefault(env.family(task), []).append(whole - without)
     uses = sum(skill.line() in skills_prompt(bank.retrieve(env.goal(task), env.family(task), top_k))
                for task in edit.probes)
-    by_family: dict = {}
-    for task, d in zip(edit.probes, deltas):
-        by_family.setdefault(env.family(task), []).append(d)
-    return {"skill_id": skill.skill_id, "category": edit.family, "title": skill.title, "games": len(pairs),
-            "uses": uses, "utility": u, "interval": [u - 2 * error, u + 2 * error],
+    return {"skill_id": skill.skill_id, "category": edit.family, "title": skill.title, "uses": uses,
+            **judge(by_family, probing.alpha)}
+
+
+def judge(by_family, alpha):
+    """What pairs of games say of a skill. by_family: {family: score with the skill - score without, per pair}.
+
+    utility: U, positive where the bank is better with it; interval: U -+ two standard errors over the pairs; harmful:
+    all of that lies below 0; hurts: {family: U there} of those below 0; harms: those of them that lie three standard
+    errors below 0, as one of seven families often looks bad by chance.
+    """
+    def estimate(deltas):  # U (paper, Eq. 3) is the mean of these, so they have a standard error
+        pairs = [d + alpha * ((d > 0) - (d < 0)) for d in deltas]
+        error = statistics.stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else 0.0
+        return (statistics.mean(pairs) if pairs else 0.0), error
+
+    deltas = [d for some in by_family.values() for d in some]
+    (u, error), each = estimate(deltas), {family: estimate(some) for family, some in by_family.items()}
+    return {"games": len(deltas), "utility": u, "interval": [u - 2 * error, u + 2 * error],
             "wins": sum(d > 0 for d in deltas), "losses": sum(d < 0 for d in deltas),
-            "hurts": {family: statistics.mean(d) for family, d in by_family.items() if statistics.mean(d) < 0},
+            "hurts": {family: mean for family, (mean, _) in each.items() if mean < 0},
+            "harms": [family for family, (mean, wide) in each.items() if mean + 3 * wide < 0],
             "harmful": u + 2 * error < 0}
 
 
@@ -78,9 +89,9 @@ def table(rows):
     wide = max((len(row["title"]) for row in rows), default=5)
     lines = [f"{'skill':8} {'list':14} {'title':{wide}} {'shown':>9}  {'U':>6} {'interval':16} won, lost"]
     for row in sorted(rows, key=lambda row: -row["utility"]):
-        low, high = row["interval"]
-        hurts = ", ".join(f"{family} {value:+.2f}" for family, value in sorted(row["hurts"].items()))
+        interval, hurts = "{:+.2f} to {:+.2f}".format(*row["interval"]), sorted(row["hurts"].items())
+        verdict = "  HARMFUL" if row["harmful"] else f"  HARMFUL in {', '.join(row['harms'])}" if row["harms"] else ""
         lines.append(f"{row['skill_id']:8} {row['category']:14} {row['title']:{wide}} {row['uses']:4}/{row['games']:<4}"
-                     f"  {row['utility']:+.2f}  {f'{low:+.2f} to {high:+.2f}':16} {row['wins']}, {row['losses']}"
-                     + (f"; hurts {hurts}" if hurts else "") + ("  HARMFUL" if row["harmful"] else ""))
+                     f"  {row['utility']:+.2f}  {interval:16} {row['wins']}, {row['losses']}"
+                     + "; hurts " * bool(hurts) + ", ".join(f"{family} {u:+.2f}" for family, u in hurts) + verdict)
     return "\n".join(lines)
