@@ -74,7 +74,6 @@ class Env(Protocol):
     train_tasks: list[int]  # probes are chosen from these, whatever the split
     dev_tasks: list[int]  # held out, for evaluation during training
     options: dict  # flags of its own: {name: (default, help)}
-    presets: dict  # values of train.py's flags for a model in this world: {model: {flag: value}}
     graded: bool  # has its score values between 0 and 1?
     aliases: dict  # other people's names of its families: {theirs: ours}
     ways: object  # worlds.players.Ways: the habits of its scripted players
@@ -176,9 +175,8 @@ class Episode:
 
     def rewards(self, graded: bool = False) -> list[float]:
         """r of each turn: -0.5 if it was invalid, and on the last one 10 for a win (graded: 10 times the score)."""
-        paid = [-0.5 * (not turn.valid) for turn in self.turns]
-        paid[-1] += 10.0 * (self.score if graded else self.won)
-        return paid
+        end = 10.0 * (self.score if graded else self.won)
+        return [-0.5 * (not turn.valid) + end * (i == self.steps) for i, turn in enumerate(self.turns, 1)]
 
     @property
     def reward(self) -> float:
