@@ -103,4 +103,4 @@ def test_options_are_the_worlds_own(capsys):
     with pytest.raises(SystemExit):
         train.read_flags(["--help"])
     text = capsys.readouterr().out
-    assert "flags of --env webshop" in text and "{dual,single,act_only}" in text and "how much:" in text
+    assert "flags of --env webshop" in text and "{dual,single,act_only,gigpo}" in text and "how much:" in text
