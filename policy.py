@@ -20,6 +20,7 @@ A conversation is one chat and has a fixed number; a row is a place in the cache
     `sample` drew needs no special case; it is read together with the next message.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,9 +74,9 @@ class KVCache:
     def append(self, layer, rows, positions, k, v, span):
         """Write k, v (B, T, kv_heads, D) at (rows, positions); return each row's first `span` slots (B, kv, span, D).
 
-        rows: a slice (decoding: a view comes back, nothing is copied) or a LongTensor (B,) (prefill: a copy).
+        rows: a slice, where they lie together (a view comes back, nothing is copied), or a LongTensor (B,) (a copy).
         """
-        index = torch.arange(rows.stop, device=k.device) if isinstance(rows, slice) else rows
+        index = torch.arange(rows.start, rows.stop, device=k.device) if isinstance(rows, slice) else rows
         self.k[layer][index[:, None], :, positions] = k
         self.v[layer][index[:, None], :, positions] = v
         return self.k[layer][rows, :, :span], self.v[layer][rows, :, :span]
@@ -100,7 +101,7 @@ class Past(NamedTuple):
     layer: int
     rows: slice | torch.Tensor  # as in KVCache.append
     positions: torch.Tensor  # (B, T)
-    mask: torch.Tensor  # (B, 1, H / KV * T, span), True where visible
+    mask: torch.Tensor  # (B, 1, H / KV * T, span), added to the scores: 0 where visible, else -inf
     span: int  # slots that are read
 
 
@@ -197,7 +198,9 @@ class Decoder(nn.Module):
         cos, sin = (angle.cos() * scale).to(x.dtype), (angle.sin() * scale).to(x.dtype)
         mask = None
         if cache is not None:
-            mask = torch.arange(span, device=tokens.device) <= positions[..., None]  # (B, T, span)
+            # Made once, as numbers: of a mask of bools every layer would make numbers again.
+            hidden = torch.arange(span, device=tokens.device) > positions[..., None]  # (B, T, span)
+            mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, -math.inf)
             mask = mask[:, None].repeat(1, 1, self.cfg.heads // self.cfg.kv_heads, 1)  # (B, 1, H/KV * T, span)
         for i, block in enumerate(self.model.layers):
             if cache is not None:
@@ -305,7 +308,7 @@ class Session:
 
     def _read(self, batch):
         """One prefill step: up to CHUNK tokens of each conversation of the batch, padded to the longest."""
-        device = self.cache.k.device
+        device, batch = self.cache.k.device, sorted(batch, key=self.row.__getitem__)
         new = [self.ids[c][self.length[c]:-1][:self.CHUNK] for c in batch]
         width = max(map(len, new))
         tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in new], device=device)  # (B, width)
@@ -313,7 +316,9 @@ class Session:
             list(range(self.length[c], self.length[c] + len(ids))) + [self.max_len] * (width - len(ids))
             for c, ids in zip(batch, new)
         ], device=device)  # (B, width); padding goes to the spare slot, which no token attends to
-        rows = torch.tensor([self.row[c] for c in batch], device=device)
+        first, last = self.row[batch[0]], self.row[batch[-1]]
+        together = last - first + 1 == len(batch)
+        rows = slice(first, last + 1) if together else torch.tensor([self.row[c] for c in batch], device=device)
         for c, ids in zip(batch, new):
             self.length[c] += len(ids)
         self.policy.model.hidden(tokens, self.cache, rows, positions, max(self.length[c] for c in batch))

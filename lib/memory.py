@@ -18,8 +18,9 @@ def of_rollout(cfg, rows, context, itemsize, prefill):
     cfg: checkpoints.Config; itemsize: bytes per number; prefill: tokens of one prefill batch (Session.PREFILL).
     """
     cache = 2 * cfg.layers * rows * cfg.kv_heads * (context + 1) * cfg.head_dim * itemsize
-    # Prefill: activations of one layer, the mask and its copy as numbers, the rows' keys and values of that layer.
-    read = prefill * ((4 * cfg.dim + 3 * cfg.ffn) * itemsize + cfg.heads // cfg.kv_heads * context * (1 + itemsize))
+    # Prefill: activations of one layer, the mask, the rows' keys and values of that layer.
+    mask = context * (1 + itemsize + cfg.heads // cfg.kv_heads * itemsize)  # bools, numbers, numbers per query head
+    read = prefill * ((4 * cfg.dim + 3 * cfg.ffn) * itemsize + mask)
     decode = 6 * rows * cfg.vocab_size * 4  # logits and Gumbel noise, float32 and int32
     return cache + cache // cfg.layers + max(read, decode) + decode  # the last term: the memory of recorded steps
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 import policy as policies
 from lib import graphs, models
 from lib.streams import gumbel, mix
-from policy import Session, logprobs
+from policy import KVCache, Session, logprobs
 
 VOCAB, PAD = 300, 0
 SIZE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -154,6 +154,28 @@ def test_pieces_equal_all_at_once(limits, policy, monkeypatch):
     assert_same(answer([1, 600]), whole)
     if limits[1] == 7:
         assert_same(answer(range(1, 40)), whole)  # stepwise
+
+
+def test_rows_that_lie_together_are_read_in_place(policy, monkeypatch):
+    """Bug: every layer copies the keys and values of all rows, or makes its own mask: half of the time of reading."""
+    seen, append = [], KVCache.append
+
+    def spy(cache, layer, rows, *rest):
+        k, v = append(cache, layer, rows, *rest)
+        seen.append((k.untyped_storage().data_ptr() == cache.k.untyped_storage().data_ptr(), isinstance(rows, slice)))
+        return k, v
+
+    monkeypatch.setattr(KVCache, "append", spy)
+    masks = []
+    monkeypatch.setattr(policies.F, "scaled_dot_product_attention", lambda q, k, v, attn_mask, real=policies.F.
+                        scaled_dot_product_attention: masks.append(attn_mask) or real(q, k, v, attn_mask=attn_mask))
+    session = Session(policy, rows=6, max_len=64)
+    session.feed(range(1, 5), [[5, 6, 7]] * 4)  # rows 1 to 4 lie together
+    assert seen and all(view and together for view, together in seen)
+    assert all(mask is masks[0] and mask.dtype == torch.float32 for mask in masks)
+    seen.clear()
+    session.feed([1, 3], [[8, 9], [8, 9]])  # rows 1 and 3 do not
+    assert seen and not any(view for view, _ in seen)
 
 
 def test_turns_upon_turns(policy):

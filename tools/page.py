@@ -201,7 +201,8 @@ def stretches(chat, segment, number, a_turns, a_act):
         here = start + len(logp)
         tokens = zip(split(chat, ids[start:here]), (f"p {math.exp(x):.3f}" for x in logp))
         own = colour(a_act + a_turns[turn]) if a_turns and job == ACT else ""
-        parts.append({"kind": "a" if job == ACT else "r", "tokens": list(tokens), "turn": own})
+        parts.append({"kind": "a" if job == ACT else "r", "tokens": list(tokens), "turn": own,
+                      "label": f"step {turn + 1}" if job == ACT else "review"})
     return parts + given(chat.decode(ids[here:]), number and here == 0)
 
 
