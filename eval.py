@@ -5,7 +5,7 @@ Evaluation: every game of a split exactly once, per family and overall, under th
     python eval.py smollm2 --env webshop --data data/webshop --split test --limit 50
     python eval.py runs/seed0 runs/seed1 --plot curve.png       # no games, the curves of runs
     python eval.py runs/webshop-tiny --report                   # no games, the run as an HTML page
-    python eval.py runs/webshop-tiny --watch 3                  # three games in the terminal, turn by turn
+    python eval.py runs/webshop-tiny --watch 3                  # three games in the terminal
     python eval.py runs/webshop-tiny --audit                    # what is each skill of its bank worth today?
     python eval.py --play --env webshop                         # play a game yourself
 
@@ -27,8 +27,6 @@ import json
 import time
 from dataclasses import fields
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 import envs
 import policy as policies
@@ -124,18 +122,15 @@ def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, task
 def main():
     print_anything()
     args = read_flags()
-    with guard("eval.py", None, (ValueError, OSError, ImportError, SafetensorError)):
+    with guard("eval.py", None, (ValueError, ImportError, *BROKEN)):
         if args.plot:
             report.plot(args.target, args.plot)
             return print("\n".join(map(report.digest, args.target)))
         if args.report:
-            file = args.out or Path(args.target[0]) / "report.html"
-            page.write(args.target, file)
-            return print(f"wrote {file}")
+            return print(f"wrote {page.write(args.target, args.out)}")
         if args.play is not None:
             env, bank = open_world(args)
-            watch.play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank)
-            return
+            return watch.play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank)
         policy, env, bank, sampling = open_target(args)
     tasks = env.tasks[:args.limit]
     print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games; bank: {len(bank.skills())} skills")
@@ -145,8 +140,7 @@ def main():
     with guard("eval.py", None, BROKEN):
         if args.watch:
             probing = probing_of(args, sampling, 4) if args.probes else None
-            watch.watch(policy, env, bank, tasks[:args.watch], sampling, args.seed, probing)
-            return
+            return watch.watch(policy, env, bank, tasks[:args.watch], sampling, args.seed, probing)
         if args.audit:
             return audit.run(policy, env, bank, args.seed, probing_of(args, sampling, 16),
                              args.out or where / "audit.json", args.retire)

@@ -279,7 +279,7 @@ class Session:
         # Reading tokens on the host makes a GPU wait, so there we sample 8 between two reads and drop what follows a
         # stop token.
         self.block = 8 if weight.is_cuda else 1
-        self.graphs = graphs.Graphs() if weight.is_cuda else None
+        self.graphs = graphs.fresh() if weight.is_cuda else None
 
     def room(self, c: int) -> int:
         """How many more tokens conversation c can hold."""

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 import dualadv_grpo as grpo
@@ -59,7 +58,7 @@ class Flags:
     group: int = flag(8, "rollouts per task: the group of GRPO", 1)
     eval_every: int = flag(10, "iterations between two evaluations, the first before training; 0: never", 0)
     eval_tasks: int = flag(64, "held-out games per evaluation", 1)
-    save_every: int = flag(5, "iterations between two checkpoints", 1)
+    save_every: int = flag(0, "iterations between two checkpoints; 0: 5, or 25 where a checkpoint takes over 10 GB", 0)
 
     temperature: float = flag(1.0, "sampling temperature in training", 0, group="sampling")
     eval_temperature: float = flag(0.4, "sampling temperature in evaluation", 0)
@@ -134,6 +133,7 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
     objective = grpo.Objective(flags.clip, kl, flags.entropy, flags.temperature, flags.max_norm, flags.budget)
     probing = Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility, flags.utility == "graded",
                       not flags.unpaired, sampling_of(flags, flags.probe_temperature))
+    save_every = runs.save_every(flags, policy)
     for step in range(start, flags.steps):
         clock, seed = [time.perf_counter()], mix(flags.seed, step)
         rng = random.Random(f"{flags.seed}/tasks/{step}")
@@ -185,7 +185,7 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
         if flags.eval_every and (step + 1) % flags.eval_every == 0:
             row |= dev_games(flags, env, policy, bank, step + 1)
         runs.log(flags, row)
-        if (step + 1) % flags.save_every == 0 or step + 1 == flags.steps:
+        if (step + 1) % save_every == 0 or step + 1 == flags.steps:
             runs.save(flags, step + 1, policy, optimizer, bank)
 
 
@@ -215,7 +215,7 @@ def main():
     print_anything()
     flags = read_flags()
     # A wrong path, file or size, Ctrl-C, SIGTERM, a full disk: one line, no traceback.
-    with runs.guard("train.py", flags.out, (ValueError, OSError, ImportError, SafetensorError)):
+    with runs.guard("train.py", flags.out, (ValueError, ImportError, *runs.BROKEN)):
         new = runs.checkpoint_of(flags.out) is None
         env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)

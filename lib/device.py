@@ -1,4 +1,4 @@
-"""Which device a run is on."""
+"""Which device a run is on, and what has to be set there before anything is computed."""
 
 import torch
 
@@ -13,4 +13,17 @@ def pick_device(name=""):
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda":
+        prepare(device)
     return device
+
+
+def prepare(device):
+    """Make a card the current one. ValueError where it has no bfloat16."""
+    if device.index is not None:  # or streams and recorded steps would be those of card 0
+        torch.cuda.set_device(device)
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"--device {device}: {torch.cuda.get_device_name(device)} has no bfloat16, and float16 is not "
+                         "offered; --device cpu, or a card from Ampere on")
+    # cuDNN's attention makes a plan for every new shape, half a second each, and every prefill is a new shape.
+    torch.backends.cuda.enable_cudnn_sdp(False)

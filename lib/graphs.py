@@ -9,6 +9,8 @@ from functools import cache
 
 import torch
 
+from lib.files import one_line
+
 
 def bucket(rows, span):
     """The shape that a step is rounded up to: few recordings, little wasted. 1, 2, 4, 8, 16, 32, 48 ... rows."""
@@ -21,19 +23,31 @@ def side_stream():
     return torch.cuda.Stream()
 
 
+def fresh():
+    """Graphs for a new Session. The memory of the last one's recordings is given back, or it would pile up unseen."""
+    torch.cuda.empty_cache()
+    return Graphs()
+
+
 class Graphs:
     """The recordings of one Session. They share one memory pool, as nothing that lies in it outlives a step."""
 
     def __init__(self):
-        self.recorded, self.pool = {}, None
+        self.recorded, self.pool, self.broken = {}, None, False
 
     def run(self, step, *shape):
         """step(*shape): the first call of a shape runs as it is and warms up, the second is recorded and replayed."""
         if shape not in self.recorded:
             self.recorded[shape] = None
             return step(*shape)
+        if self.recorded[shape] is None and not self.broken:
+            try:
+                self.recorded[shape] = self._record(step, *shape)
+            except RuntimeError as error:  # out of memory, too: without recordings it is slower, and right
+                self.broken = True
+                print(f"CUDA graphs: a step could not be recorded ({one_line(error)}); going on without", flush=True)
         if self.recorded[shape] is None:
-            self.recorded[shape] = self._record(step, *shape)
+            return step(*shape)
         self.recorded[shape].replay()
 
     def _record(self, step, *shape):

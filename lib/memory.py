@@ -12,6 +12,10 @@ import torch
 SHARE = 0.9  # of the free memory that a rollout may take
 
 
+class TooSmall(ValueError):
+    """There is not enough memory for what is to be done next. The message is one line with the numbers."""
+
+
 def of_rollout(cfg, rows, context, itemsize, prefill):
     """Bytes of `rows` episodes of `context` tokens: the cache, and the most that one step needs on top of it.
 
@@ -48,6 +52,15 @@ def peak_mb():
     return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, else KB
 
 
+def gpu_peak_mb():
+    """The most memory that tensors had on the card since the last call, in MB; 0 without a card."""
+    if not torch.cuda.is_available():
+        return 0
+    peak = torch.cuda.max_memory_allocated() // 2**20
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
 def rows_that_fit(policy, rows, context, prefill):
     """How many of `rows` episodes can be played at once; ValueError with the numbers where not one can."""
     cfg, weight, available = policy.model.cfg, policy.model.model["embed_tokens"].weight, free(policy.device)
@@ -60,8 +73,8 @@ def rows_that_fit(policy, rows, context, prefill):
         middle = (least + most + 1) // 2
         least, most = (middle, most) if needed(middle) <= SHARE * available else (least, middle - 1)
     if not least:
-        raise ValueError(f"one episode of {context} tokens takes {needed(1) / 1e9:.1f} GB, {available / 1e9:.1f} GB "
-                         f"are free on {policy.device}; lower --context")
+        raise TooSmall(f"one episode of {context} tokens takes {needed(1) / 1e9:.1f} GB, {available / 1e9:.1f} GB "
+                       f"are free on {policy.device}; lower --context")
     if least < rows:
         note(rows, context, round(needed(rows) / 1e9, 1), round(available / 1e9), least)
     return least

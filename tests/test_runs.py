@@ -16,7 +16,8 @@ import torch
 import eval as evaluation
 import policy as policies
 import train
-from lib import memory
+from dualadv_grpo import AdamW
+from lib import checkpoints, memory
 from skillbank import Skill, SkillBank
 from tools import coldstart, report, runs
 
@@ -384,3 +385,56 @@ def test_other_devices_are_refused_by_name(name):
     """Bug: --device mps runs into operations that are not there, an hour later."""
     with pytest.raises(ValueError, match=f"--device {name}: this device was never tried; use cpu or cuda"):
         policies.pick_device(name)
+
+
+def test_a_run_from_a_cpu_keeps_its_float32_weights_on_a_card(tmp_path):
+    """Bug: float32 weights are rounded to bfloat16 on the way, and an lr of 1e-6 starts from other weights."""
+    exact = policies.load("tiny")
+    exact.save(tmp_path / "saved")
+    half = policies.load(str(tmp_path / "saved"), dtype=torch.bfloat16)
+    optimizer = AdamW(half.model.parameters(), 1e-6)
+    weights = checkpoints.read(str(tmp_path / "saved"))[1]
+    runs.keep_float32(half, optimizer, weights)
+    for master, param in zip(optimizer.master, exact.model.parameters()):
+        assert master.dtype == torch.float32 and torch.equal(master, param)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+                                   memory.TooSmall("one episode of 9 tokens takes 1.0 GB")])
+def test_out_of_memory_is_one_line_with_the_numbers(error):
+    """Bug: after a quarter of an hour the program ends in a traceback from the depths of torch."""
+    with pytest.raises(SystemExit) as stop, runs.guard("train.py", None, runs.BROKEN):
+        raise error
+    assert str(error).splitlines()[0] in stop.value.code and "\n" not in stop.value.code
+    assert "--context" in stop.value.code or isinstance(error, memory.TooSmall)
+
+
+def test_checkpoints_of_a_large_model_are_few_and_said(capsys):
+    """Bug: 22 GB are written every five iterations, and twice that is on the disk, unsaid."""
+    class Large:
+        class model:
+            model = {"embed_tokens": SimpleNamespace(weight=torch.empty(0, dtype=torch.bfloat16))}
+
+            @staticmethod
+            def parameters():
+                return [SimpleNamespace(numel=lambda: 1_543_714_304, element_size=lambda: 2, requires_grad=True)]
+
+    assert runs.save_every(SimpleNamespace(save_every=0), Large) == 25
+    assert "a checkpoint takes 21.6 GB" in capsys.readouterr().out
+    assert runs.save_every(SimpleNamespace(save_every=3), Large) == 3
+    assert runs.save_every(SimpleNamespace(save_every=0), policies.load("tiny")) == 5
+    assert "GB" not in capsys.readouterr().out.split("every 3")[-1]
+
+
+def test_a_card_is_made_the_current_one(monkeypatch):
+    """Bug: --device cuda:1 records its steps on card 0 and replays nothing; a T4 computes in emulated bfloat16."""
+    calls = []
+    monkeypatch.setattr(torch, "empty", lambda *args, **more: None)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", calls.append)
+    assert policies.pick_device("cuda:1") == torch.device("cuda:1") and calls == [torch.device("cuda:1"), False]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(ValueError, match="Tesla T4 has no bfloat16"):
+        policies.pick_device("cuda:0")

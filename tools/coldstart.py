@@ -114,7 +114,8 @@ class Optimizers:
             matrices = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2 and p.requires_grad]
             rest = [p for p in rest if all(p is not matrix for matrix in matrices)]
             self.muon = torch.optim.Muon(matrices, flags.sft_muon, weight_decay=0.0)
-        self.adam = grpo.AdamW(rest, flags.sft_lr, betas=(0.9, 0.95) if self.muon else (0.9, 0.999))
+        self.adam = grpo.AdamW(rest, flags.sft_lr, (0.9, 0.95) if self.muon else (0.9, 0.999),
+                               getattr(flags, "offload", False))
 
     def accumulate(self):
         self.adam.accumulate()
@@ -152,7 +153,8 @@ def sft_step(policy, rows, weights, prompt_weight=0.0, budget=4096, accumulate=l
             mask = grpo.pad([[i > 0 for i in range(len(rows[i][0]))] for i in some], torch.bool, policy.device)
         weight = grpo.pad([weights[i] for i in some], torch.float32, policy.device)  # (B, T)
         weight = weight + prompt_weight * ~sampled
-        logp = logprobs(policy.model, tokens, mask, chunk=budget)  # (B, T)
+        # A card has less memory than a CPU: there the logits come in smaller chunks.
+        logp = logprobs(policy.model, tokens, mask, **{} if tokens.is_cuda else {"chunk": budget})  # (B, T)
         (-(weight * logp).sum() / total).backward()
         accumulate()
         loss -= logp.detach()[sampled].sum().item() / count

@@ -25,10 +25,14 @@ WIDTH, HEIGHT = 300, 160  # of a chart, without its labels
 PURPOSES = ("act", "review", "probe", "confirm")
 
 
-def write(runs, file):
-    """Write the page of the run directories to a file. ValueError, one line, where a run's files cannot be read."""
+def write(runs, file=None):
+    """Write the page of the run directories, by default into the first; returns its path.
+
+    ValueError, one line, where a run's files cannot be read.
+    """
     here = Path(__file__).parent
     runs = [Path(run) for run in runs]
+    file = file or runs[0] / "report.html"
     rows = {run: lines_of(run / "metrics.jsonl") for run in runs}
     edits = {run: edits_of(run) for run in runs}
     if empty := [run for run in runs if not rows[run]]:
@@ -45,6 +49,7 @@ def write(runs, file):
         runs=[{"name": run.name, "about": about(run, rows[run])} for run in runs], charts=charts(rows),
         bank=bank_of(runs[0], listed), edits=listed, fates=sorted({row["fate"] for row in listed}), episodes=episodes)
     write_atomic(file, valid_text(page))
+    return file
 
 
 def about(run, rows):

@@ -4,12 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW, Stats
 from lib.files import write_atomic
-from lib.memory import peak_mb
+from lib.memory import gpu_peak_mb, peak_mb
 
 
 @dataclass
@@ -67,7 +65,7 @@ class Iteration:
                 "committed": len(self.committed), "skills": len(bank.skills()),
                 **asdict(self.stats), "act_s": act_s, "probe_s": probe_s, "update_s": update_s,
                 "confirm_s": confirm_s, "memory_mb": peak_mb(),
-                "gpu_mb": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0}
+                "gpu_mb": gpu_peak_mb()}
 
     def tokens(self):
         """How many tokens were sampled, in all and by purpose."""

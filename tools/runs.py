@@ -30,16 +30,18 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 import worlds
-from lib import lora
+from lib import checkpoints, lora, memory
 from lib.files import one_line, read_json, write_atomic
 from skillbank import SkillBank
-from tools import report
+from tools import fits, report
 from tools.coldstart import SAVED, cold_start, corpus, save_tensors
 
 LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
 FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # may change when a run is resumed
 ANEW = "restore it, or begin another run with --out"  # what to do about a damaged file
-BROKEN = (worlds.GameError, OSError, SafetensorError)  # what a disk or a data file can do in the middle of a run
+OUT_OF_MEMORY = (memory.TooSmall, torch.OutOfMemoryError)
+# What a disk, a data file or a full card can do in the middle of a run.
+BROKEN = (worlds.GameError, OSError, SafetensorError, *OUT_OF_MEMORY)
 
 
 def checkpoint_of(run):
@@ -97,7 +99,9 @@ def guard(program, out, errors):
     except errors as error:
         if isinstance(error, BrokenPipeError):  # `| head`: the interpreter's last flush would fail, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(f"{program}: {one_line(error)}{saved(out)}") from None
+        less = "; --recompute, --offload, --lora 16 or a smaller --context or --budget take less memory"
+        raise SystemExit(f"{program}: {one_line(error)}{less * isinstance(error, torch.OutOfMemoryError)}{saved(out)}"
+                         ) from None
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
@@ -139,12 +143,15 @@ def open_run(flags, env, sampling, bar):
     else:
         policy, start, state = new_run(flags, env, sampling, bar, device), 0, None
     (out / SAVED).unlink(missing_ok=True)  # the cold start is in the reference now
+    recompute = policy.model.recompute if policy else None
     policy, reference = with_reference(flags, policy, state, device)
-    policy.model.recompute = flags.recompute
+    policy.model.recompute = fits.check(flags, policy) if recompute is None else recompute
     optimizer = grpo.AdamW(policy.model.parameters(), flags.lr, offload=flags.offload)
     if state:
         try:
             optimizer.load_state_dict(state["optimizer"])
+            if state["optimizer"]["master"] is None:
+                keep_float32(policy, optimizer, state["lora"] or checkpoints.read(str(checkpoint))[1])
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{checkpoint / 'trainer.pt'} is of another model ({one_line(error)}); {ANEW}") from None
     return policy, reference, optimizer, bank, start
@@ -176,6 +183,8 @@ def resumed(flags, checkpoint, device):
         raise ValueError(f"{checkpoint / 'trainer.pt'} holds no trainer's state; {ANEW}")
     for file in LOGS:
         report.cut(Path(flags.out) / file, state["step"])
+    if policy:
+        policy.model.recompute = fits.check(flags, policy)
     print(f"resuming {flags.out} after step {state['step']}")
     return policy, SkillBank.load(checkpoint / "skills.json"), state["step"], state
 
@@ -196,13 +205,21 @@ def new_run(flags, env, sampling, bar, device):
     envs.prompt_limit(policy, env, sampling)  # too short a context: say so before the cold start
     write_atomic(out / "config.json", json.dumps(settings_of(flags, env), indent=1) + "\n")
     begin_logs(out)
-    policy.model.recompute = flags.recompute
+    policy.model.recompute = fits.check(flags, policy)
     if flags.cold_start:
         if flags.lora:
             lora.add(policy.model, flags.lora, flags.seed)
         cold_start(policy, env, flags, bar)
     policy.save(out / "reference")
     return policy
+
+
+def keep_float32(policy, optimizer, weights):
+    """A run saved in float32, on a CPU, goes on in bfloat16: its master weights are what was saved, not rounded."""
+    names = {param: name for name, param in policy.model.named_parameters()}
+    for param, master in zip(optimizer.params, optimizer.master):
+        if master is not param:
+            master.data.copy_(weights[names[param]])
 
 
 def begin_logs(out):
@@ -235,6 +252,18 @@ def with_reference(flags, policy, state, device):
         policy.model.load_state_dict(state["lora"] if state else {}, strict=False)
         return policy, lora.Reference(policy.model)
     return policy, policies.load(saved, device).model.requires_grad_(False) if flags.kl else None
+
+
+def save_every(flags, policy):
+    """Iterations between two checkpoints: what was asked for, else 5, or 25 of a model whose checkpoints are large."""
+    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    half = policy.model.model["embed_tokens"].weight.element_size() == 2
+    size = sum(p.numel() * p.element_size() for p in policy.model.parameters()) + trained * (12 if half else 8)
+    every = flags.save_every or (25 if size > 10e9 else 5)
+    if size > 1e9:
+        print(f"a checkpoint takes {size / 1e9:.1f} GB, and twice that while it is written; one every {every} "
+              "iterations (--save_every)", flush=True)
+    return every
 
 
 def save(flags, step, policy, optimizer, bank):

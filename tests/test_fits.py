@@ -1,0 +1,101 @@
+"""A training step's memory is known before it starts: within 15% of what is measured."""
+
+import copy
+import gc
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import policy as policies
+import train
+from dualadv_grpo import AdamW, Objective, update
+from lib import lora, memory
+from policy import Config, Decoder, logprobs
+from tools import fits
+from tools.fits import Alive, Training, of_training
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def config(vocab, dim, layers, heads, kv_heads, head_dim, ffn, qk_norm=True):
+    return Config(vocab, dim, layers, heads, kv_heads, head_dim, ffn, 1e-6, 4096, True, not qk_norm, False, False,
+                  qk_norm, {"rope_type": "default", "rope_theta": 1e4}, {})
+
+
+TINY = (1591, 128, 4, 4, 2, 32, 384)
+
+
+@pytest.mark.parametrize("shape, rows, longest, more", [
+    (TINY, 4, 512, {}),
+    (TINY, 4, 512, {"recompute": True}),
+    (TINY, 2, 600, {"reference": False}),
+    ((8000, 256, 6, 8, 2, 32, 1024, False), 2, 512, {}),
+    ((8000, 256, 6, 8, 2, 32, 1024), 1, 1024, {"recompute": True}),
+    ((20000, 128, 2, 4, 4, 32, 256), 1, 1024, {}),
+    (TINY, 2, 512, {"lora": 8}),
+], ids=["tiny", "recompute", "no reference", "qwen2", "one long row", "wide head", "lora"])
+def test_the_computed_peak_is_the_measured_one(shape, rows, longest, more):
+    """Bug: the reference, the gradients, the moments or the logits are forgotten: a run dies in its first update."""
+    how = Training(budget=rows * longest, longest=longest, **more)
+    torch.manual_seed(0)
+    segments = [SimpleNamespace(ids=torch.randint(0, shape[0], (longest,)).tolist(), logp=[-1.0] * longest,
+                                job=[0] * 20 + [1] * (longest - 20)) for _ in range(rows)]
+    gc.collect()
+    with Alive() as alive:
+        model = Decoder(config(*shape))
+        with torch.no_grad():
+            for p in model.parameters():  # the default's numbers become denormal, and then a CPU is 15 times slower
+                p.normal_(std=0.02)
+        if how.lora:
+            lora.add(model, how.lora)
+        model.recompute = how.recompute
+        reference = copy.deepcopy(model).requires_grad_(False) if how.reference and not how.lora else None
+        optimizer = AdamW(model.parameters(), 1e-4)
+        for _ in range(2):  # the moments are there from the second step on
+            alive.peak = alive.now
+            update(model, reference or (how.lora and lora.Reference(model)), optimizer, segments,
+                   [[1.0] * longest] * rows, logprobs, Objective(kl=0.01 if how.reference else 0.0, budget=how.budget))
+    assert sum(of_training(model.cfg, how).values()) == pytest.approx(alive.peak, rel=0.15)
+
+
+class Card:
+    """A policy on a card that is not there."""
+
+    device = torch.device("cuda:0")
+
+    def __init__(self, policy):
+        self.model = policy.model
+
+
+def flags(*argv):
+    return train.read_flags(["--model", "tiny", *argv])
+
+
+def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refused(monkeypatch, capsys):
+    """Bug: an out-of-memory traceback after a quarter of an hour; or a refusal where a flag would have done."""
+    card, cfg = Card(policies.load("tiny")), policies.load("tiny").model.cfg
+    plain, less = (sum(of_training(cfg, Training(longest=3072, recompute=on)).values()) for on in (False, True))
+    weights = sum(p.numel() for p in card.model.parameters()) * 4
+
+    def on_a_card_of(size, *argv):
+        monkeypatch.setattr(memory, "free", lambda device: size / memory.SHARE - weights + 1000)
+        return fits.check(flags(*argv), card)
+
+    assert on_a_card_of(plain) is False and capsys.readouterr().out == ""
+    assert on_a_card_of(plain - 10**6) is True and "--recompute" in capsys.readouterr().out
+    assert on_a_card_of(plain, "--recompute") is True and capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match=r"training takes 0\.\d GB with these flags, .*--recompute --offload"):
+        on_a_card_of(less - 10**6)
+    with pytest.raises(ValueError, match="choose a smaller --model"):
+        on_a_card_of(10**6)
+
+
+def test_the_default_run_in_numbers():
+    """The 1.5B of the default command: what the README's table and GPU.md's estimate say, give or take."""
+    cfg = config(151936, 1536, 28, 12, 2, 128, 8960, False)
+    parts = of_training(cfg, Training(2, longest=8192))
+    assert parts["weights"] == pytest.approx(3.09e9, rel=0.01) and parts["moments"] == 4 * parts["weights"]
+    assert 45e9 < sum(parts.values()) < 75e9
+    small = of_training(cfg, Training(2, longest=8192, recompute=True, lora=16))
+    assert sum(small.values()) < 14e9

@@ -1,0 +1,134 @@
+"""Does training fit? The memory of the cold start and of an update, computed before the first of them starts.
+
+The layers are not guessed: a decoder of the same shape runs forward and backward on fake tensors, which have sizes and
+no content, and every byte that is alive is counted. That takes a second or two. The rest is arithmetic: weights,
+reference, float32 master weights, gradients, Adam's moments, and the logits of one chunk. A card's fused kernels keep a
+little less than what is counted here, a CPU's.
+"""
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lib import lora, memory
+from policy import Decoder
+
+CHUNK = 1024  # positions whose logits exist at once: policy.logprobs
+COPIES = 6  # of such a chunk's logits at the peak of the head's backward, float32, counted
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made under it and still alive: .now, and .peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.sizes = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if torch.is_tensor(tensor):
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in self.sizes:
+                    self.sizes[key] = storage.nbytes()
+                    self.now += self.sizes[key]
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self.gone, key)
+        return result
+
+    def gone(self, key):
+        self.now -= self.sizes.pop(key, 0)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides the memory of a training step on a device."""
+
+    itemsize: int = 4  # bytes of a weight: 2 in bfloat16
+    budget: int = 4096  # tokens of a micro-batch
+    longest: int = 4096  # tokens of the longest row
+    recompute: bool = False
+    offload: bool = False
+    lora: int = 0  # rank
+    reference: bool = True  # a KL to the first policy (with LoRA that is the same model)
+
+
+def of_layers(cfg, how: Training):
+    """(bytes alive between forward and backward, bytes at the peak, trained parameters, all parameters)."""
+    dtype = torch.get_default_dtype()
+    with FakeTensorMode():
+        torch.set_default_dtype({2: torch.bfloat16, 4: torch.float32}[how.itemsize])
+        try:
+            model = Decoder(cfg)
+        finally:
+            torch.set_default_dtype(dtype)
+        if how.lora:
+            lora.add(model, how.lora)
+        model.recompute = how.recompute
+        rows = max(how.budget // how.longest, 1)
+        tokens = torch.zeros(rows, how.longest, dtype=torch.long)
+        with Alive() as alive:
+            hidden = model.hidden(tokens)  # (B, T, dim)
+            between = alive.now
+            hidden.backward(torch.ones_like(hidden))
+        parameters = [p.numel() for p in model.parameters()]
+        trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    return between, alive.peak, sum(trained), sum(parameters)
+
+
+def of_training(cfg, how: Training) -> dict[str, int]:
+    """Bytes on the device by what they are for; their sum is the peak of an update (without reference: of SFT)."""
+    between, peak, trained, parameters = of_layers(cfg, how)
+    positions = max(how.budget, how.longest)
+    head = COPIES * 4 * min(CHUNK, positions) * cfg.vocab_size
+    if positions > CHUNK:  # gradients of the earlier chunks: of the hidden states, and of the head's matrix
+        head += (positions + (0 if how.lora else cfg.vocab_size)) * cfg.dim * how.itemsize
+    half, own = how.itemsize != 4, not how.offload
+    return {
+        "weights": parameters * how.itemsize,
+        "reference": parameters * how.itemsize * (how.reference and not how.lora),
+        "master weights": 4 * trained * (half and own), "gradients": 4 * trained * half,
+        "moments": 8 * trained * own, "activations": max(between + head, peak),
+    }
+
+
+def settings(flags, cfg, itemsize, reference) -> Training:
+    return Training(itemsize, flags.budget, min(flags.context, cfg.max_len), flags.recompute, flags.offload, flags.lora,
+                    reference)
+
+
+def check(flags, policy) -> bool:
+    """Must activations be recomputed for the run to fit its card? Prints so. ValueError, one line, where nothing fits.
+
+    On a CPU nothing is checked: memory that is short there is slow, not the end.
+    """
+    if policy.device.type == "cpu":
+        return flags.recompute
+    cfg, itemsize = policy.model.cfg, policy.model.model["embed_tokens"].weight.element_size()
+    # The weights are there already, so they are not among what is still free.
+    there = sum(p.numel() for p in policy.model.parameters()) * itemsize
+    available = memory.SHARE * (memory.free(policy.device) + there)
+
+    def needed(**more):
+        how = Training(**{**vars(settings(flags, cfg, itemsize, flags.kl != 0)), **more})
+        return sum(of_training(cfg, how).values())
+
+    if (bytes_needed := needed()) <= available:
+        return flags.recompute
+    if not flags.recompute and needed(recompute=True) <= available:
+        print(f"training would take {bytes_needed / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
+              f"{policy.device}: activations are recomputed (--recompute), which takes a third more time", flush=True)
+        return True
+    less: dict = {"recompute": True, "offload": True}
+    ways: dict = {"--recompute --offload": less, "--recompute --lora 16 --lr 1e-4": {"recompute": True, "lora": 16},
+                  f"--recompute --offload --context {flags.context // 2}": {**less, "longest": flags.context // 2}}
+    fit = [name for name, more in ways.items() if needed(**more) <= available]
+    raise ValueError(f"training takes {bytes_needed / 1e9:.1f} GB with these flags, {available / 1e9:.1f} GB may be "
+                     f"used on {policy.device}; "
+                     + (f"{' or '.join(fit)} would fit" if fit else "choose a smaller --model"))
