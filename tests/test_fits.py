@@ -99,3 +99,17 @@ def test_the_default_run_in_numbers():
     assert 45e9 < sum(parts.values()) < 75e9
     small = of_training(cfg, Training(2, longest=8192, recompute=True, lora=16))
     assert sum(small.values()) < 14e9
+
+
+def test_the_default_on_a_small_card_is_lora(monkeypatch, capsys):
+    """Bug: `python train.py --env webshop` on 24 GB is refused, or dies; or what a user asked for is overruled."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=size))
+    size = 25.4e9
+    chosen = train.read_flags([])
+    assert (chosen.lora, chosen.lr, chosen.recompute) == (16, 1e-4, True)
+    assert "25 GB: LoRA (--lora 16" in capsys.readouterr().out
+    assert train.read_flags(["--lr", "1e-5"]).lr == 1e-5 and train.read_flags(["--offload"]).lora == 0
+    assert train.read_flags(["--model", "some/model"]).lora == train.read_flags(["--model", "tiny"]).lora == 0
+    size = 85e9
+    assert train.read_flags([]).lora == 0

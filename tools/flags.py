@@ -26,6 +26,16 @@ def presets_of(env, presets):
     return {model: {**presets.get(model, {}), **own.get(model, {})} for model in {**presets, **own}}
 
 
+def on_a_small_card(given):
+    """{flag: value} that train the default model on a card of less than 44 GB, printed with the reason."""
+    size = torch.cuda.get_device_properties(0).total_memory
+    if size >= 44e9 or given.get("lora") or given.get("offload"):
+        return {}
+    print(f"a card of {size / 1e9:.0f} GB: LoRA (--lora 16 --lr 1e-4 --recompute), as training all weights of 1.5B "
+          "takes 39 GB; or give --offload, which is slow", flush=True)
+    return {"lora": 16, "lr": 1e-4, "recompute": True}
+
+
 def parse(kind, presets, argv=None):
     """The command line as a `kind`, the preset of its model filled in. A wrong flag ends the program with one line."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -54,7 +64,8 @@ def parse(kind, presets, argv=None):
             parser.error(f"--{f.name} {given[f.name]}: must be at least {least}")
     model = given.get("model") or ("Qwen/Qwen2.5-1.5B-Instruct" if torch.cuda.is_available() else "tiny")
     own = {option: given.pop(option, default) for option, default in options.items()}
-    flags = kind(**{**presets.get(model, {}), **given, "model": model, "options": own})
+    small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
+    flags = kind(**{**presets.get(model, {}), **small, **given, "model": model, "options": own})
     flags.out = flags.out or f"runs/{flags.env}-{Path(model).name}"
     return flags
 
