@@ -1,0 +1,104 @@
+"""Device hygiene without a card: everything that a GPU run computes, on tensors of another device that hold no numbers.
+
+On torch's "meta" device an operation checks shapes, dtypes and devices, and raises where they mix, as on a card. A
+model of 1.5B takes no memory there. What asks for a number (item, a mask as an index) is answered by a stand-in.
+"""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import dualadv_grpo as grpo
+from lib import lora
+from lib.streams import gumbel
+from policy import Config, Decoder, KVCache, Session, logprobs
+from tools import coldstart
+
+META = torch.device("meta")
+CFG = Config(151936, 1536, 28, 12, 2, 128, 8960, 1e-6, 32768, True, True, False, False, False,
+             {"rope_type": "default", "rope_theta": 1e6}, {})  # Qwen2.5-1.5B
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Numbers that are asked of a tensor without any: all 8 tokens but the first are sampled, sums are 0 and finite."""
+    get, number = torch.Tensor.__getitem__, torch.Tensor.item
+
+    def item(tensor, index):
+        if torch.is_tensor(index) and index.dtype == torch.bool and tensor.is_meta:
+            tensor = get(tensor, (slice(None), slice(tensor.shape[1] - 7, None)))
+            return tensor.flatten(0, index.dim() - 1)
+        return get(tensor, index)
+
+    monkeypatch.setattr(torch.Tensor, "__getitem__", item)
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: 0.0 if tensor.is_meta else number(tensor))
+    monkeypatch.setattr(torch.Tensor, "any", lambda tensor: False)
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: 0.0)
+    monkeypatch.setattr(torch, "isfinite", lambda tensor: True)
+
+
+@pytest.fixture(scope="module")
+def model():
+    with META:
+        return Decoder(CFG).to(torch.bfloat16)
+
+
+def zeros(*shape, dtype=torch.long):
+    return torch.zeros(shape, dtype=dtype, device=META)
+
+
+def test_the_forward_stays_on_its_device_and_in_its_dtype(model):
+    """Bug: positions, a mask or RoPE's frequencies are made on the CPU, or a float32 among them widens every layer."""
+    for rows, positions in ((slice(1, 3), zeros(2, 16)), (zeros(2), zeros(2, 16))):
+        cache = KVCache(CFG, 4, 128, META, torch.bfloat16)
+        hidden = model.hidden(zeros(2, 16), cache, rows, positions, 64)
+        assert hidden.is_meta and hidden.dtype == torch.bfloat16 and hidden.shape == (2, 16, 1536)
+    hidden = model.hidden(zeros(2, 40))
+    assert hidden.is_meta and hidden.dtype == torch.bfloat16
+    assert model.head(hidden[:, 0]).dtype == torch.bfloat16
+    assert gumbel(zeros(2, dtype=torch.int32), 100, META).is_meta
+
+
+def test_a_session_stays_on_its_device(model):
+    """Bug: a host tensor in a decoding step: an error on a card, or a wait in each of its steps."""
+    session = Session(SimpleNamespace(model=model, stop={1}, device=META), 4, 64)
+    session.feed([0, 1], [[5, 6, 7], [5, 6]])
+    session.fork([0], 2)
+    session.feed([0, 2], [[8, 9], [8]])
+    session._swap(0, 1)
+    for temperature in (1.0, 0.0):
+        session._step(2, 8, temperature)
+    assert {t.device for t in (session.tokens, session.positions, session.seeds, session.logp)} == {META}
+
+
+@pytest.mark.parametrize("rank, recompute", [(0, False), (0, True), (16, True)])
+def test_an_update_stays_on_its_device(rank, recompute, model, elsewhere):
+    """Bug: the mask, the advantages or the reference's log-probabilities lie on the CPU; masters are not float32."""
+    policy = copy.deepcopy(model)
+    if rank:
+        lora.add(policy, rank)
+    policy.recompute = recompute
+    optimizer = grpo.AdamW(policy.parameters(), 1e-6)
+    assert all(master.is_meta and master.dtype == torch.float32 for master in optimizer.master)
+    segments = [SimpleNamespace(ids=[1] * 8, job=[grpo.ACT] * 8, logp=[-1.0] * 8)] * 2
+    reference = lora.Reference(policy) if rank else model
+    grpo.update(policy, reference, optimizer, segments, [[1.0] * 8] * 2, logprobs, grpo.Objective())
+    moments = [s["exp_avg"] for s in optimizer.adam.state.values()]
+    assert moments and all(m.is_meta and m.dtype == torch.float32 for m in moments)
+    assert all(p.is_meta and p.dtype == torch.bfloat16 for p in policy.parameters())
+
+
+def test_a_step_of_the_cold_start_stays_on_its_device(model, elsewhere):
+    """Bug: the weights of the tokens lie on the CPU."""
+    policy = SimpleNamespace(model=copy.deepcopy(model), device=META)
+    coldstart.sft_step(policy, [([1] * 8, [True] * 8)], [[1.0] * 8], prompt_weight=0.1)
+    assert all(p.grad is not None and p.grad.is_meta for p in policy.model.parameters())
+
+
+def test_a_tensor_on_the_wrong_device_is_noticed(model):
+    """This file can fail: one index on the CPU among tensors that are elsewhere."""
+    cache = KVCache(CFG, 4, 128, torch.device("cpu"), torch.bfloat16)
+    with pytest.raises(RuntimeError, match="device"):
+        model.hidden(zeros(2, 16), cache, slice(0, 2), zeros(2, 16), 64)
