@@ -9,7 +9,7 @@ The whole comparison in the made-up shop: `python -m tools.ablations` (--quick, 
 
 All runs of the wanted parts are made two side by side, each on one core, seeds first. A run that is finished is not
 made again, a killed one is resumed. Afterwards (with --jobs 0: at once) the tables are printed and written to
-OUT/ablations.json, the figures with matplotlib to OUT/variants.png and OUT/rarity.png, from whatever is finished.
+OUT/ablations.json, the figures with matplotlib to OUT/variants.png, parts.png and rarity.png, from what is finished.
 
 Tokens are all sampled ones: acting, reviewing, probing, confirming. Seconds are those of the iterations on one core.
 """
@@ -42,7 +42,7 @@ VARIANTS = {
     "plain GRPO, graded reward": (5, 40, "--reviews off --reward graded"),
     "GiGPO": (3, 40, "--reviews off --advantage gigpo"),
     "GiGPO, graded reward": (3, 40, "--reviews off --advantage gigpo --reward graded"),
-    "single advantage": (3, 10, "--advantage single"),
+    "single advantage": (5, 10, "--advantage single"),
     "reviews not trained": (3, 10, "--advantage act_only"),
     "all edits, unprobed": (3, 10, "--commit all"),
     "no confirmation": (3, 10, "--confirm 0"),
@@ -51,7 +51,7 @@ VARIANTS = {
     "bank only": (3, 10, "--lr 0"),
     "hand-written bank, frozen": (3, 10, "--reviews off --bank BANK"),
 }
-QUICK = tuple(VARIANTS)[:4]
+QUICK, MAIN = tuple(VARIANTS)[:4], tuple(VARIANTS)[:6]  # MAIN: the baselines are in it; the rest are parts left out
 RARITY = (0.05, 0.1, 0.2, 0.35, 0.5)  # BASE
 FURTHER = ("--cold_start 1200 --sft_batch 2 --sft_lr 1e-3 --sft_muon 0.005 --sft_copy 5 --seed 8 --context 3072 "
            "--act_tokens 96 --review_tokens 160 --eval_every 0")  # as the last command of worlds/webshop/tiny/make.sh
@@ -283,7 +283,7 @@ def draw(plt, curves, file):
     axes[0].set(xlabel="sampled tokens, all of them", ylabel="success on held-out goals", ylim=(0, 1))
     axes[1].set(xlabel="seconds of iterations on one core")
     axes[0].legend(fontsize=8)
-    fig.savefig(file, dpi=110)
+    fig.savefig(file, dpi=80)
     plt.close(fig)
 
 
@@ -367,8 +367,9 @@ def main():
         if part == "variants":
             curves = curves_of(some)
             result[part] = table(curves)
-            if plt and curves:
-                draw(plt, curves, args.out / "variants.png")
+            for file, names in (("variants.png", MAIN), ("parts.png", [QUICK[0], *(set(VARIANTS) - set(MAIN))])):
+                if plt and (these := {name: curves[name] for name in VARIANTS if name in names and name in curves}):
+                    draw(plt, these, args.out / file)
         else:
             result[part] = crossing(some, plt, args.out / "rarity.png") if part == "rarity" else tested(some)
     write_atomic(args.out / "ablations.json", json.dumps(result, indent=1) + "\n")

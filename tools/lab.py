@@ -187,6 +187,12 @@ def judged(edits, name):
         print(f"K = {k:2}  against {half} other probes of the same edit: " + "; ".join(
             f"{word}: correlation {mine['correlation']:.2f}, of those above 0 {mine['good']:.2f} are, of those that "
             f"are above 0 {mine['found']:.2f} are found" for word, mine in row.items()))
+    for alpha in (0.0, 0.2, 0.3, 1.0):  # does the bonus for comparisons won help to foretell the mean difference?
+        first = [utility(before[:4], after[:4], alpha) for _, before, after, _ in edits]
+        mean = [utility(before[half:], after[half:], 0.0) for _, before, after, _ in edits]
+        result[f"alpha {alpha}"] = correlation(first, mean)
+    print("correlation of U at K = 4 with the mean difference of the other probes: " + ", ".join(
+        f"alpha {alpha} {result[f'alpha {alpha}']:.3f}" for alpha in (0.0, 0.2, 0.3, 1.0)))
     for gate, passes in (("U > 0", lambda first, fresh: first > 0),
                          ("U > 0 and again on 8 fresh probes", lambda first, fresh: first > 0 and fresh > 0)):
         taken = [(kind, passes(utility(before[i:i + 4], after[i:i + 4]), utility(before[i + 4:i + 12],
