@@ -76,7 +76,8 @@ def charts(rows):
 
     evaluated = {label: curves([name])[name] for label, name in (("success", "eval_success"), ("score", "eval_score"))}
     tokens = {name: iterations(f"{name}_sampled", name)[name] for name in PURPOSES}
-    seconds = {name.removesuffix("_s"): iterations(name, name)[name] for name in SECONDS}
+    # A phase has the same colour in both pictures.
+    seconds = {name: iterations(f"{name}_s", name)[name] for name in ("act", "update", "probe", "confirm")}
     return [chart("held-out games, with the bank", evaluated, 1.0),
             chart("training games", iterations("success", "success") | iterations("score", "score"), 1.0),
             chart("skills in the bank", iterations("skills", "skills")),
