@@ -44,6 +44,7 @@ from lib import checkpoints, lora, memory, models
 from policy import Session, logprobs
 from probes import Probing, edits_of, probe
 from skillbank import SkillBank, review
+from tools import fits
 from tools.coldstart import demonstrations, scripted
 
 GROUP, K = 8, 4  # rollouts per task, probe tasks per edit: the defaults of train.py
@@ -459,23 +460,6 @@ def bench_scaling(args, env, bounds):
 # ---- 6: what fits (computed) ----------------------------------------------------------------------------------------
 
 
-def needs(model, offload, budget=4096, chunk=1024):
-    """Bytes at rest, in an update with --recompute, and on the host: bfloat16 with float32 master weights.
-
-    A block keeps 14 dim + 4 ffn numbers per token for backward (counted by saved_tensors_hooks); its gradients take
-    about what reading takes in lib/memory.py, and the LM head what decoding takes there, for `chunk` tokens.
-    """
-    cfg, weights = model.cfg, sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    rest = 2 * weights + (2 * weights if trained == weights else 0)  # LoRA is its own reference
-    backward = 2 * trained + 2 * budget * (cfg.layers * cfg.dim + 18 * cfg.dim + 7 * cfg.ffn)
-    backward += 6 * chunk * cfg.vocab_size * 4
-    if offload:
-        return rest, rest + backward, 16 * trained
-    rest += 12 * trained  # master weights, two moments
-    return rest, rest + backward + 4 * trained, 0
-
-
 # Memory, bandwidth and bfloat16 products of a card as its maker states them: an RTX 4090, an L40S, an H100, an H200.
 CARDS = {"24 GB": (1.0e12, 165e12), "48 GB": (0.86e12, 362e12), "80 GB": (3.35e12, 989e12), "141 GB": (4.8e12, 989e12)}
 OF_COPY, OF_PRODUCT, SAMPLED = 0.6, 0.4, 0.2  # assumed: shares of those that are reached, share of sampled tokens
@@ -493,25 +477,27 @@ def speeds(cfg, rows, context, rank, card):
 def bench_fit(args, env, bounds):
     results, context, most = [], 8192, 64
     for name, rank, offload in itertools.product(QWEN, (0, 16), (False, True)):
-        model = shape(qwen(name))
-        if rank:
-            lora.add(model, rank)
-        rest, update, host = needs(model, offload)
+        cfg = shape(qwen(name)).cfg
+        how = fits.Training(2, longest=context, recompute=True, offload=offload, lora=rank)
+        parts = fits.of_training(cfg, how)
+        update = sum(parts.values())
+        rest = sum(parts[part] for part in ("weights", "reference", "master weights", "moments"))
+        trained = fits.of_layers(cfg, how)[2]
         row = {"": name, "train": f"LoRA r {rank}" if rank else "full", "offload": "yes" if offload else "no",
-               "trained M": sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
-               "rest GB": rest / 1e9, "update GB": update / 1e9, "host GB": host / 1e9}
+               "trained M": trained / 1e6, "rest GB": rest / 1e9, "update GB": update / 1e9,
+               "host GB": 16 * trained * offload / 1e9}  # master weights, gradients, moments
         for card in CARDS:
             size = float(card.split()[0]) * 1e9
-            rows = sum(memory.of_rollout(model.cfg, n, context, 2, Session.PREFILL) <= memory.SHARE * (size - rest)
+            rows = sum(memory.of_rollout(cfg, n, context, 2, Session.PREFILL) <= memory.SHARE * (size - rest)
                        for n in range(1, most + 1))
-            fast = speeds(model.cfg, rows, context // 4, rank, card) if rows else ()
+            fast = speeds(cfg, rows, context // 4, rank, card) if rows else ()
             row[card] = " ".join([f"{rows}", *(f"{speed / 1000:.1f}k" for speed in fast)]) if (
                 rows and update <= memory.SHARE * size) else None
         results.append(row)
     return table(f"fit, computed: rows of {context:,} tokens at once (of {most}), sampled tokens/s at {context // 4:,} "
                  "tokens per row, tokens/s of an update", results,
                  f"assumed: {OF_COPY:.0%} of the maker's bandwidth, {OF_PRODUCT:.0%} of its products, a tenth of it "
-                 "free, --recompute, a budget of 4,096; offload's time is not counted; -: does not fit")
+                 "free, --recompute, rows of up to 8,192 tokens; offload's time is not counted; -: does not fit")
 
 
 PARTS = {"rollout": bench_rollout, "decode": bench_decode, "probes": bench_probes, "update": bench_update,
