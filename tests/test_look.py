@@ -97,12 +97,12 @@ def test_an_audit_finds_the_harmful_skill(env, tiny, tmp_path, capsys):
     """Bug: U has the wrong sign, so that the useful skills are retired and the harmful ones stay."""
     bank = SkillBank([skill(1, "general", "search"), skill(2, "general", "options"), skill(3, "general", "skip")],
                      {"footwear": [skill(4, "footwear", "plan")]})
-    probing = Probing(4, graded=True, sampling=HOW)
+    probing = Probing(3, graded=True, sampling=HOW)
     audit.run(tiny, env, bank, 0, probing, tmp_path / "audit.json", tmp_path / "left.json")
     rows = {row["skill_id"]: row for row in json.loads((tmp_path / "audit.json").read_text())["skills"]}
     assert rows["dyn_003"]["utility"] < 0 and rows["dyn_003"]["harmful"] and rows["dyn_003"]["hurts"]
     assert rows["dyn_001"]["utility"] > 0 and not rows["dyn_001"]["harmful"]
-    assert rows["dyn_003"]["games"] == 28 and rows["dyn_004"]["games"] == rows["dyn_004"]["uses"] == 4
+    assert rows["dyn_003"]["games"] == 21 and rows["dyn_004"]["games"] == rows["dyn_004"]["uses"] == 3
     for row in rows.values():
         assert row["interval"][0] <= row["utility"] <= row["interval"][1]
     left = {s.skill_id for s in SkillBank.load(tmp_path / "left.json").skills()}

@@ -212,6 +212,8 @@ def curves_of(jobs):
 
 def reached(points, success, column):
     """Tokens (column 1) or seconds (2) at which a curve first reaches a success, between evaluations by a line."""
+    if points[0][3] >= success:
+        return 0
     for before, after in zip(points, points[1:]):
         if before[3] < success <= after[3]:
             share = (success - before[3]) / (after[3] - before[3])
