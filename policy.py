@@ -21,6 +21,7 @@ A conversation is one chat and has a fixed number; a row is a place in the cache
 """
 
 import math
+import weakref
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -249,6 +250,23 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
 # ---- The sampler ----------------------------------------------------------------------------------------------------
 
 
+class Buffers:
+    """The KV cache, and what a decoding step reads and writes per row of it.
+
+    On a GPU recorded steps hold these addresses, so a policy keeps them: the next Session replays what was recorded.
+    """
+
+    def __init__(self, cfg, rows, max_len, device, dtype):
+        self.rows, self.spare = rows, max_len  # the last slot is spare: padding writes there
+        self.cache = KVCache(cfg, rows, max_len, device, dtype)
+        # The newest token, its position, the seed of the next one, and the log-probability of that one.
+        self.tokens, self.positions = torch.zeros(2, rows, 1, dtype=torch.long, device=device)
+        self.seeds = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.logp = torch.zeros(rows, device=device)
+        self.graphs = graphs.Graphs() if device.type == "cuda" else None
+        self.user = None  # a weak reference to the Session that they belong to
+
+
 class Session:
     """`rows` parallel conversations over one KV cache, each with its own length and its own random stream.
 
@@ -269,17 +287,13 @@ class Session:
         self.length = [0] * rows  # how many of them are in the cache
         self.turn = [0] * rows  # how often the conversation was sampled: part of its random stream
         self.row = list(range(rows))  # conversation -> row of the cache; decoding wants the active ones in front
-        weight = policy.model.model.embed_tokens.weight
-        self.cache = KVCache(policy.model.cfg, rows, max_len, weight.device, weight.dtype)
-        # What a decoding step reads and writes, per row of the cache: the newest token, its position, the seed of the
-        # next one, and the log-probability of that one.
-        self.tokens, self.positions = torch.zeros(2, rows, 1, dtype=torch.long, device=weight.device)
-        self.seeds = torch.zeros(rows, dtype=torch.int32, device=weight.device)
-        self.logp = torch.zeros(rows, device=weight.device)
+        self.buffers = policy.buffers(self, rows, max_len)
+        self.cache, self.spare, self.graphs = self.buffers.cache, self.buffers.spare, self.buffers.graphs
+        self.tokens, self.positions = self.buffers.tokens, self.buffers.positions
+        self.seeds, self.logp = self.buffers.seeds, self.buffers.logp
         # Reading tokens on the host makes a GPU wait, so there we sample 8 between two reads and drop what follows a
         # stop token.
-        self.block = 8 if weight.is_cuda else 1
-        self.graphs = graphs.fresh() if weight.is_cuda else None
+        self.block = 8 if self.graphs else 1
 
     def room(self, c: int) -> int:
         """How many more tokens conversation c can hold."""
@@ -313,7 +327,7 @@ class Session:
         width = max(map(len, new))
         tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in new], device=device)  # (B, width)
         positions = torch.tensor([
-            list(range(self.length[c], self.length[c] + len(ids))) + [self.max_len] * (width - len(ids))
+            list(range(self.length[c], self.length[c] + len(ids))) + [self.spare] * (width - len(ids))
             for c, ids in zip(batch, new)
         ], device=device)  # (B, width); padding goes to the spare slot, which no token attends to
         first, last = self.row[batch[0]], self.row[batch[-1]]
@@ -370,10 +384,10 @@ class Session:
         n, steps = len(active), min(self.block, max(limits[c] - have for c, have in zip(active, count)))
         rows, span = n, max(self.length[c] for c in active) + steps
         if self.block > 1:  # the rows that fill the shape up read and write the spare slot
-            rows, span = map(min, graphs.bucket(rows, span), (len(self.ids), self.max_len + 1))
+            rows, span = map(min, graphs.bucket(rows, span), (self.buffers.rows, self.spare + 1))
         device = self.cache.k.device
         self.tokens[:n] = torch.tensor([[self.ids[c][-1]] for c in active], device=device)
-        positions = [[self.length[c]] for c in active] + [[self.max_len]] * (rows - n)
+        positions = [[self.length[c]] for c in active] + [[self.spare]] * (rows - n)
         self.positions[:rows] = torch.tensor(positions, device=device)
         keys, turns, count = np.array([[self.keys[c], self.turn[c], have] for c, have in zip(active, count)]).T
         seeds = mix(self.seed, keys[:, None], turns[:, None], count[:, None] + np.arange(steps))  # (n, steps)
@@ -396,7 +410,7 @@ class Session:
         drawn = (logits + noise).argmax(-1)  # (rows,)
         self.logp[:rows] = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
         self.tokens[:rows, 0] = drawn
-        self.positions[:rows] = (self.positions[:rows] + 1).clamp(max=self.max_len)
+        self.positions[:rows] = (self.positions[:rows] + 1).clamp(max=self.spare)
 
     def _swap(self, a, b):
         """Exchange two rows of the cache, whichever conversations are there."""
@@ -438,10 +452,25 @@ class Policy:
         self.chat = Chat(tokenizer, name)
         eos = model.cfg.hf.get("eos_token_id")  # a number, several (Llama 3), or none
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        self.keep, self.kept = self.device.type == "cuda", None  # Buffers of the last Session, for the next one
 
     @property
     def device(self):
         return self.model.model.embed_tokens.weight.device
+
+    def buffers(self, session, rows, max_len):
+        """Buffers for a Session: the kept ones where they are free and large enough, else new ones."""
+        kept, weight = self.kept, self.model.model.embed_tokens.weight
+        if kept and (kept.user() or kept.rows < rows or kept.spare < max_len or not self.keep):
+            kept = None
+            if not self.kept.user():
+                self.kept = None  # frees them first
+                graphs.release()
+        new = kept or Buffers(self.model.cfg, rows, max_len, weight.device, weight.dtype)
+        new.user = weakref.ref(session)
+        if self.keep and not self.kept:
+            self.kept = new
+        return new
 
     def save(self, path):
         """Write a directory that transformers.AutoModelForCausalLM.from_pretrained opens, then rename it into place."""

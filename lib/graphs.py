@@ -23,14 +23,14 @@ def side_stream():
     return torch.cuda.Stream()
 
 
-def fresh():
-    """Graphs for a new Session. The memory of the last one's recordings is given back, or it would pile up unseen."""
-    torch.cuda.empty_cache()
-    return Graphs()
+def release():
+    """Give the memory of dead recordings back to the card: it would pile up unseen."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class Graphs:
-    """The recordings of one Session. They share one memory pool, as nothing that lies in it outlives a step."""
+    """The recordings on one set of buffers. They share one memory pool, as nothing in it outlives a step."""
 
     def __init__(self):
         self.recorded, self.pool, self.broken = {}, None, False

@@ -64,6 +64,8 @@ def gpu_peak_mb():
 def rows_that_fit(policy, rows, context, prefill):
     """How many of `rows` episodes can be played at once; ValueError with the numbers where not one can."""
     cfg, weight, available = policy.model.cfg, policy.model.model["embed_tokens"].weight, free(policy.device)
+    if kept := getattr(policy, "kept", None):  # they are used again, or freed before new ones are made
+        available += 2 * kept.cache.k.numel() * kept.cache.k.element_size()
 
     def needed(rows):
         return of_rollout(cfg, rows, context, weight.element_size(), prefill)

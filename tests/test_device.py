@@ -5,6 +5,7 @@ model of 1.5B takes no memory there. What asks for a number (item, a mask as an 
 """
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 import dualadv_grpo as grpo
 from lib import lora
 from lib.streams import gumbel
-from policy import Config, Decoder, KVCache, Session, logprobs
+from policy import Config, Decoder, KVCache, Policy, Session, logprobs
 from tools import coldstart
 
 META = torch.device("meta")
@@ -63,7 +64,9 @@ def test_the_forward_stays_on_its_device_and_in_its_dtype(model):
 
 def test_a_session_stays_on_its_device(model):
     """Bug: a host tensor in a decoding step: an error on a card, or a wait in each of its steps."""
-    session = Session(SimpleNamespace(model=model, stop={1}, device=META), 4, 64)
+    policy = SimpleNamespace(model=model, stop={1}, device=META, keep=False, kept=None)
+    policy.buffers = partial(Policy.buffers, policy)
+    session = Session(policy, 4, 64)
     session.feed([0, 1], [[5, 6, 7], [5, 6]])
     session.fork([0], 2)
     session.feed([0, 2], [[8, 9], [8]])

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 import policy as policies
 from lib import graphs, models
 from lib.streams import gumbel, mix
-from policy import KVCache, Session, logprobs
+from policy import Buffers, KVCache, Session, logprobs
 
 VOCAB, PAD = 300, 0
 SIZE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -342,6 +342,41 @@ def test_blocks_and_recordings_draw_the_same(recorded, temperature, policy):
     assert all(len(row) == 200 for row in found)
     if recorded:
         assert 2 <= session.graphs.recordings <= len(session.graphs.recorded) < session.graphs.replays / 10
+
+
+def test_the_next_session_replays_what_the_last_one_recorded(policy, monkeypatch):
+    """Bug: every Session records anew, 428 times an iteration for 145 shapes, or replays on another's memory."""
+    monkeypatch.setattr(graphs, "Graphs", Taped)
+    monkeypatch.setattr(Buffers, "__init__", lambda self, *args, make=Buffers.__init__: (
+        make(self, *args), setattr(self, "graphs", Taped()))[0])
+
+    def play(rows, seed):
+        session = Session(policy, rows, 200, seed=seed)
+        session.feed(range(rows), prompts(*range(5, 5 + rows)))
+        turns = session.sample(range(rows), 30, stop=range(9), temperature=0.7)
+        return turns, session.buffers
+
+    monkeypatch.setattr(policy, "keep", False)
+    monkeypatch.setattr(policy, "kept", None)
+    expected = [play(rows, seed)[0] for rows, seed in ((6, 1), (6, 2), (3, 3), (8, 4))]
+    assert policy.kept is None
+    monkeypatch.setattr(policy, "keep", True)
+    first, kept = play(6, 1)
+    recorded = kept.graphs.recordings
+    assert recorded and policy.kept is kept
+    second, again = play(6, 2)
+    third, smaller = play(3, 3)  # fewer rows fit
+    assert again is kept and smaller is kept
+    play(6, 1)
+    count = kept.graphs.recordings
+    play(6, 1)
+    assert kept.graphs.recordings == count, "an iteration like the last one records nothing"
+    fourth, larger = play(8, 4)  # more rows do not
+    assert larger is not kept and policy.kept is larger
+    for turns, want in zip((first, second, third, fourth), expected):
+        assert_same(turns, want)
+    busy = Session(policy, 2, 100)
+    assert busy.buffers is larger and Session(policy, 2, 100).buffers is not larger, "two Sessions at once"
 
 
 def test_bucketed_shapes_hold_what_they_must():

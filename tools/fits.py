@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lib import lora, memory
-from policy import Decoder
+from policy import Decoder, Session
 
 CHUNK = 1024  # positions whose logits exist at once: policy.logprobs
 COPIES = 6  # of such a chunk's logits at the peak of the head's backward, float32, counted
@@ -119,9 +119,13 @@ def check(flags, policy) -> bool:
         how = Training(**{**vars(settings(flags, cfg, itemsize, flags.kl != 0)), **more})
         return sum(of_training(cfg, how).values())
 
-    if (bytes_needed := needed()) <= available:
+    # Between rollouts the cache and the recorded steps are kept where an update fits beside them.
+    cache = memory.of_rollout(cfg, flags.rows, min(flags.context, cfg.max_len), itemsize, Session.PREFILL)
+    policy.keep = needed(recompute=True) + cache <= available
+    beside = cache * policy.keep
+    if (bytes_needed := needed() + beside) <= available:
         return flags.recompute
-    if not flags.recompute and needed(recompute=True) <= available:
+    if not flags.recompute and needed(recompute=True) + beside <= available:
         print(f"training would take {bytes_needed / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
               f"{policy.device}: activations are recomputed (--recompute), which takes a third more time", flush=True)
         return True
