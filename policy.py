@@ -112,6 +112,15 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
+def attend_one(q, k, v, attn_mask):
+    """Attention of one new token per row as two plain products, which fill a card where fused kernels leave it idle.
+
+    q (B, KV, H / KV, D); k, v (B, KV, span, D), views of the cache whose first two axes are one to a product: no copy.
+    """
+    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + attn_mask.float()  # (B, KV, H / KV, span)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     def __init__(self, cfg):
         super().__init__()
@@ -138,7 +147,8 @@ class Attention(nn.Module):
             # k, v (B, KV, span, D)
             # The query heads that share a KV head become more queries of it, so no key is ever repeated.
             q = q.reshape(B, KV, H // KV * T, D)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=past.mask).reshape(B, H, T, D)
+            attend = attend_one if T == 1 and q.is_cuda else F.scaled_dot_product_attention
+            y = attend(q, k, v, attn_mask=past.mask).reshape(B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, H * D))
 
 
@@ -335,7 +345,9 @@ class Session:
         rows = slice(first, last + 1) if together else torch.tensor([self.row[c] for c in batch], device=device)
         for c, ids in zip(batch, new):
             self.length[c] += len(ids)
-        self.policy.model.hidden(tokens, self.cache, rows, positions, max(self.length[c] for c in batch))
+        span = max(self.length[c] for c in batch)
+        span = min(graphs.whole(span), self.spare + 1) if self.graphs else span
+        self.policy.model.hidden(tokens, self.cache, rows, positions, span)
 
     @torch.no_grad()
     def sample(self, conversations, max_new, stop=None, temperature: float = 1.0) -> list[tuple[list, list]]:
@@ -461,6 +473,7 @@ class Policy:
     def buffers(self, session, rows, max_len):
         """Buffers for a Session: the kept ones where they are free and large enough, else new ones."""
         kept, weight = self.kept, self.model.model.embed_tokens.weight
+        max_len = graphs.whole(max_len + 1) - 1 if weight.is_cuda else max_len
         if kept and (kept.user() or kept.rows < rows or kept.spare < max_len or not self.keep):
             kept = None
             if not self.kept.user():

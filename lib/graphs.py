@@ -23,6 +23,11 @@ def side_stream():
     return torch.cuda.Stream()
 
 
+def whole(slots):
+    """Slots in multiples of 64: other masks would be padded, that is copied, in every layer on a card."""
+    return -(-slots // 64) * 64
+
+
 def release():
     """Give the memory of dead recordings back to the card: it would pile up unseen."""
     if torch.cuda.is_available():
