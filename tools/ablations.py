@@ -314,9 +314,9 @@ def crossing(jobs, plt, file):
                 axes[1].plot([row["base"]] * len(there), there, "o", color=f"C{number}")
         axes[0].set(xlabel="BASE: how often the shoppers did by themselves what a skill says", ylim=(0, 1),
                     ylabel="success on held-out goals at the end")
-        axes[1].set(xlabel="BASE", ylabel="sampled tokens until success .7, a dot per seed (none: not reached)")
+        axes[1].set(xlabel="BASE; a dot per seed, none where it was not reached", ylabel="sampled tokens until .7")
         axes[0].legend(fontsize=8)
-        fig.savefig(file, dpi=110)
+        fig.savefig(file, dpi=80)
         plt.close(fig)
     return rows
 
