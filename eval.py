@@ -25,11 +25,8 @@ import argparse
 import copy
 import json
 import time
-from dataclasses import fields
 from pathlib import Path
 
-import envs
-import policy as policies
 from envs import Env, Episode, Sampling, rollout
 from lib.files import print_anything, write_atomic
 from lib.streams import mix
@@ -39,10 +36,9 @@ from skillbank import SkillBank, commit
 from tools import audit, page, report, watch
 from tools.flags import evaluation
 from tools.report import summary as summary
-from tools.runs import BROKEN, fit, guard
+from tools.runs import BROKEN, SAMPLING, guard, open_target, open_world, probing_of
 
 PROTOCOLS = ("none", "frozen", "online")
-SAMPLING = [f for f in fields(Sampling) if f.name != "temperature"]  # each is a flag
 
 
 def evaluate(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], sampling: Sampling, seed: int = 0,
@@ -76,34 +72,6 @@ def play_online(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], pro
 def read_flags(argv=None) -> argparse.Namespace:
     """The command line; a wrong flag ends the program with one line. .model, .settings: what the target holds."""
     return evaluation(PROTOCOLS, SAMPLING, argv)
-
-
-def open_world(args: argparse.Namespace) -> tuple[Env, SkillBank]:
-    """The world and the bank; flags win over the run's settings. One-line errors."""
-    settings, bank = args.settings, SkillBank.load(args.bank) if args.bank else SkillBank()
-    env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
-    if not args.data and settings.get("world", env.describe()) != env.describe():
-        raise ValueError(f"{args.target[0]} was trained in {settings['world']}, this is {env.describe()}; give --data")
-    fit(bank, args.bank, env)
-    return env, bank
-
-
-def open_target(args: argparse.Namespace) -> tuple[Policy, Env, SkillBank, Sampling]:
-    """The policy, world, bank and sampling to evaluate; flags win over the run's settings. One-line errors."""
-    settings, (env, bank) = args.settings, open_world(args)
-    own = {f.name: getattr(args, f.name) for f in SAMPLING}
-    sampling = Sampling(args.temperature, **{name: settings.get(name, getattr(Sampling, name)) if value is None
-                                             else value for name, value in own.items()})
-    policy = policies.load(args.model, policies.pick_device(args.device), world=args.env)
-    envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
-    return policy, env, bank, sampling
-
-
-def probing_of(args: argparse.Namespace, sampling: Sampling, k: int) -> Probing:
-    """How edits are probed: as in the run, with --probes or k probe tasks each."""
-    settings = args.settings
-    return Probing(args.probes or k, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
-                   settings.get("clip_utility", Probing.clip), settings.get("utility") == "graded", sampling=sampling)
 
 
 def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[int],

@@ -22,7 +22,6 @@ A conversation is one chat and has a fixed number; a row is a place in the cache
 
 import math
 import weakref
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,32 +32,11 @@ from torch.utils.checkpoint import checkpoint
 
 from lib import checkpoints, graphs, lora, models, rope
 from lib.chat import Chat
+from lib.checkpoints import Config
 from lib.device import pick_device as pick_device
 from lib.streams import gumbel, mix
 
 # ---- The decoder ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Config:
-    """The shape of a decoder; lib/checkpoints.py takes it from a config.json and says what is not supported."""
-
-    vocab_size: int
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    eps: float
-    max_len: int
-    tied: bool
-    qkv_bias: bool
-    o_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
-    rope: dict  # rope_type, rope_theta and what the type needs
-    hf: dict  # config.json as it was, for saving
 
 
 class KVCache:

@@ -7,6 +7,7 @@ what the decoder needs and refuses what the decoder does not compute; `write` sa
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,8 +16,30 @@ from lib import rope as ropes
 from lib.files import one_line, read_json
 
 
+@dataclass
+class Config:
+    """The shape of a decoder; `architecture` takes it from a config.json and says what is not supported."""
+
+    vocab_size: int
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    eps: float
+    max_len: int
+    tied: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    rope: dict  # rope_type, rope_theta and what the type needs
+    hf: dict  # config.json as it was, for saving
+
+
 def architecture(hf, where="config.json"):
-    """The fields of policy.Config from a config.json (a dict). ValueError names a setting that we do not compute."""
+    """The fields of Config from a config.json (a dict). ValueError names a setting that we do not compute."""
     kind, rope = hf.get("model_type"), ropes.settings(hf)
     sliding = hf.get("use_sliding_window") or any(t != "full_attention" for t in hf.get("layer_types") or [])
     partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0

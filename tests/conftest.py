@@ -51,3 +51,19 @@ def train_in_process(random_tiny, monkeypatch):
         train.main()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def env():
+    """The made-up shop, for tests that do not change it; a module may have an `env` of its own."""
+    import envs
+
+    return envs.make("webshop")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The shipped model of the made-up shop, for tests that do not train it; a module may have a `tiny` of its own."""
+    import policy as policies
+
+    return policies.load("tiny")

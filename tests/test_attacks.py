@@ -4,14 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-import envs
 from skillbank import SHAPING, SkillBank, review, shaping, tool_call
 from tools import attacks
-
-
-@pytest.fixture(scope="module")
-def env():
-    return envs.make("webshop")
 
 
 def trials(env, name, graded=False, count=12):

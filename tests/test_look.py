@@ -7,7 +7,6 @@ import pytest
 
 import envs
 import eval as evaluation
-import policy as policies
 from envs import Sampling
 from probes import Probing
 from skillbank import Skill, SkillBank
@@ -16,16 +15,6 @@ from worlds.webshop.shopper import WAYS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HOW = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
-
-
-@pytest.fixture(scope="module")
-def env():
-    return envs.make("webshop")
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return policies.load("tiny")
 
 
 def skill(number, family, key):

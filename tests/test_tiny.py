@@ -24,16 +24,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def env():
-    return envs.make("webshop")
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return policies.load("tiny")
-
-
-@pytest.fixture(scope="module")
 def house():
     """Generated games: conftest.py sees to it."""
     try:

@@ -482,7 +482,7 @@ def bench_fit(args, env, bounds):
         parts = fits.of_training(cfg, how)
         update = sum(parts.values())
         rest = sum(parts[part] for part in ("weights", "reference", "master weights", "moments"))
-        trained = fits.of_layers(cfg, how)[2]
+        trained = parts["gradients"] // 4  # float32
         row = {"": name, "train": f"LoRA r {rank}" if rank else "full", "offload": "yes" if offload else "no",
                "trained M": trained / 1e6, "rest GB": rest / 1e9, "update GB": update / 1e9,
                "host GB": 16 * trained * offload / 1e9}  # master weights, gradients, moments

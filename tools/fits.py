@@ -121,11 +121,12 @@ def check(flags, policy) -> bool:
 
     # Between rollouts the cache and the recorded steps are kept where an update fits beside them.
     cache = memory.of_rollout(cfg, flags.rows, min(flags.context, cfg.max_len), itemsize, Session.PREFILL)
-    policy.keep = needed(recompute=True) + cache <= available
+    recomputed = needed(recompute=True)
+    policy.keep = recomputed + cache <= available
     beside = cache * policy.keep
     if (bytes_needed := needed() + beside) <= available:
         return flags.recompute
-    if not flags.recompute and needed(recompute=True) + beside <= available:
+    if not flags.recompute and recomputed + beside <= available:
         print(f"training would take {bytes_needed / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
               f"{policy.device}: activations are recomputed (--recompute), which takes a third more time", flush=True)
         return True

@@ -32,12 +32,14 @@ import policy as policies
 import worlds
 from lib import checkpoints, lora, memory
 from lib.files import one_line, read_json, write_atomic
+from probes import Probing
 from skillbank import SkillBank
 from tools import fits, report
 from tools.coldstart import SAVED, cold_start, corpus, save_tensors
 
 LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
 FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # may change when a run is resumed
+SAMPLING = [f for f in fields(envs.Sampling) if f.name != "temperature"]  # each is a flag of eval.py
 ANEW = "restore it, or begin another run with --out"  # what to do about a damaged file
 OUT_OF_MEMORY = (memory.TooSmall, torch.OutOfMemoryError)
 # What a disk, a data file or a full card can do in the middle of a run.
@@ -74,6 +76,35 @@ def target_of(path):
         raise ValueError(f"{path} is a run without a checkpoint yet; train.py --resume goes on with it")
     named = [str(config.get("world")).split(",")[0], path.resolve().parent.name if path.name == "tiny" else ""]
     return path, next(({"env": name} for name in named if name in worlds.names()), {}), None
+
+
+def open_world(args):
+    """(world, bank) of eval.py's target; flags win over the run's settings. One-line errors."""
+    settings, bank = args.settings, SkillBank.load(args.bank) if args.bank else SkillBank()
+    env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
+    if not args.data and settings.get("world", env.describe()) != env.describe():
+        raise ValueError(f"{args.target[0]} was trained in {settings['world']}, this is {env.describe()}; give --data")
+    fit(bank, args.bank, env)
+    return env, bank
+
+
+def open_target(args):
+    """(policy, world, bank, sampling) to evaluate; flags win over the run's settings. One-line errors."""
+    settings, (env, bank) = args.settings, open_world(args)
+    own = {f.name: getattr(args, f.name) for f in SAMPLING}
+    own = {name: settings.get(name, getattr(envs.Sampling, name)) if value is None else value
+           for name, value in own.items()}
+    sampling = envs.Sampling(args.temperature, **own)
+    policy = policies.load(args.model, policies.pick_device(args.device), world=args.env)
+    envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
+    return policy, env, bank, sampling
+
+
+def probing_of(args, sampling, k):
+    """How edits are probed: as in the run, with --probes or k probe tasks each."""
+    settings = args.settings
+    return Probing(args.probes or k, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
+                   settings.get("clip_utility", Probing.clip), settings.get("utility") == "graded", sampling=sampling)
 
 
 @contextmanager
