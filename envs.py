@@ -233,8 +233,7 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
     sampling = replace(sampling, context=context_of(policy, sampling))
     rows = rows_that_fit(policy, max(min(sampling.rows, len(order)), 1), sampling.context, Session.PREFILL)
     with tqdm(total=len(played), desc=desc, leave=False, disable=None) as bar:
-        for start in range(0, len(order), rows):
-            play([played[i] for i in order[start:start + rows]], policy, env, seed, sampling, with_review, bar, tell)
+        play([played[i] for i in order], rows, policy, env, seed, sampling, with_review, bar, tell)
     return [episode for episode, *_ in played]
 
 
@@ -256,32 +255,51 @@ def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
     return most
 
 
-def play(wave, policy, env, seed, sampling, with_review, bar, tell=None):
-    """Play some episodes together in one Session. wave: rollout's (Episode, Game, bank, prompt ids), in its order."""
-    session = Session(policy, len(wave), sampling.context, seed)
-    prompts: dict = {}  # token ids -> the episodes that begin with them
-    for i, (*_, ids) in enumerate(wave):
-        prompts.setdefault(tuple(ids), []).append(i)
-    session.feed(range(len(prompts)), [list(ids) for ids in prompts])
-    live = {}  # conversation -> what it plays
-    for first, members in enumerate(prompts.values()):
-        for c, i in zip(session.fork([first], len(members))[0], members):
-            live[c] = wave[i]
-            session.keys[c] = wave[i][0].key
-            wave[i][0].segments.append(Segment())
-            wave[i][0].segments[0].add_given(wave[i][3])
-    reviewing: set[int] = set()
-    while live:
+def begin(session, free, some):
+    """Begin some of rollout's (Episode, Game, bank, prompt ids) in free conversations: {conversation: what it plays}."""
+    prompts: dict = {}  # token ids -> what begins with them
+    for one in some:
+        prompts.setdefault(tuple(one[3]), []).append(one)
+    for c in free:
+        session.reset(c)
+    session.feed(free[:len(prompts)], [list(ids) for ids in prompts])
+    begun = {}
+    for first, members in zip(free, prompts.values()):
+        for c, one in zip(session.fork([first], len(members))[0], members):
+            begun[c] = one
+            session.keys[c], session.turn[c] = one[0].key, 0
+            one[0].segments.append(Segment())
+            one[0].segments[0].add_given(one[3])
+    return begun
+
+
+def play(waiting, rows, policy, env, seed, sampling, with_review, bar, tell=None):
+    """Play rollout's (Episode, Game, bank, prompt ids), in their order, `rows` at a time in one Session.
+
+    On a GPU, which many rows fill, they flow: those that have finished their turn hear the world's reply while the
+    others still draw, and the next episodes begin in the rows of those that are over. A CPU reads fastest all at once.
+    """
+    rows = min(rows, len(waiting))
+    session, live, reviewing = Session(policy, rows, sampling.context, seed), {}, set()  # live: conversation -> plays
+    session.flow = session.graphs is not None
+    while waiting or live:
+        if waiting and (not live or session.flow):
+            free = [c for c in range(rows) if c not in live]
+            live |= begin(session, free, waiting[:len(free)])
+            waiting = waiting[len(free):]
         active = sorted(live)
         limits = [sampling.review_tokens if c in reviewing else sampling.act_tokens for c in active]
         replies = {}  # conversation -> ids of the next user message
-        for c, (ids, logp) in zip(active, session.sample(active, limits, temperature=sampling.temperature)):
-            episode, game, bank, _ = live[c]
+        for c, turn in zip(active, session.sample(active, limits, temperature=sampling.temperature)):
+            if turn is None:
+                continue
+            (ids, logp), (episode, game, bank, _) = turn, live[c]
             episode.segments[-1].add_sampled(ids, REVIEW if c in reviewing else ACT, logp, episode.steps)
             text = policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids)
             if c in reviewing:
                 episode.review = text
                 episode.edit = review(text, bank, episode.family)
+                reviewing.remove(c)
                 del live[c]
                 bar.update()
             else:

@@ -282,6 +282,8 @@ class Session:
         # Reading tokens on the host makes a GPU wait, so there we sample 8 between two reads and drop what follows a
         # stop token.
         self.block = 8 if self.graphs else 1
+        self.flow = False  # True: `sample` does not wait for the longest turns
+        self.open: dict[int, tuple[list, list]] = {}  # turns that `sample` has begun and not finished
 
     def room(self, c: int) -> int:
         """How many more tokens conversation c can hold."""
@@ -328,24 +330,25 @@ class Session:
         self.policy.model.hidden(tokens, self.cache, rows, positions, span)
 
     @torch.no_grad()
-    def sample(self, conversations, max_new, stop=None, temperature: float = 1.0) -> list[tuple[list, list]]:
+    def sample(self, conversations, max_new, stop=None, temperature: float = 1.0) -> list:
         """Decode each conversation until it draws a stop token or has max_new tokens (an int, or one per conversation).
 
         Returns [(ids, logp)] in the order given: the drawn tokens, the stop token among them, and the log-probability
         of each under the full softmax at this temperature (at 1.0 where temperature is 0, which takes the argmax).
+        With self.flow it returns when an eighth of them has finished, with None for the others: name these again, and
+        their turns go on.
         """
         conversations, stop = list(conversations), self.policy.stop if stop is None else set(stop)
         limits = dict(zip(conversations, [max_new] * len(conversations) if isinstance(max_new, int) else max_new))
         for c in conversations:
             if not self.ids[c]:
                 raise ValueError(f"row {c} is empty: feed it a prompt before sampling")
-            if limits[c] > self.room(c):
+            if limits[c] - len(self.open.get(c, [[]])[0]) > self.room(c):
                 raise ValueError(f"row {c}: {len(self.ids[c])} + {limits[c]} tokens do not fit {self.max_len}")
-        out: dict[int, tuple[list, list]] = {c: ([], []) for c in conversations}
-        active = [c for c in conversations if limits[c] > 0]
-        for i, c in enumerate(active):
-            self._swap(i, self.row[c])
-        while active:
+        out = {c: self.open.pop(c, ([], [])) for c in conversations}
+        active = self._in_front([c for c in conversations if limits[c] > 0])
+        least = max(len(conversations) // 8, 1) if self.flow else len(conversations)
+        while active and len(conversations) - len(active) < least:
             count = [len(out[c][0]) for c in active]
             for c, before, ids, logp in zip(active, count, *self._draw(active, count, limits, temperature)):
                 ids = ids[:limits[c] - before]
@@ -362,8 +365,9 @@ class Session:
                     active[i] = active[-1]
                     active.pop()
         for c in conversations:
-            self.turn[c] += 1
-        return [out[c] for c in conversations]
+            self.turn[c] += c not in active
+        self.open |= {c: out[c] for c in active}
+        return [out[c] if c not in active else None for c in conversations]
 
     def _draw(self, active, count, limits, temperature):
         """The next `block` tokens of the conversations in the cache's first rows: (ids, log-probabilities), per row.
@@ -401,6 +405,15 @@ class Session:
         self.logp[:rows] = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
         self.tokens[:rows, 0] = drawn
         self.positions[:rows] = (self.positions[:rows] + 1).clamp(max=self.spare)
+
+    def _in_front(self, active):
+        """Give conversations the cache's first rows, moving as few as possible; returns them in the rows' order."""
+        n, holder = len(active), {row: c for c, row in enumerate(self.row)}
+        free = [row for row in range(n) if holder[row] not in active]
+        for c in active:
+            if self.row[c] >= n:
+                self._swap(free.pop(), self.row[c])
+        return sorted(active, key=self.row.__getitem__)
 
     def _swap(self, a, b):
         """Exchange two rows of the cache, whichever conversations are there."""
