@@ -256,7 +256,7 @@ def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
 
 
 def begin(session, free, some):
-    """Begin some of rollout's (Episode, Game, bank, prompt ids) in free conversations: {conversation: what it plays}."""
+    """Begin some of rollout's (Episode, Game, bank, prompt ids) in free conversations: {conversation: which}."""
     prompts: dict = {}  # token ids -> what begins with them
     for one in some:
         prompts.setdefault(tuple(one[3]), []).append(one)

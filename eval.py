@@ -101,7 +101,9 @@ def main():
             return watch.play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank)
         policy, env, bank, sampling = open_target(args)
     tasks = env.tasks[:args.limit]
-    print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games; bank: {len(bank.skills())} skills")
+    words = f" (words: {env.words()})" if hasattr(env, "words") else ""
+    print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games{words}; bank: "
+          f"{len(bank.skills())} skills")
     protocols: dict = {}
     run = Path(args.target[0])
     where = run if (run / "latest").is_file() else Path(".")  # of result files
@@ -119,7 +121,7 @@ def main():
                 continue
             protocols[protocol] = play_protocol(protocol, policy, env, bank, tasks, args, sampling)
         result = {"target": args.target[0], "env": env.describe(), "split": args.split, "games": len(tasks),
-                  "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
+                  "words": words, "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
         out = args.out or where / f"eval_{args.split}.json"
         write_atomic(out, json.dumps(result, indent=1) + "\n")
     print(f"wrote {out}")

@@ -17,7 +17,7 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def shipped(world):
-    """The directory of the tiny model that was cold-started on a world's made-up games. ValueError where none is."""
+    """The directory of the tiny model that was cold-started in a world (its World.home). ValueError where none is."""
     folder = Path(__file__).parents[1] / "worlds" / world / "tiny"
     if not (folder / "config.json").is_file():
         raise ValueError(f"--model tiny: no model is shipped for {world}; --cold_start 4000 makes one")
@@ -40,7 +40,7 @@ def _byte_level(bpe):
 PIECES = (r"</?[a-z_]+>|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|\"[^\s\p{L}\d<]* ?|\{\"|[^\s\p{L}\d] ?|\s+")
 
 
-def tiny(text, seed=0, vocab=2048):
+def tiny(text, seed=0, vocab=6144):
     """A Qwen3 of a million parameters whose tokens are the words of `text` (a list), and bytes: made from nothing."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

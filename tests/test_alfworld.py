@@ -26,7 +26,6 @@ from worlds import GameError
 from worlds.alfworld import rooms
 from worlds.alfworld import world as household
 from worlds.alfworld.helper import WAYS, Helper
-from worlds.alfworld.world import listing
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "alfworld_game.json.gz").read_bytes()))
 FAMILY = "pick_clean_then_place_in_recep"
@@ -189,7 +188,7 @@ def test_generated_games_say_so_and_are_the_same_again(made):
     again = envs.make("alfworld", "valid_unseen")
     assert "generated games" in made.describe() and made.source == "generated games"
     assert made.games == again.games and made.describe() == again.describe()
-    assert len({game for _, _, game in made.games}) == len(made.games)
+    assert len({game for _, _, game, _ in made.games}) == len(made.games)
     assert {made.family(task) for task in made.dev_tasks[:24]} == set(rooms.FAMILIES)  # the first so many are mixed
     assert all(made.games[task][2][2] for task in again.tasks) and not any(made.games[t][2][2] for t in made.tasks)
 
@@ -211,10 +210,11 @@ def test_without_games_and_without_the_package_one_line_says_how(monkeypatch, tm
 
 
 def test_messages_are_short_and_complete(download):
-    """Bug: the full list of commands takes five times the tokens; or a command that is needed is never told."""
+    """Bug: the full list of commands takes eight times the tokens; or a command that is needed is never told."""
     env = envs.make("alfworld", "train", str(download))
     game = env.start(env.tasks[0])
     assert game.page.startswith("You are in the middle of a room.") and "Your task" not in game.page
+    pages = game.page
     for step in GOLDEN["walk"][1:]:
         page = game.page
         reply = game.step(step["command"])
@@ -224,12 +224,13 @@ def test_messages_are_short_and_complete(download):
         told = reply[len(step["feedback"]):]
         assert reply == game.page and reply.startswith(step["feedback"]) and "help" not in told
         for command in [] if step["won"] else step["commands"]:
-            if command.split()[0] not in household.ALWAYS:
-                for word in command.split():
-                    assert word in told, (command, told)
+            verb, *words = command.split()
+            if verb not in household.RULED:
+                assert all(word in told for word in words), (command, told)
+            elif verb in ("take", "open") and command.split(" from ")[-1] in step["feedback"]:
+                assert verb in env.rules and set(words) - {"from"} <= set(re.findall(r"\w+", pages + reply)), command
+        pages += reply
     assert game.done and game.won and game.score == 1.0
-    commands = ["close fridge 1", "go to shelf 1", "help", "take egg 1 from fridge 1", "take mug 2 from fridge 1"]
-    assert listing(commands) == "take egg 1, mug 2 from fridge 1; close fridge 1"
 
 
 def test_an_answer_without_tags_is_its_last_thirty_characters(download):
@@ -272,7 +273,7 @@ def test_skills_decide(made):
         return sum(play(made, task, task, *wanted)[0] for task in made.train_tasks[:120]) / 120
 
     useful, none, harmful = success("useful"), success(), success("harmful")
-    assert useful > 0.85 and 0.35 < none < useful - 0.3 and harmful < none - 0.05, (useful, none, harmful)
+    assert useful > 0.9 and none < useful - 0.1 and harmful < none - 0.25, (useful, none, harmful)
 
 
 @package
@@ -305,6 +306,24 @@ def test_a_slip_is_shown_with_what_follows_and_not_learned(made):
             assert then["content"].startswith(f"<think>Nothing happened. I have to {task}.") == mistaken, then
             mistakes, others = mistakes + mistaken, others + (not mistaken)
     assert 0.01 < mistakes / others < 0.1
+
+
+@package
+def test_exercises_in_reading_tell_the_truth_about_the_page():
+    """Bug: the model is taught to see what is not there, or that nothing ever is."""
+    env, here, gone = envs.make("alfworld", "train", reading=1.0, games=5), 0, 0
+    for chat in demonstrations(env, 12, seed=4):
+        for reply, said in zip(chat[3:-2:2], chat[4:-1:2]):
+            if said.get("weight", 1) == 0 or reply["content"] == "Nothing happens.":
+                continue
+            for kind, number in re.findall(r"I look for (\w+) (\d+|elsewhere)", said["content"]):
+                there = re.findall(rf"\b{kind} (\d+)", reply["content"].partition("you see")[2].partition("\n")[0])
+                if number == "elsewhere":  # a place shows the first of a pair again, and the goal's place what was put
+                    gone += not there
+                else:
+                    assert number in there or f"use {kind} {number}" in reply["content"], (reply, said)
+                    here += 1
+    assert 0.1 < here / (here + gone) < 0.5, (here, gone)
 
 
 @package

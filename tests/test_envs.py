@@ -10,7 +10,7 @@ import envs
 import policy as policies
 from dualadv_grpo import ACT, FORCED, REVIEW
 from envs import Sampling, project, rollout
-from policy import logprobs
+from policy import Session, logprobs
 from skillbank import Skill, SkillBank
 from tools.coldstart import corpus, demonstrations
 from worlds.webshop import world as shopping
@@ -246,6 +246,26 @@ def test_an_episode_does_not_depend_on_its_neighbours(env, policy):
 
 
 # ---- Long transcripts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_rows_that_flow_play_the_same_episodes_in_fewer_steps(env, tiny, monkeypatch):
+    """Bug: a row waits for the longest turn of the others, or a turn that goes on later draws other numbers."""
+    how, rows, drawn = Sampling(1.0, 96, 160, 3072, rows=6, top_k=4), [], Session._draw
+
+    def count(session, active, *rest):
+        rows.append(len(active))
+        return drawn(session, active, *rest)
+
+    def play(flow):
+        rows.clear()
+        monkeypatch.setattr(Session, "flow", property(lambda session: flow, lambda session, value: None), raising=False)
+        monkeypatch.setattr(Session, "_draw", count)
+        episodes = rollout(tiny, env, env.train_tasks[:5], SkillBank(), group=3, sampling=how)
+        return [[segment.ids for segment in episode.segments] for episode in episodes], len(rows), sum(rows)
+
+    (waits, steps, tokens), (flows, fewer, same) = play(False), play(True)
+    assert waits == flows and tokens == same and fewer < 0.85 * steps, (steps, fewer)
 
 
 def test_a_transcript_that_outgrows_the_context_goes_on_in_a_second_segment(env, policy, monkeypatch):

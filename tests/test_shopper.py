@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 from conftest import REAL_SHOP
 
+import envs
 from worlds.webshop import WebShop
 from worlds.webshop import shopper as shopper_module
 from worlds.webshop.catalogue import ASSORTMENT, make
-from worlds.webshop.shopper import HABITS, STEPS, WAYS, Shopper, results
+from worlds.webshop.shopper import HABITS, REAL_WAYS, STEPS, TITLE, WAYS, RealShopper, Shopper, results
 
 FILES = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json")
 FAMILY_OF = {kind: name for name, family in ASSORTMENT.items() for kind in family.kinds}
@@ -275,3 +276,36 @@ def test_shoppers_play_real_data():
     shop = WebShop(REAL_SHOP)
     none, useful, harmful = (success(shop, *kinds, episodes=100) for kinds in ((), ("useful",), ("harmful",)))
     assert useful > none + 0.1 and harmful <= none, (none, useful, harmful)
+
+
+@pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
+def test_real_shoppers_win_by_what_the_task_and_the_pages_say():
+    """Bug: a player that knows the right title teaches a policy to guess; or one that seldom wins, nothing."""
+    env = envs.make("webshop", "train", data=REAL_SHOP)
+    useful, won = [key for key, kind in REAL_WAYS.kind.items() if kind == "useful"], []
+    for task in env.train_tasks[:80]:
+        game = env.start(task)
+        player = env.player(game, task, [], random.Random(task))
+        assert isinstance(player, RealShopper)
+        player.habits = set(useful)
+        pages = game.task
+        while not game.done:
+            thought, action = player.act(game.observation)
+            kind, words = re.fullmatch(r"(search|click)\[(.*)\]", action).groups()
+            assert set(re.findall(r"\w+", words)) <= set(re.findall(r"\w+", pages.lower())), action
+            pages += game.step(action)
+        won.append(game.won)
+    assert sum(won) > 0.75 * len(won)
+
+
+@pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
+def test_pages_of_results_cut_titles_and_nothing_else():
+    """Bug: a price or an id is cut with a long title; or the product's own page loses its title."""
+    game = envs.make("webshop", "train", data=REAL_SHOP).start(0)
+    lines = game.step("search[shirt]").splitlines()
+    found = results(game.observation, game.shop.available_actions()["clickables"])
+    assert any(len(result.title.split()) > TITLE for result in found)
+    for result in found:
+        line = f"{' '.join(result.title.split()[:TITLE])} {result.tag} [{result.asin}]"
+        assert line in lines, line
+    assert found[0].title in game.step(f"click[{found[0].asin}]")

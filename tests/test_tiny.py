@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import REAL_SHOP
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import envs
@@ -32,13 +33,21 @@ def house():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("world", ["webshop", "alfworld"])
-def test_it_is_small_and_opens_in_transformers(world, request):
+@pytest.fixture(scope="module")
+def real():
+    """The real shop."""
+    if not (REAL_SHOP / "items_shuffle_1000.json").is_file():
+        pytest.skip(f"no real WebShop data at {REAL_SHOP}")
+    return envs.make("webshop", "dev", data=REAL_SHOP)
+
+
+@pytest.mark.parametrize("fixture", ["env", "house", "real"])
+def test_it_is_small_and_opens_in_transformers(fixture, request):
     """Bug: a repository of a hundred megabytes; or weights that only our decoder can read."""
-    env, folder = request.getfixturevalue("env" if world == "webshop" else "house"), shipped(world)
-    tiny = policies.load("tiny", world=world)
-    assert tiny.model.cfg.hf["world"] == env.describe()
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= 6_000_000
+    env = request.getfixturevalue(fixture)
+    tiny, folder = policies.load("tiny", world=env.home), shipped(env.home)
+    assert tiny.model.cfg.hf["world"] == env.known
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= (12_000_000 if fixture == "real" else 6_000_000)
     chat, = demonstrations(env, 1, seed=5)
     ids, _ = tiny.chat.transcript(chat)
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()

@@ -3,6 +3,7 @@ How fast, next to the machine's bounds and to transformers' generate: `python -m
 
     rollout   sampled tokens per second: HF generate called turn by turn, and Session without and with what it saves
     decode    a step's time against the bytes it must read; reading a prompt against the products it must compute
+    flow      rows that draw at a time and decoding steps, in step (as on a CPU) and flowing (as on a GPU)
     probes    episodes and seconds per edit: all edits in one rollout, and one edit after another
     update    tokens per second, model-FLOP utilisation, padding, peak memory: full, recompute, LoRA, offload, budgets
     scaling   seconds of an iteration's parts as group, turns, opening and edits grow (tiny's shape, one CPU thread)
@@ -334,6 +335,34 @@ def bench_decode(args, env, bounds):
                  "MB/step: weights, and keys and values so far; what fits a CPU's caches is not bound by its memory")
 
 
+def bench_flow(args, env, bounds):
+    """The same episodes played in step and flowing: how many rows draw at a time, in how many decoding steps."""
+    policy, results, drawn = load(args), [], []
+
+    class Counted(policies.Session):
+        flow = property(lambda session: flowing, lambda session, value: None)
+
+        def _draw(self, active, *rest):
+            drawn.append(len(active))
+            return super()._draw(active, *rest)
+
+    tasks, rows = env.train_tasks[:8 if args.mini else 24], 16 if args.mini else 64
+    sampling = Sampling(1.0, 96, 160, 3072, rows, 4)
+    if args.model != "tiny":
+        sampling, env.limit = replace(sampling, act_tokens=32, context=min(8192, policy.model.cfg.max_len)), 5
+    usual, envs.Session = envs.Session, Counted
+    try:
+        for flowing in (False, True):
+            drawn.clear()
+            seconds, _ = timed(args.device, partial(envs.rollout, policy, env, tasks, SkillBank(), GROUP,
+                                                    sampling=sampling))
+            results.append({"": "flowing" if flowing else "in step", "rows that draw": sum(drawn) / len(drawn),
+                            "decoding steps": len(drawn) * (8 if args.device.type == "cuda" else 1), "s": seconds})
+    finally:
+        envs.Session = usual
+    return table(f"{len(tasks) * GROUP} episodes in {rows} rows", results, "a CPU plays in step, a GPU flowing")
+
+
 # ---- 3: probes ------------------------------------------------------------------------------------------------------
 
 
@@ -500,8 +529,8 @@ def bench_fit(args, env, bounds):
                  "free, --recompute, rows of up to 8,192 tokens; offload's time is not counted; -: does not fit")
 
 
-PARTS = {"rollout": bench_rollout, "decode": bench_decode, "probes": bench_probes, "update": bench_update,
-         "scaling": bench_scaling, "fit": bench_fit}
+PARTS = {"rollout": bench_rollout, "decode": bench_decode, "flow": bench_flow, "probes": bench_probes,
+         "update": bench_update, "scaling": bench_scaling, "fit": bench_fit}
 
 
 def main():

@@ -229,10 +229,11 @@ def main():
     torch.set_flush_denormal(True)
     try:
         env = envs.make(args.env, "test", args.data)
-        policy = policies.load(args.model, world=args.env)
+        policy = policies.load(args.model, world=env.home)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"tools.lab: {error}")
-    sampling = train.sampling_of(train.read_flags(["--model", "tiny"]), 0.4)  # tiny's lengths, for every model
+    # The lengths of tiny, for every model.
+    sampling = train.sampling_of(train.read_flags(["--env", args.env, "--model", "tiny"]), 0.4)
     result = {part: PARTS[part](policy, env, args, sampling) for part in args.parts.split(",")}
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:

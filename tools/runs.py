@@ -95,7 +95,7 @@ def open_target(args):
     own = {name: settings.get(name, getattr(envs.Sampling, name)) if value is None else value
            for name, value in own.items()}
     sampling = envs.Sampling(args.temperature, **own)
-    policy = policies.load(args.model, policies.pick_device(args.device), world=args.env)
+    policy = policies.load(args.model, policies.pick_device(args.device), world=env.home)
     envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
     return policy, env, bank, sampling
 
@@ -226,13 +226,15 @@ def new_run(flags, env, sampling, bar, device):
     if flags.resume and (out / "reference").is_dir():  # killed between the cold start and the first checkpoint
         begin_logs(out)
         return policies.load(str(out / "reference"), device)
-    policy = policies.load(flags.model, device, seed=flags.seed, world=flags.env,
+    policy = policies.load(flags.model, device, seed=flags.seed, world=env.home,
                            text=corpus(env) if made_anew else None)
+    if made_anew:
+        policy.model.cfg.hf["max_position_embeddings"] = flags.context  # it has seen no later position
     if flags.model == "tiny":
-        world = policy.model.cfg.hf.setdefault("world", env.describe())  # is in the config.json of what is shipped
-        if world != env.describe():
-            raise ValueError(f"--model tiny: the shipped model only knows the made-up games; these are {env.source}. "
-                             "Make a new one: --cold_start 4000")
+        world = policy.model.cfg.hf.setdefault("world", env.known)  # is in the config.json of what is shipped
+        if world != env.known:
+            raise ValueError(f"--model tiny: the shipped model knows other games than these, {env.source}. Make a new "
+                             "one: --cold_start 4000")
     envs.prompt_limit(policy, env, sampling)  # too short a context: say so before the cold start
     write_atomic(out / "config.json", json.dumps(settings_of(flags, env), indent=1) + "\n")
     begin_logs(out)

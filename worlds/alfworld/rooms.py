@@ -5,26 +5,25 @@ PDDL domain, the grammar, the goals with their sentences and the receptacles of 
 objects where they may be. It knows where everything is, so it writes the walkthrough, too, without a planner. Only the
 package's data files are read (`pip install --no-deps alfworld` is enough); nothing is imported.
 
-    Your task is to: put a hot egg in sinkbasin.
-    > go to fridge 1                  You arrive at fridge 1. The fridge 1 is closed.
-    > open fridge 1                   You open the fridge 1. The fridge 1 is open. In it, you see ..., a egg 2, ...
-    > take egg 2 from fridge 1        You pick up the egg 2 from the fridge 1.
-    > go to microwave 1               You arrive at microwave 1. The microwave 1 is closed.
-    > heat egg 2 with microwave 1     You heat the egg 2 using the microwave 1.
-    > go to sinkbasin 1               You arrive at sinkbasin 1. On the sinkbasin 1, you see ..., and a spatula 1.
-    > move egg 2 to sinkbasin 1       You move the egg 2 to the sinkbasin 1.
+    Your task is to: put a hot plate in shelf.
+    > go to countertop 2                You arrive at countertop 2. On the countertop 2, you see ..., and a plate 1.
+    > take plate 1 from countertop 2    You pick up the plate 1 from the countertop 2.
+    > go to microwave 1                 You arrive at microwave 1. The microwave 1 is closed.
+    > heat plate 1 with microwave 1     You heat the plate 1 using the microwave 1.
+    > go to shelf 3                     You arrive at shelf 3. On the shelf 3, you see a statue 2.
+    > move plate 1 to shelf 3           You move the plate 1 to the shelf 3.
 
-Not as in ALFRED: rooms have fewer places; a thing lies in any kind of receptacle that may hold it, each kind being
-equally likely; everything can be taken or used. A score on these games is no ALFWorld score. `write` makes a folder of
-them that the stock AlfredTWEnv loads like a real one.
+Not as in ALFRED: a thing lies in any kind of receptacle that may hold it, by the weights in USUAL; everything but
+SCENERY can be taken or used. A score on these games is no ALFWorld score. `write` makes a folder of them that the
+stock AlfredTWEnv loads like a real one.
 
-Measured, 300 games a family: a player that looks only where the target may be wins in 7 to 11 steps (medians by
-family), 33 at most; one that looks everywhere in 11 to 18, 38 at most. The stock translates a kitchen in 0.27 s.
+Real files carry their grammar, and not all have the same words: see DIALECTS. A game draws its own.
 """
 
 import importlib.util
 import json
 import random
+import re
 from collections import namedtuple
 from functools import cache
 from pathlib import Path
@@ -33,9 +32,12 @@ from types import SimpleNamespace
 from lib.files import write_atomic
 from worlds.alfworld.pddl import names_of
 
-RECEPTACLES = 20  # in a room at most, one of each kind at least; real rooms have 8 to 54
-KINDS = 20  # of objects in a game at most ...
-COPIES = 2  # ... and so many of each; one more of what a family wants two of
+RECEPTACLES = 30  # in a room at most, one of each kind at least; real rooms have 8 to 54
+KINDS = 22  # of objects in a game at most ...
+COPIES = 3  # ... and so many of each; one more of what a family wants two of
+# How often a thing lies there, beside what else may hold it: of each kind of receptacle, not of each receptacle.
+USUAL = {"CounterTop": 3.0, "Cabinet": 2.0, "StoveBurner": 2.0, "DiningTable": 1.5, "Desk": 1.5, "Drawer": 1.5,
+         "Fridge": 1.5, "Shelf": 1.5, "GarbageCan": 0.5, "Microwave": 0.5}
 
 FAMILIES = ("pick_and_place_simple", "look_at_obj_in_light", "pick_clean_then_place_in_recep",
             "pick_heat_then_place_in_recep", "pick_cool_then_place_in_recep", "pick_two_obj_and_place")
@@ -47,9 +49,27 @@ LAMP = "DeskLamp"
 # no list of the package has lamps
 LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable")
 OPENABLE = ("Cabinet", "Drawer", "Fridge", "Microwave", "Safe")  # all closed at the start
-UNLISTED = {"StoveBurner": 4}  # how many, of kinds that a room has but its layout does not place; else one
+UNLISTED = {"StoveBurner": 4, "Shelf": 3}  # how many, of kinds that a room has but its layout does not place; else one
 SPOKEN = ("KnifeType - otype", "ButterKnifeType - otype", "SinkBasinType - rtype", "MicrowaveType - rtype",
           "FridgeType - rtype")  # the domain's actions name them, so every problem must declare them
+# What stands about and cannot be taken, and where; the package lists no places for them.
+SCENERY = {"HousePlant": ("CounterTop", "SideTable", "CoffeeTable", "DiningTable", "Shelf"),
+           "PaperTowelRoll": ("CounterTop", "Shelf", "GarbageCan"), "Television": ("TVStand", "Dresser", "CoffeeTable"),
+           "WateringCan": ("CoffeeTable", "SideTable", "Shelf")}
+# How the package's grammar turns into that of other downloads, in four steps that a game may take or not.
+STEPS = {
+    "loc": [(r"You arrive at \{r\.name\}", "You arrive at {lend.name}")],  # "You arrive at loc 26."
+    "put": [(r'"move \{o\} to \{r\}"', '"put {o} in/on {r}"'),
+            (r"You move the \{o\.name\} to the \{r\.name\}", "You put the {o.name} in/on the {r.name}")],
+    "take": [("You pick up the", "You take the")],
+    "bare": [(r"The \{r\.name\} is open\. In it, you see", "In {r.name}, you see"), (r"\b[Tt]he (?=[{\[])", ""),
+             (r"\{(\w+)\.indefinite \+ ' ' \+ ", "{"), (r"\{[or]\.indefinite\} ", ""),
+             (r"\(in/on (\{r\.name\})\)\}", r"(in/on \1)"), (r"\(it is (?=open|closed)", "(is "),
+             (r"facing \[\{r\.name \|", "facing [{#overview_with_state(r)# |")],  # "On cabinet 4, you see bowl 1."
+}
+# json_2.1.2, which the package downloads; json_2.1.1; files without "the".
+DIALECTS = {"package": (), "older": ("loc", "put"), "no articles": tuple(STEPS)}
+MIXED = 0.25  # share of games that take each step or not, so that no combination of words is new
 MARK = "made_up"  # in all files written here, and in the name of their folders
 SEEN_SEEDS = 1_000_000  # valid_seen begins here: rooms of train, other games
 
@@ -90,6 +110,12 @@ def write(directory, train=100, valid_seen=20, valid_unseen=20, families=FAMILIE
     return paths
 
 
+def words():
+    """Every kind of thing and place that the package knows, with a number as on a page: ["egg 1", "loc 2", ...]."""
+    kinds = [kind.lower() for kind in _data().kinds] + ["loc"]
+    return [f"{kind} {number}" for number, kind in enumerate(kinds)]
+
+
 def _save(path, content):
     data = json.dumps(content).encode()
     there = path.read_bytes() if path.exists() else None
@@ -122,16 +148,17 @@ def _data():
         modules.append(importlib.util.module_from_spec(spec))
         spec.loader.exec_module(modules[-1])
     constants, library = modules
-    homes = {LAMP: LAMP_STANDS}
+    homes = {LAMP: LAMP_STANDS, **SCENERY}
     movable = set(constants.MOVABLE_RECEPTACLES)
     for recep in sorted(set(constants.VAL_RECEPTACLE_OBJECTS) - movable):  # sets: sorted wherever order could matter
         for obj in constants.VAL_RECEPTACLE_OBJECTS[recep]:
             homes[obj] = (*homes.get(obj, ()), recep)
     able = {name.lower(): kinds for name, kinds in sorted(constants.VAL_ACTION_OBJECTS.items())}  # heatable: ...
-    able.update(toggleable={LAMP}, pickupable=set(homes) - {LAMP}, isReceptacleObject=movable)
+    able.update(toggleable={LAMP}, pickupable=set(homes) - {LAMP, *SCENERY}, isReceptacleObject=movable)
     return SimpleNamespace(domain=(_package() / "data" / "alfred.pddl").read_text(encoding="utf-8"),
                            grammar=(_package() / "data" / "alfred.twl2").read_text(encoding="utf-8"),
-                           goals=library.gdict, scenes=sorted(constants.SCENE_NUMBERS), homes=homes, able=able,
+                           goals=library.gdict, kinds=list(constants.OBJECTS), scenes=sorted(constants.SCENE_NUMBERS),
+                           homes=homes, able=able,
                            fixed={recep for kinds in homes.values() for recep in kinds})
 
 
@@ -164,7 +191,7 @@ def _goals(family, scene):
     goals = {}
     for obj in room.objects:
         homes = sorted(kinds & set(data.homes[obj]))
-        if obj == LAMP or tool and not (tool in kinds and obj in data.able[f"{verb}able"]):
+        if obj == LAMP or obj in SCENERY or tool and not (tool in kinds and obj in data.able[f"{verb}able"]):
             continue
         if family == "look_at_obj_in_light":
             goals[obj] = [LAMP] if LAMP in room.objects else []
@@ -195,19 +222,42 @@ def _make(family, seed, unseen):
             for id in room.receptacles:
                 if _kind(id) in data.homes[kind] and not (kind == obj and _kind(id) == recep):
                     homes.setdefault(_kind(id), []).append(id)
-            place[_thing(kind, place, rng)] = rng.choice(homes[rng.choice(list(homes))])
+            home, = rng.choices(list(homes), [USUAL.get(home, 1.0) for home in homes])
+            place[_thing(kind, place, rng)] = rng.choice(homes[home])
 
     targets = rng.sample(sorted(id for id in place if _kind(id) == obj), 2 if two else 1)
     end = rng.choice(sorted(id for id in (*room.receptacles, *place) if _kind(id) == recep))
     tools = [id for id in room.receptacles if family in TOOLS and _kind(id) == TOOLS[family][1]]
     walkthrough = _walk(family, targets, room, place, end, rng.choice(tools) if tools else None)
+    steps = DIALECTS[rng.choice(list(DIALECTS))]
+    if rng.random() < MIXED:
+        steps = [step for step in STEPS if rng.random() < 0.5]
+    if "put" in steps:
+        walkthrough = [re.sub("^move (.+) to ", r"put \1 in/on ", command) for command in walkthrough]
     words = {"obj": obj.lower(), "recep": recep.lower(), "toggle": recep.lower()}
     sentence = rng.choice(data.goals[family]["templates"]).format(**words)
     goal = data.goals[family]["pddl"].format(obj=obj, recep=recep, toggle=recep).replace("#", "-")
     problem = _problem(f"{MARK}_{family}_{seed}", room, place, _location(room.receptacles.values(), rng), goal)
     return (obj, recep, scene), {
-        "pddl_domain": data.domain, "grammar": data.grammar.replace("UNKNOWN GOAL", sentence), "pddl_problem": problem,
-        "solvable": True, "walkthrough": walkthrough}
+        "pddl_domain": data.domain, "grammar": _grammar(tuple(steps)).replace("UNKNOWN GOAL", sentence),
+        "pddl_problem": problem, "solvable": True, "walkthrough": walkthrough}
+
+
+@cache
+def _grammar(steps):
+    """The package's grammar with some of STEPS taken."""
+    grammar = _data().grammar
+    for step in steps:
+        for before, after in STEPS[step]:
+            grammar = re.sub(before, after, grammar)
+    return grammar
+
+
+def dialect(grammar):
+    """Whose words a game file's grammar speaks: one of DIALECTS, or "mixed"."""
+    taken = tuple(step for step, sign in (("loc", "arrive at {lend.name}"), ("put", '"put {o} in/on {r}"'),
+                                          ("take", "You take "), ("bare", "On {r.name}, you see")) if sign in grammar)
+    return next((name for name, steps in DIALECTS.items() if steps == taken), "mixed")
 
 
 def _walk(family, targets, room, place, end, tool):

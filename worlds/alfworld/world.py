@@ -3,10 +3,10 @@
 This file decides which games are played and what the policy reads. The games are a download's or, without one,
 generated; a score on generated games is no ALFWorld score, and every printed line says "generated games".
 
-A step has 13 to 66 admissible commands. A message lists those that depend on the last step (take, put, open, heat ...),
-with the things in one place together: "take egg 1, mug 2 from shelf 1". Going to a place, looking, examining and the
-inventory are in the rules; the places are in the first message; "Nothing happens." repeats no list. A reply then takes
-35 of SmolLM2's tokens, 20 of them the page, instead of 160 (generated games) or 220 (real ones): tools/lab.py.
+A step has 13 to 66 admissible commands. A message lists those that the page does not show: what can be done with the
+thing in hand, and a lamp's "use". Going to a place, opening it and taking a thing are in the rules; places and things
+are on the pages; "Nothing happens." repeats no list. A reply then takes 26 of SmolLM2's tokens, 23 of them the page,
+instead of 193 (generated games; real ones 23, 20, 222): tools/lab.py.
 """
 
 import json
@@ -19,13 +19,13 @@ from pathlib import Path
 
 from worlds import GameError
 from worlds.alfworld import rooms
-from worlds.alfworld.helper import WAYS, Helper
+from worlds.alfworld.helper import BASE, WAYS, Helper
 from worlds.alfworld.pddl import GameFile
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
 ALIASES = {"dev": "valid_seen", "test": "valid_unseen"}
 GENERATED = {"train": 200, "valid_seen": 10, "valid_unseen": 10}  # games per family where there is no download
-ALWAYS = ("go", "look", "examine", "inventory", "help")  # commands that no message lists
+RULED = ("go", "open", "close", "take", "look", "examine", "inventory", "help")  # commands that no message lists
 
 
 class World:
@@ -36,17 +36,24 @@ class World:
     """
 
     limit, kl, tail, graded, ways, corpus_chats = 50, 0.01, 30, False, WAYS, 1000
-    options: dict = {}
+    home = known = "alfworld"  # the shipped model plays generated games and real ones, in all their dialects
+    presets: dict = {"tiny": {"context": 2048}}  # what it was cold-started with
+    options: dict = {
+        "base": (BASE, "how often scripted players have a useful habit that no skill names"),
+        "reading": (0.0, "how often a scripted player's thought begins with exercises in reading the page"),
+        "games": (GENERATED["train"], "generated training games of each family, where there is no download"),
+    }
     aliases: dict = {"pick_and_place": "pick_and_place_simple", "examine": "look_at_obj_in_light",  # SkillRL's names
                      "clean": "pick_clean_then_place_in_recep", "heat": "pick_heat_then_place_in_recep",
                      "cool": "pick_cool_then_place_in_recep"}
     rules = (
         "You are in a house, in a text game. Each turn answer <think>one short thought</think><action>one command"
-        "</action>. Commands: go to PLACE, look, inventory, examine PLACE, and those that stand behind 'You can:'. You "
-        "carry one thing at most. You have 50 turns. Follow your skills."
+        "</action>. Commands: go to PLACE, open PLACE, take THING from PLACE, look, inventory, examine PLACE, and "
+        "those that stand behind 'You can:'. You carry one thing at most. You have 50 turns. Follow your skills."
     )
 
-    def __init__(self, split, data=None, seed=0):
+    def __init__(self, split, data=None, seed=0, base=BASE, reading=0.0, games=GENERATED["train"]):
+        self.base, self.reading = base, reading
         named = data or os.environ.get("ALFWORLD_DATA")
         root = Path(named or Path.home() / ".cache" / "alfworld").expanduser().resolve()
         if named and (not root.is_dir() or (root / "train").is_dir()):
@@ -59,14 +66,15 @@ class World:
         self.source = f"games in {root.name}" if any(found.values()) and not written else "generated games"
         if not any(found.values()):
             found = {name: [generated(family, seed, name, i) for i in range(n) for family in rooms.FAMILIES]
-                     for name, n in GENERATED.items()}
+                     for name, n in {**GENERATED, "train": games}.items()}
         if not found["train"]:
             raise ValueError(f"{root}: no training games, on which skills are probed")
-        self.games, self.splits = [], {}  # a task is a number into self.games: (family, task's text, how to load it)
-        for name, games in found.items():
-            random.Random(name).shuffle(games)  # shuffled, so that the first games are of all families
-            self.splits[name] = list(range(len(self.games), len(self.games) + len(games)))
-            self.games += games
+        # A task is a number into self.games: (family, the task's text, how to load it, dialect).
+        self.games, self.splits = [], {}
+        for name, records in found.items():
+            random.Random(name).shuffle(records)  # shuffled, so that the first games are of all families
+            self.splits[name] = list(range(len(self.games), len(self.games) + len(records)))
+            self.games += records
         name = ALIASES.get(split, split)
         if name not in self.splits:
             raise ValueError(f"--split {split}: ALFWorld has {', '.join(SPLITS)}; dev is valid_seen, test valid_unseen")
@@ -80,6 +88,11 @@ class World:
         families = sorted({family for family, *_ in self.games})
         return (f"alfworld, {self.source}, {'/'.join(SPLITS)}: " + ", ".join(
             f"{family} {'/'.join(str(count[family]) for count in counts.values())}" for family in families))
+
+    def words(self):
+        """Whose words the games of this split speak, for eval.py: "no articles 68"; see rooms.DIALECTS."""
+        count = Counter(self.games[task][3] for task in self.tasks)
+        return ", ".join(f"{name} {count[name]}" for name in (*rooms.DIALECTS, "mixed") if count[name])
 
     def family(self, task):
         return self.games[task][0]
@@ -95,14 +108,14 @@ class World:
         return HouseholdGame(load(*self.games[task][2]), self.goal(task))
 
     def vocabulary(self):
-        return []  # the transcripts hold every word
+        return rooms.words() * 2  # a word that occurs once gets no token of its own
 
     def player(self, game, task, skills, rng):
-        return Helper(game, self.family(task), skills, rng)
+        return Helper(game, self.family(task), skills, rng, self.base, self.reading)
 
 
 def discover(root, split):
-    """[(family, the task's text, (path,))] of the games of a split that can be won, in the order of their paths."""
+    """[(family, the task's text, (path,), dialect)] of a split's games that can be won, in the order of their paths."""
     found = []
     for path in sorted((root / "json_2.1.1" / split).glob("*/*/game.tw-pddl")):
         name = path.parent.parent.name
@@ -110,14 +123,15 @@ def discover(root, split):
             continue
         data = read(path)
         if data.get("solvable") is True:
-            found.append((name.split("-")[0], task_of(data, path), (path,)))
+            found.append((name.split("-")[0], task_of(data, path), (path,), rooms.dialect(data["grammar"])))
     return found
 
 
 def generated(family, seed, split, i):
     """The same record as in discover, for a game that is generated when it is played."""
     made = family, 10_000 * seed + i + rooms.SEEN_SEEDS * (split == "valid_seen"), split == "valid_unseen"
-    return family, task_of(rooms.game(*made), f"generated game {made}"), made
+    game = rooms.game(*made)
+    return family, task_of(game, f"generated game {made}"), made, rooms.dialect(game["grammar"])
 
 
 def read(path):
@@ -173,17 +187,5 @@ class HouseholdGame:
         return self.page
 
     def _text(self, feedback):
-        listed = listing(self.engine.commands)
+        listed = "; ".join(command for command in self.engine.commands if command.split()[0] not in RULED)
         return f"{feedback}\nYou can: {listed}" if listed and not self.won else feedback
-
-
-def listing(commands):
-    """The commands worth telling, things that can be taken from one place together."""
-    told, taken = [], {}
-    for command in commands:
-        take = re.fullmatch(r"take (.+) from (.+)", command)
-        if take:
-            taken.setdefault(take[2], []).append(take[1])
-        elif command.split()[0] not in ALWAYS:
-            told.append(command)
-    return "; ".join([f"take {', '.join(things)} from {place}" for place, things in taken.items()] + told)

@@ -14,6 +14,7 @@ WAYS = Ways(HABITS, HIGHEST, {"general": "all numbers"})
 
 
 class World:
+    home = known = "guess"
     limit, kl, tail, graded, ways, corpus_chats = 6, 0.01, 20, False, WAYS, 200
     options: dict = {}
     aliases: dict = {}

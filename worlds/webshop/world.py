@@ -9,11 +9,12 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from zlib import crc32
 
 from worlds.players import BASE
 from worlds.webshop import catalogue
 from worlds.webshop.shop import WebShop
-from worlds.webshop.shopper import STEPS, WAYS, Shopper
+from worlds.webshop.shopper import REAL_WAYS, STEPS, WAYS, RealShopper, Shopper, shown
 
 # Keyword families as in SkillRL's WebShop bank; these lists are our own. The first family with a word of the task text
 # gets it; the order puts the sharpest words first ("watch band" is an accessory although a watch is electronic, too).
@@ -99,6 +100,8 @@ class World:
                  families=""):
         self.base = base
         data = data or os.environ.get("WEBSHOP_DATA")
+        self.real = bool(data)
+        self.ways, self.home = (REAL_WAYS, "webshop/real") if data else (WAYS, "webshop")
         self.source = f"data in {Path(data).resolve().name}" if data else "made-up catalogue"
         with tempfile.TemporaryDirectory() as folder:
             # The seed is the world's, not the run's: with the run's, test goals of one run would be training goals of
@@ -121,6 +124,12 @@ class World:
             raise ValueError(f"--families {min(unknown)}: choose from {', '.join(sorted(set(self.families)))}")
         self.train_tasks = [task for task in self.train_tasks if self.families[task] in wanted]
 
+    @property
+    def known(self):
+        """What a shipped model must have seen: this catalogue, by its ids."""
+        ids = " ".join(sorted(self.shop.products)).encode()
+        return f"webshop, {len(self.shop.products)} products {crc32(ids):08x}" if self.real else self.describe()
+
     def describe(self):
         return f"webshop, {self.source}: {len(self.shop.products)} products, {len(self.shop.goals)} goals"
 
@@ -137,11 +146,14 @@ class World:
         return ShopGame(self.shop.clone(), task)
 
     def vocabulary(self):
-        # Every id and price twice: a word that occurs once gets no token of its own.
-        return [f"[{p.asin.lower()}] {p.name} {p.price_tag}" for p in self.shop.products.values()] * 2
+        # Every id and price twice: a word that occurs once gets no token of its own. Real ids and prices have to stand
+        # their ground against the rare words of real titles.
+        lines = [(f"[{p.asin.lower()}]", p.name, p.price_tag) for p in self.shop.products.values()]
+        return [" ".join(line) for line in lines] * 2 + [f"{asin} {price}" for asin, _, price in lines] * 9 * self.real
 
     def player(self, game, task, skills, rng):
-        return Shopper(game.shop, task, self.family(task), skills, rng, self.base)
+        player = RealShopper if self.real else Shopper
+        return player(game.shop, task, self.family(task), skills, rng, self.base)
 
 
 class ShopGame:
@@ -186,6 +198,7 @@ def brackets(shop, observation):
     clickable, text, before = set(available["clickables"]), "", "option"
     for part in parts:
         product = part in shop.products
+        part = shown(part) if before == "product" else part
         kind = "product" if product else "option" if part.lower() in clickable else "text"
         new_line = product or (kind == "text" and before == "option")
         text += ("\n" if new_line else " ") + (part if kind == "text" else f"[{part.lower()}]")

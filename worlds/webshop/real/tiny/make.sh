@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Makes worlds/webshop/real/tiny from nothing but DATA, the directory of WebShop's 1,000 products: its training goals, played by
+# scripted shoppers. Each command can be stopped and resumed (--resume). Result: $OUT/real_rare/reference.
+set -euo pipefail
+cd "$(dirname "$0")/../../../.."
+OUT=${OUT:-runs}
+DATA=${DATA:?the directory with items_shuffle_1000.json}
+
+# 1. The form of a transcript, reading, and the catalogue's words.
+python train.py --env webshop --data "$DATA" --model tiny --cold_start 3000 --sft_copy 2 --steps 0 --eval_every 0 \
+    --out "$OUT/real_reads"
