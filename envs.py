@@ -232,8 +232,10 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
     order = sorted(range(len(played)), key=lambda i: (played[i][3], i))
     sampling = replace(sampling, context=context_of(policy, sampling))
     rows = rows_that_fit(policy, max(min(sampling.rows, len(order)), 1), sampling.context, Session.PREFILL)
+    sampling, wave = replace(sampling, rows=rows), len(order) or 1 if policy.flows else rows
     with tqdm(total=len(played), desc=desc, leave=False, disable=None) as bar:
-        play([played[i] for i in order], rows, policy, env, seed, sampling, with_review, bar, tell)
+        for start in range(0, len(order), wave):
+            play([played[i] for i in order[start:start + wave]], policy, env, seed, sampling, with_review, bar, tell)
     return [episode for episode, *_ in played]
 
 
@@ -273,17 +275,17 @@ def begin(session, free, some):
     return begun
 
 
-def play(waiting, rows, policy, env, seed, sampling, with_review, bar, tell=None):
-    """Play rollout's (Episode, Game, bank, prompt ids), in their order, `rows` at a time in one Session.
+def play(wave, policy, env, seed, sampling, with_review, bar, tell=None):
+    """Play some of rollout's (Episode, Game, bank, prompt ids), in their order, sampling.rows at a time in one Session.
 
     On a GPU, which many rows fill, they flow: those that have finished their turn hear the world's reply while the
     others still draw, and the next episodes begin in the rows of those that are over. A CPU reads fastest all at once.
     """
-    rows = min(rows, len(waiting))
+    rows, waiting = min(sampling.rows, len(wave)), wave
     session, live, reviewing = Session(policy, rows, sampling.context, seed), {}, set()  # live: conversation -> plays
-    session.flow = session.graphs is not None
+    session.flow = policy.flows
     while waiting or live:
-        if waiting and (not live or session.flow):
+        if waiting:
             free = [c for c in range(rows) if c not in live]
             live |= begin(session, free, waiting[:len(free)])
             waiting = waiting[len(free):]

@@ -259,7 +259,7 @@ def test_rows_that_flow_play_the_same_episodes_in_fewer_steps(env, tiny, monkeyp
 
     def play(flow):
         rows.clear()
-        monkeypatch.setattr(Session, "flow", property(lambda session: flow, lambda session, value: None), raising=False)
+        monkeypatch.setattr(tiny, "flows", flow)
         monkeypatch.setattr(Session, "_draw", count)
         episodes = rollout(tiny, env, env.train_tasks[:5], SkillBank(), group=3, sampling=how)
         return [[segment.ids for segment in episode.segments] for episode in episodes], len(rows), sum(rows)

@@ -340,8 +340,6 @@ def bench_flow(args, env, bounds):
     policy, results, drawn = load(args), [], []
 
     class Counted(policies.Session):
-        flow = property(lambda session: flowing, lambda session, value: None)
-
         def _draw(self, active, *rest):
             drawn.append(len(active))
             return super()._draw(active, *rest)
@@ -354,6 +352,7 @@ def bench_flow(args, env, bounds):
     try:
         for flowing in (False, True):
             drawn.clear()
+            policy.flows = flowing
             seconds, _ = timed(args.device, partial(envs.rollout, policy, env, tasks, SkillBank(), GROUP,
                                                     sampling=sampling))
             results.append({"": "flowing" if flowing else "in step", "rows that draw": sum(drawn) / len(drawn),

@@ -61,7 +61,7 @@ def target_of(path):
     """What eval.py is given: (model to load, the run's settings, file of its bank or None).
 
     path: a run directory, one of its checkpoints, its reference, or any model. A shipped model's config.json names its
-    world; other models have no settings.
+    world and the lengths of its answers; other models have no settings.
     """
     path = Path(path)
     if checkpoint := checkpoint_of(path):
@@ -75,7 +75,8 @@ def target_of(path):
     if "env" in config:
         raise ValueError(f"{path} is a run without a checkpoint yet; train.py --resume goes on with it")
     named = [str(config.get("world")).split(",")[0], path.resolve().parent.name if path.name == "tiny" else ""]
-    return path, next(({"env": name} for name in named if name in worlds.names()), {}), None
+    world = next((name for name in named if name in worlds.names()), None)
+    return path, {"env": world, **config.get("sampling", {})} if world else {}, None
 
 
 def open_world(args):
@@ -228,8 +229,9 @@ def new_run(flags, env, sampling, bar, device):
         return policies.load(str(out / "reference"), device)
     policy = policies.load(flags.model, device, seed=flags.seed, world=env.home,
                            text=corpus(env) if made_anew else None)
-    if made_anew:
-        policy.model.cfg.hf["max_position_embeddings"] = flags.context  # it has seen no later position
+    if made_anew:  # it has seen no later position and no longer answer: eval.py should know
+        lengths = {f.name: getattr(flags, f.name) for f in SAMPLING if f.name != "rows"}
+        policy.model.cfg.hf |= {"max_position_embeddings": flags.context, "sampling": lengths}
     if flags.model == "tiny":
         world = policy.model.cfg.hf.setdefault("world", env.known)  # is in the config.json of what is shipped
         if world != env.known:
