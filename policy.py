@@ -34,6 +34,7 @@ from lib import checkpoints, graphs, lora, models, rope
 from lib.chat import Chat
 from lib.checkpoints import Config
 from lib.device import pick_device as pick_device
+from lib.fused import fused
 from lib.streams import gumbel, mix
 
 # ---- The decoder ----------------------------------------------------------------------------------------------------
@@ -84,6 +85,7 @@ class Past(NamedTuple):
     span: int  # slots that are read
 
 
+@fused
 def rotate(x, cos, sin):
     """RoPE on x (B, heads, T, D), cos and sin (B, 1, T, D). The halves of D are its pairs, as in the checkpoints."""
     a, b = x.chunk(2, dim=-1)
@@ -236,6 +238,15 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
 
 
 # ---- The sampler ----------------------------------------------------------------------------------------------------
+
+
+@fused
+def draw(logits, seeds, temperature):
+    """logits (B, vocab) -> a token of each row (B,) and its log-probability (B,), as in `Session.sample`."""
+    logits = logits.float() / (temperature or 1.0)
+    noise = gumbel(seeds, logits.shape[1], logits.device) if temperature else 0.0
+    drawn = (logits + noise).argmax(-1)
+    return drawn, logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 class Buffers:
@@ -399,11 +410,8 @@ class Session:
     def _step(self, rows, span, temperature):
         """Read the newest token of each of the cache's first `rows` rows, draw the next, move on."""
         hidden = self.policy.model.hidden(self.tokens[:rows], self.cache, slice(0, rows), self.positions[:rows], span)
-        logits = self.policy.model.head(hidden[:, 0]).float() / (temperature or 1.0)  # (rows, vocab)
-        noise = gumbel(self.seeds[:rows], logits.shape[1], logits.device) if temperature else 0.0
-        drawn = (logits + noise).argmax(-1)  # (rows,)
-        self.logp[:rows] = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
-        self.tokens[:rows, 0] = drawn
+        logits = self.policy.model.head(hidden[:, 0])  # (rows, vocab)
+        self.tokens[:rows, 0], self.logp[:rows] = draw(logits, self.seeds[:rows], temperature)
         self.positions[:rows] = (self.positions[:rows] + 1).clamp(max=self.spare)
 
     def _in_front(self, active):

@@ -12,6 +12,7 @@ import eval as evaluation
 import train
 from skillbank import SkillBank
 from tools import ablations, report
+from worlds.webshop import catalogue
 
 
 def arguments(out, **more):
@@ -20,8 +21,10 @@ def arguments(out, **more):
 
 
 @pytest.mark.parametrize("part", ablations.PARTS)
-def test_every_run_is_a_command_that_train_or_eval_takes(part, tmp_path):
+def test_every_run_is_a_command_that_train_or_eval_takes(part, tmp_path, monkeypatch):
     """Bug: a flag is renamed, and one line of the table is missing after ten hours."""
+    if part == "real_shop":
+        monkeypatch.setenv("WEBSHOP_DATA", str(catalogue.make(tmp_path)))
     for name, _, made in ablations.PARTS[part](arguments(tmp_path, flags="--lr 0.5")):
         for one in made:
             program, *argv = one.argv()
@@ -35,6 +38,13 @@ def test_every_run_is_a_command_that_train_or_eval_takes(part, tmp_path):
                 (one.run / "latest").write_text("step_00005\n")
                 with pytest.raises(SystemExit, match="checkpoint"):  # it came as far as looking for the weights
                     evaluation.read_flags(argv)
+
+
+def test_the_real_shop_without_its_data_is_one_line(tmp_path, monkeypatch):
+    """Bug: the figures of the real shop are made in the made-up one."""
+    monkeypatch.delenv("WEBSHOP_DATA", raising=False)
+    with pytest.raises(SystemExit, match="WEBSHOP_DATA"):
+        ablations.elsewhere(arguments(tmp_path), "real_shop")
 
 
 def test_a_run_that_was_begun_is_resumed_and_a_finished_one_is_left_alone(tmp_path):

@@ -1,12 +1,13 @@
 """The cold start: what is cut from a long transcript, and which tokens weigh more."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
 
 import envs
 import policy as policies
-from tools.coldstart import cold_start, shorten, weigh
+from tools.coldstart import cold_start, demonstrations, exchange, rare_words, shorten, weigh
 
 IDS = list(range(100, 120))
 SAID = [i in (4, 5, 8, 9, 10, 13, 18, 19) for i in range(20)]  # an opening of 4 tokens, four turns
@@ -41,8 +42,41 @@ def test_copied_words_weigh_more_and_given_ones_nothing():
 
 def test_a_task_longer_than_the_context_is_one_line():
     """Bug: a division by zero, or NaN in every weight, after the model has been loaded for minutes."""
-    cfg = SimpleNamespace(sft_muon=0, sft_data="", cold_start=1, sft_batch=1, sft_lr=0.1, sft_copy=1,
+    cfg = SimpleNamespace(sft_muon=0, sft_data="", cold_start=1, sft_batch=1, sft_lr=0.1, sft_copy=1, sft_swap=0,
                           sft_prompt=0, budget=4096, max_norm=1, seed=0, context=8, out="nowhere", resume=False)
     env = envs.make("webshop")
     with pytest.raises(ValueError, match="nothing to learn in 8 tokens .* raise --context"):
         cold_start(policies.load("tiny"), env, cfg, lambda name: iter)
+
+
+def test_rare_words_change_places_and_stay_the_same_word_everywhere():
+    """Bugs: "navy" with a space after it becomes another word than "navy" without, two words become one, a frequent
+    word, a price or a word of the skills is exchanged: then there is nothing left to copy or to obey."""
+    policy, env = policies.load("tiny"), envs.make("webshop")
+    chats = demonstrations(env, 60, 0)
+    classes = rare_words(policy, [chats])
+    words = [word for some in classes for word in some]
+    text = policy.tokenizer.decode
+    assert all(len({text([token]).strip() for token in word}) == 1 for word in words) and len(words) > 200
+    assert not {text([word[0]]).strip() for word in words} & {"search", "click", "options", "size", "is", "16.95"}
+    changed = 0
+    for place, chat in enumerate(chats):
+        ids, sampled = policy.chat.transcript(chat)
+        new = exchange(ids, classes, random.Random(place))
+        pairs = set(zip(ids, new))
+        assert len(pairs) == len(set(ids)) == len(set(new)), "one word for another"
+        there = {token: other for token, other in pairs}
+        for word in words:
+            if len(word) == 2 and all(token in there for token in word):
+                assert text([there[word[0]]]).strip() == text([there[word[1]]]).strip()
+        assert new == exchange(ids, classes, random.Random(place))
+        changed += ids != new
+    assert changed > 30
+
+
+def test_words_that_begin_with_their_space_are_refused():
+    """Bug: in the vocabulary of GPT-2 or Qwen half a word is exchanged for a whole one."""
+    tokenizer = SimpleNamespace(get_vocab=lambda: {"\u0120blue": 1, "blue": 2}, all_special_ids=[])
+    policy = SimpleNamespace(tokenizer=tokenizer, chat=SimpleNamespace(transcript=lambda chat: ([1, 2], [False, True])))
+    with pytest.raises(ValueError, match="--sft_swap"):
+        rare_words(policy, [["chat"]])

@@ -309,3 +309,23 @@ def test_pages_of_results_cut_titles_and_nothing_else():
         line = f"{' '.join(result.title.split()[:TITLE])} {result.tag} [{result.asin}]"
         assert line in lines, line
     assert found[0].title in game.step(f"click[{found[0].asin}]")
+
+
+def test_exercises_in_reading_options_tell_the_truth(shops):
+    """Bug: an exercise calls an option missing that the page has: a model learns to distrust the page."""
+    shop, heard = shops[False], {"here": 0, "missing": 0}
+    for goal in range(30):
+        game = shop.clone()
+        observation = game.reset(goal)
+        player = RealShopper(game, goal, "general", [], random.Random(goal), reading=1.0)
+        player.habits = {"match", "options"}
+        for _ in range(STEPS):
+            thought, action = player.act(observation)
+            clickables = game.available_actions()["clickables"]
+            for value, word in re.findall(r"[\w ]+: ([^:]+), (here|missing)\.", thought):
+                heard[word] += 1
+                assert (value in clickables) == (word == "here"), thought
+            observation, _, done = game.step(action)
+            if done:
+                break
+    assert min(heard.values()) > 30, heard

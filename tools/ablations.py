@@ -1,15 +1,18 @@
 """
-The whole comparison in the made-up shop: `python -m tools.ablations` (--quick, --help). Three parts:
+The whole comparison in the made-up shop: `python -m tools.ablations` (--quick, --help). Three parts, and other worlds:
 
     variants   SkillMaster, itself without one part at a time, and its baselines: success against tokens and seconds
     rarity     when does a bank pay? SkillMaster and plain GRPO from checkpoints that do what the skills say, unasked,
                seldom or often (the shoppers' BASE)
     claims     what is left when the bank is taken away after 5, 10, 20 iterations; trained on four families, what do
                the weights and the bank do for the other three?
+    alfworld   SkillMaster and plain GRPO in generated ALFWorld games
+    real_shop  the same in the real WebShop; its data in $WEBSHOP_DATA
 
 All runs of the wanted parts are made two side by side, each on one core, seeds first. A run that is finished is not
 made again, a killed one is resumed. Afterwards (with --jobs 0: at once) the tables are printed and written to
-OUT/ablations.json, the figures with matplotlib to OUT/variants.png, parts.png and rarity.png, from what is finished.
+OUT/ablations.json, the figures with matplotlib to OUT/variants.png, parts.png, rarity.png, alfworld.png and
+real_shop.png, from what is finished.
 
 Tokens are all sampled ones: acting, reviewing, probing, confirming. Seconds are those of the iterations on one core.
 """
@@ -22,6 +25,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import train
@@ -56,6 +60,11 @@ RARITY = (0.05, 0.1, 0.2, 0.35, 0.5)  # BASE
 FURTHER = ("--cold_start 1200 --sft_batch 2 --sft_lr 1e-3 --sft_muon 0.005 --sft_copy 5 --seed 8 --context 3072 "
            "--act_tokens 96 --review_tokens 160 --eval_every 0")  # as the last command of worlds/webshop/tiny/make.sh
 RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews off")}
+# World -> its rivals, (seeds, iterations, flags).
+WORLDS = {
+    "alfworld": {"SkillMaster": (3, 10, "--env alfworld"), "plain GRPO": (3, 20, "--env alfworld --reviews off")},
+    "real_shop": {"SkillMaster": (3, 20, "--env webshop"), "plain GRPO": (3, 40, "--env webshop --reviews off")},
+}
 STAGES = (5, 10, 20)  # iterations after which the bank is taken away
 SEEN = "accessories,apparel,electronics,footwear"
 
@@ -85,7 +94,8 @@ class Train:
 
     def argv(self):
         resume = ["--resume"] if (self.run / "config.json").is_file() else []
-        return ["train.py", "--env", "webshop", "--out", str(self.run), "--steps", str(self.steps), *self.flags,
+        env = [] if "--env" in self.flags else ["--env", "webshop"]
+        return ["train.py", *env, "--out", str(self.run), "--steps", str(self.steps), *self.flags,
                 *resume]
 
 
@@ -158,7 +168,18 @@ def claims(args):
     return jobs
 
 
-PARTS = {"variants": variants, "rarity": rarity, "claims": claims}
+def elsewhere(args, world):
+    """As `variants`, in another world."""
+    if world == "real_shop" and not os.environ.get("WEBSHOP_DATA"):
+        sys.exit("tools.ablations: --parts real_shop: set WEBSHOP_DATA to the directory of the real products")
+    return [(name, seed, [Train(directory(args.out, f"{world} {name}", seed), args.steps or steps,
+                                ["--model", args.model, "--seed", str(seed), *flags.split(), *args.flags.split()])])
+            for name, (seeds, steps, flags) in WORLDS[world].items()
+            for seed in range(args.seeds or (1 if args.quick else seeds))]
+
+
+PARTS = {"variants": variants, "rarity": rarity, "claims": claims,
+         **{world: partial(elsewhere, world=world) for world in WORLDS}}
 
 
 def make(args, jobs):
@@ -235,11 +256,14 @@ def spread(values):
     return f"{statistics.mean(values):.3f} +- {error:.3f}"
 
 
-def table(curves):
-    """A row per variant: success over the iterations, tokens and seconds to .5, at equal tokens, tokens in all."""
+def table(curves, equal=None):
+    """A row per variant: success over the iterations, tokens and seconds to .5, at equal tokens, tokens in all.
+
+    equal: so many tokens; None is what the first variant needs to .5.
+    """
     rows = []
     first = [reached(points, 0.5, 1) for points in next(iter(curves.values()), [])]
-    equal = statistics.mean(first) if first and None not in first else None  # tokens of the first variant to .5
+    equal = equal or (statistics.mean(first) if first and None not in first else None)
     for name, some in curves.items():
         steps = sorted({point[0] for points in some for point in points})
         success = {step: spread([p[3] for points in some for p in points if p[0] == step]) for step in steps}
@@ -372,6 +396,11 @@ def main():
             for file, names in (("variants.png", MAIN), ("parts.png", [QUICK[0], *(set(VARIANTS) - set(MAIN))])):
                 if plt and (these := {name: curves[name] for name in VARIANTS if name in names and name in curves}):
                     draw(plt, these, args.out / file)
+        elif part in WORLDS:
+            if curves := curves_of(some):
+                result[part] = table(curves, min(points[-1][1] for runs in curves.values() for points in runs))
+                if plt:
+                    draw(plt, curves, args.out / f"{part}.png")
         else:
             result[part] = crossing(some, plt, args.out / "rarity.png") if part == "rarity" else tested(some)
     write_atomic(args.out / "ablations.json", json.dumps(result, indent=1) + "\n")

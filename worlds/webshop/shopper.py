@@ -221,10 +221,17 @@ class Shopper(Player):
 
 
 class RealShopper(Shopper):
-    """A shopper of the real catalogue. It knows no more than the task and the pages say."""
+    """A shopper of the real catalogue. It knows no more than the task and the pages say.
+
+    reading: how often a thought on a product's page begins with exercises, see `_exercises`.
+    """
 
     ways = REAL_WAYS
     titles = lacking = False
+
+    def __init__(self, *args, reading=0.0):
+        super().__init__(*args)
+        self.reading = reading
 
     def _search(self):
         kind, named = self.goal["query"], ", ".join(self.options)
@@ -245,15 +252,28 @@ class RealShopper(Shopper):
         self.lacking = any(value not in clickables for value in self.options)
         if "match" not in self.habits or self.chosen:
             return super()._item(clickables)
-        # One option after the other: the word after "size: 8 is" tells whether the page has it, too.
-        seen = []
+        # One option after the other, with the comma that follows it in the task: a small model copies "8, " as it
+        # stands there, and the one word after it tells whether the page has it.
+        seen = self._exercises(clickables) if self.rng.random() < self.reading else []
         for value in self.options:
-            seen.append(f"{self.said.get(value, value)} is {'here' if value in clickables else 'missing'}.")
+            seen.append(f"{self.said.get(value, value)}, {'here' if value in clickables else 'missing'}.")
             if value not in clickables and self._time():
                 self.rejected.add(self.opened.asin)
                 return self.because("match", f"{' '.join(seen)} I go back."), "click[< prev]"
         thought, action = super()._item(clickables)
         return self.because("match", f"{' '.join(seen)} {thought}"), action
+
+    def _exercises(self, clickables):
+        """Three options that the page has or not, one as often as the other: an episode asks that seldom."""
+        here, seen = self.shop.products[self.opened.asin.upper()], []
+        for _ in range(3):
+            other = self.rng.choice(list(self.shop.products.values()))
+            named = [(name, value) for name, values in (here if self.rng.random() < 0.5 else other).options.items()
+                     for value in values]
+            if named:
+                name, value = self.rng.choice(named)
+                seen.append(f"{name}: {value}, {'here' if value in clickables else 'missing'}.")
+        return seen
 
     def blame(self):
         key = super().blame()

@@ -87,6 +87,7 @@ class World:
     options: dict = {
         "human_goals": (False, "people's instructions instead of synthetic ones"),
         "base": (BASE, "how often scripted shoppers have a useful habit that no skill names"),
+        "reading": (0.0, "how often scripted shoppers of real data exercise themselves in reading options"),
         "families": ("", "train on these families only, commas between them; held-out goals stay as they are"),
         "winnable_only": (False, "leave out goals whose own product cannot score 1.0"),
     }
@@ -97,8 +98,8 @@ class World:
     )
 
     def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False, base=BASE,
-                 families=""):
-        self.base = base
+                 reading=0.0, families=""):
+        self.base, self.reading = base, reading
         data = data or os.environ.get("WEBSHOP_DATA")
         self.real = bool(data)
         self.ways, self.home = (REAL_WAYS, "webshop/real") if data else (WAYS, "webshop")
@@ -152,8 +153,8 @@ class World:
         return [" ".join(line) for line in lines] * 2 + [f"{asin} {price}" for asin, _, price in lines] * 9 * self.real
 
     def player(self, game, task, skills, rng):
-        player = RealShopper if self.real else Shopper
-        return player(game.shop, task, self.family(task), skills, rng, self.base)
+        given = game.shop, task, self.family(task), skills, rng, self.base
+        return RealShopper(*given, reading=self.reading) if self.real else Shopper(*given)
 
 
 class ShopGame:
