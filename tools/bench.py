@@ -5,6 +5,7 @@ How fast, next to the machine's bounds and to transformers' generate: `python -m
     decode    a step's time against the bytes it must read; reading a prompt against the products it must compute
     flow      rows that draw at a time and decoding steps, in step (as on a CPU) and flowing (as on a GPU)
     probes    episodes and seconds per edit: all edits in one rollout, and one edit after another
+    iteration act, probe, update: one iteration of train.py's default size split, and the CUDA graphs that it recorded
     update    tokens per second, model-FLOP utilisation, padding, peak memory: full, recompute, LoRA, offload, budgets
     scaling   seconds of an iteration's parts as group, turns, opening and edits grow (tiny's shape, one CPU thread)
     fit       which Qwen2.5 fits which card: computed from shapes, not measured
@@ -311,10 +312,24 @@ def bench_rollout(args, env, bounds):
 
 
 def bench_decode(args, env, bounds):
+    """The model; on a GPU, where none is named, three sizes."""
+    if args.named or args.device.type == "cpu":
+        return decode(args, env, bounds, (1, 8, 32, 64))
+    result: dict = {"": "decode at 16 and 64 rows"}
+    for name in ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b"):
+        clear(args.device)
+        try:
+            result[name] = decode(argparse.Namespace(**{**vars(args), "model": name}), env, bounds, (16, 64))
+        except torch.OutOfMemoryError:
+            print(f"  ({name} does not fit)", flush=True)
+    return result
+
+
+def decode(args, env, bounds, sizes):
     policy, results = load(args), []
     cfg, context, steps, warm = policy.model.cfg, 512 if args.mini else 2048, 32, 8
     layers, head = matrices(cfg)
-    for rows in (1, 8, 32, 64):
+    for rows in sizes:
         session = Session(policy, rows, context + 1 + warm + steps)
         for _ in range(2):  # the first one warms up
             for row in range(rows):
@@ -331,7 +346,7 @@ def bench_decode(args, env, bounds):
             "MB/step": needed / 1e6, "of copy": needed * steps / decoding / (bounds["copy GB/s"] * 1e9),
             "read tokens/s": rows * context / reading, "read TFLOP/s": flops / reading / 1e12,
             "of product": flops / reading / (bounds["product TFLOP/s"] * 1e12)})
-    return table(f"decode at a context of {context:,}, and reading it", results,
+    return table(f"decode, {args.model} at a context of {context:,}, and reading it", results,
                  "MB/step: weights, and keys and values so far; what fits a CPU's caches is not bound by its memory")
 
 
@@ -464,6 +479,19 @@ def iteration(policy, env, tasks, group, turns, opening, edits):
     return {"act": act, "probe": probing, "update": updating}
 
 
+def bench_iteration(args, env, bounds):
+    """train.py's default: 8 tasks x 8 rollouts, K = 4; turns as players take them, tokens as `iteration` says."""
+    policy, results = load(args), []
+    tasks, group = (1, 4) if args.mini else (8, GROUP)
+    for number in (1, 2):
+        seconds = iteration(policy, env, tasks, group=group, turns=6, opening=1024, edits=tasks * group)
+        recorded = policy.kept.graphs.recorded.values() if policy.kept and policy.kept.graphs else ()
+        results.append({"iteration": number, **{f"{part} s": value for part, value in seconds.items()},
+                        "s": sum(seconds.values()), "graphs": sum(map(bool, recorded))})
+    return table(f"iteration, {args.model}: {tasks * group} episodes of 6 turns", results,
+                 "a turn draws up to 24 tokens, a review 48; random weights draw all; graphs: recorded so far")
+
+
 def bench_scaling(args, env, bounds):
     threads, tasks, results = torch.get_num_threads(), 1 if args.mini else 2, []
     torch.set_num_threads(1)  # products this small are not worth sharing
@@ -529,7 +557,7 @@ def bench_fit(args, env, bounds):
 
 
 PARTS = {"rollout": bench_rollout, "decode": bench_decode, "flow": bench_flow, "probes": bench_probes,
-         "update": bench_update, "scaling": bench_scaling, "fit": bench_fit}
+         "iteration": bench_iteration, "update": bench_update, "scaling": bench_scaling, "fit": bench_fit}
 
 
 def main():
@@ -550,6 +578,7 @@ def main():
     try:
         args.device = policies.pick_device(args.device)
         cuda = args.device.type == "cuda"
+        args.named = bool(args.model)
         args.model = args.model or ("qwen2.5-1.5b" if cuda else "tiny")
         args.dtype = torch.bfloat16 if cuda else torch.float32
         result = {"machine": machine(args)}
