@@ -43,6 +43,8 @@ def cold_start(policy, env, flags, bar):
     rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
     limit = min(flags.context, policy.model.cfg.max_len)
     first, cut, losses = restore(file, policy, optimizers) if flags.resume and file.is_file() else (0, 0, [])
+    if flags.sft_swap and not first:
+        renew(policy, batches)
     begun = saved = time.monotonic()
     cost = 0.0  # seconds of the last save
     for step, batch in enumerate(bar("cold start")(batches[first:]), first):
@@ -198,7 +200,7 @@ def weigh(ids, sampled, rules, copy):
 
 
 SPACE = "\u0120"  # in the byte-level alphabet
-RARE = 0.05  # share of transcripts below which a word is rare
+RARE, MET = 0.05, 0.01  # share of transcripts below which a word is rare, and below which it was hardly met
 
 
 def rare_words(policy, batches):
@@ -207,9 +209,7 @@ def rare_words(policy, batches):
     A word of a `tiny` is up to two tokens, with the space after it and without; words with digits go among their like.
     Prices are left alone, since players compare them, and single letters, which spell other words.
     """
-    chats = [chat for batch in batches[:400] for chat in batch][:400]
-    count = Counter(token for chat in chats for token in set(policy.chat.transcript(chat)[0]))
-    words: dict[str, dict[bool, int]] = {}
+    share, words = shares(policy, batches), dict[str, dict[bool, int]]()
     for text, token in policy.tokenizer.get_vocab().items():
         word = text.removesuffix(SPACE)
         if len(word) > 1 and word.startswith(SPACE):
@@ -219,10 +219,32 @@ def rare_words(policy, batches):
             words.setdefault(word, {})[word != text] = token
     classes: dict[tuple, list] = {}
     for word, forms in sorted(words.items()):
-        if all(count[token] < RARE * len(chats) for token in forms.values()):
+        if all(share[token] < RARE for token in forms.values()):
             form = bool(re.search(r"\d", word)), *sorted(forms)
             classes.setdefault(form, []).append(tuple(forms[spaced] for spaced in sorted(forms)))
     return list(classes.values())
+
+
+def shares(policy, batches):
+    """{token: the share of 400 transcripts that it is in}."""
+    chats = [chat for batch in batches[:400] for chat in batch][:400]
+    count = Counter(token for chat in chats for token in set(policy.chat.transcript(chat)[0]))
+    return Counter({token: n / len(chats) for token, n in count.items()})
+
+
+def renew(policy, batches):
+    """Give the words that were hardly met embeddings of their own, drawn as if they were frequent ones.
+
+    Each step pushes all words that are not there in the same direction, away from what comes next. In the end they are
+    nearly the same vector (a mean cosine of .78 in the real shop's first `tiny`), and no layer can copy one of them.
+    """
+    share, weight = shares(policy, batches), policy.model.model["embed_tokens"].weight.data
+    words = [token for text, token in sorted(policy.tokenizer.get_vocab().items()) if len(text.removesuffix(SPACE)) > 1
+             and token not in policy.tokenizer.all_special_ids]
+    few = [token for token in words if share[token] <= MET]
+    known = weight[[token for token in words if share[token] >= RARE]]  # (n, dim)
+    mixed = torch.randn(len(few), len(known), generator=torch.Generator().manual_seed(0)).to(known)
+    weight[few] = known.mean(0) + mixed @ (known - known.mean(0)) / len(known) ** 0.5
 
 
 def exchange(ids, classes, rng):

@@ -234,13 +234,15 @@ class RealShopper(Shopper):
         self.reading = reading
 
     def _search(self):
-        kind, named = self.goal["query"], ", ".join(self.options)
+        # As the task says it, "color: navy, and size: 8": a small model copies best what stands behind the same words.
+        kind, named = self.goal["query"], ", and ".join(self.said.get(value, value) for value in self.options)
         self.searches, self.page = self.searches + 1, 1
         if self.searches > 1:
             return "I search again with the qualities.", f"search[{kind} {' '.join(self.goal['attributes'])} {named}]"
         thought = self.because("plan", f"My plan: find {kind}, compare, buy. ") if "plan" in self.habits else ""
         if "search" in self.habits:
-            return thought + self.because("search", f"I want {kind}: {named}."), f"search[{kind} {named}]"
+            wish = f"{kind} with {named}" if named else kind
+            return thought + self.because("search", f"I want {wish}."), f"search[{wish}]"
         return thought + f"I want {kind}.", f"search[{kind}]"
 
     def _open(self, result, thought):
