@@ -4,10 +4,11 @@ import random
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import envs
 import policy as policies
-from tools.coldstart import cold_start, demonstrations, exchange, rare_words, shorten, weigh
+from tools.coldstart import cold_start, demonstrations, exchange, rare_words, renew, shares, shorten, weigh
 
 IDS = list(range(100, 120))
 SAID = [i in (4, 5, 8, 9, 10, 13, 18, 19) for i in range(20)]  # an opening of 4 tokens, four turns
@@ -80,3 +81,20 @@ def test_words_that_begin_with_their_space_are_refused():
     policy = SimpleNamespace(tokenizer=tokenizer, chat=SimpleNamespace(transcript=lambda chat: ([1, 2], [False, True])))
     with pytest.raises(ValueError, match="--sft_swap"):
         rare_words(policy, [["chat"]])
+
+
+def test_words_that_were_hardly_met_get_embeddings_of_their_own():
+    """Bug: they stay one vector, so that none can be copied; or frequent words, bytes and marks are forgotten, too."""
+    policy, env = policies.load("tiny"), envs.make("webshop")
+    chats, weight = demonstrations(env, 40, 0), policy.model.model["embed_tokens"].weight.data
+    share, text = shares(policy, [chats]), policy.tokenizer.get_vocab()
+    hardly = [token for word, token in text.items() if share[token] <= 0.01 and len(word) > 2
+              and token not in policy.tokenizer.all_special_ids]
+    weight[hardly] = weight[hardly[:1]]
+    before = weight.clone()
+    renew(policy, [chats])
+    changed = {int(token) for token in (before != weight).any(dim=1).nonzero()}
+    assert set(hardly) <= changed and all(share[token] <= 0.01 for token in changed)
+    assert not changed & {text[byte] for byte in "aZ,["} and not changed & set(policy.tokenizer.all_special_ids)
+    unit = torch.nn.functional.normalize(weight[hardly], dim=1)
+    assert len(hardly) > 100 and (unit @ unit.T).fill_diagonal_(0).abs().mean() < 0.4
