@@ -76,7 +76,6 @@ class Flags:
     sft_muon: float = flag(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW for everything", 0)
     sft_prompt: float = flag(0.0, "weight of the loss on prompt and page tokens", 0)
     sft_copy: float = flag(1.0, "weight of the loss on words copied from the task or a page", 0)
-    sft_swap: float = flag(0.0, "share of transcripts whose rare words are exchanged, so that copying is learned", 0)
 
     reviews: str = flag("on", "off is plain GRPO: no review is sampled, nothing is probed, the bank stays as it is",
                         choices=("on", "off"), group="counterfactual utility, commit")

@@ -40,7 +40,7 @@ def _byte_level(bpe):
 PIECES = (r"</?[a-z_]+>|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|\"[^\s\p{L}\d<]* ?|\{\"|[^\s\p{L}\d] ?|\s+")
 
 
-def tiny(text, seed=0, vocab=7168):
+def tiny(text, seed=0, vocab=6144):
     """A Qwen3 of a million parameters whose tokens are the words of `text` (a list), and bytes: made from nothing."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -4,15 +4,13 @@ model.
 
 A pretrained model needs some dozen steps of plain AdamW to learn the form of a turn and of a review. `tiny` starts from
 nothing. It must first learn to read: that takes Muon on the matrices, many small batches and a share of the loss on the
-prompt tokens. Then it must learn to copy: that takes a higher weight on copied words, and rare words that change their
-places (`exchange`). This was done once and is shipped, see worlds/*/tiny/README.md.
+prompt tokens. Then it must learn to copy: that takes a higher weight on copied words. This was done once and is
+shipped, see worlds/*/tiny/README.md.
 """
 
 import os
 import random
-import re
 import time
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -38,21 +36,15 @@ def cold_start(policy, env, flags, bar):
     CPU the result is equal bit for bit.
     """
     batches, file = batches_of(env, flags), Path(flags.out) / SAVED
-    classes = rare_words(policy, batches) if flags.sft_swap else []
     optimizers = Optimizers(policy, flags)
     rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
     limit = min(flags.context, policy.model.cfg.max_len)
     first, cut, losses = restore(file, policy, optimizers) if flags.resume and file.is_file() else (0, 0, [])
-    if flags.sft_swap and not first:
-        renew(policy, batches)
     begun = saved = time.monotonic()
     cost = 0.0  # seconds of the last save
     for step, batch in enumerate(bar("cold start")(batches[first:]), first):
         rows = [policy.chat.transcript(chat) for chat in batch]
         cut += sum(len(ids) > limit for ids, _ in rows)
-        rng = random.Random(f"{flags.seed}/swap/{step}")
-        rows = [(exchange(ids, classes, rng) if rng.random() < flags.sft_swap else ids, sampled)
-                for ids, sampled in rows]
         rows = [shorten(ids, sampled, limit) for ids, sampled in rows]
         weights = [weigh(ids, sampled, rules, flags.sft_copy) for ids, sampled in rows]
         if not sum(map(sum, weights)):
@@ -197,69 +189,6 @@ def weigh(ids, sampled, rules, copy):
         if not mine:
             seen.add(token)
     return weights
-
-
-SPACE = "\u0120"  # in the byte-level alphabet
-RARE, MET = 0.05, 0.01  # share of transcripts below which a word is rare, and below which it was hardly met
-
-
-def rare_words(policy, batches):
-    """The words that may be exchanged: lists of words alike in form, a word being a tuple of token ids.
-
-    A word of a `tiny` is up to two tokens, with the space after it and without; words with digits go among their like.
-    Prices are left alone, since players compare them, and single letters, which spell other words.
-    """
-    share, words = shares(policy, batches), dict[str, dict[bool, int]]()
-    for text, token in policy.tokenizer.get_vocab().items():
-        word = text.removesuffix(SPACE)
-        if len(word) > 1 and word.startswith(SPACE):
-            raise ValueError("--sft_swap: this model's words begin with their space; it is for a --model tiny, whose "
-                             "words end with it")
-        if len(word) > 1 and re.fullmatch(r"\w+", word) and token not in policy.tokenizer.all_special_ids:
-            words.setdefault(word, {})[word != text] = token
-    classes: dict[tuple, list] = {}
-    for word, forms in sorted(words.items()):
-        if all(share[token] < RARE for token in forms.values()):
-            form = bool(re.search(r"\d", word)), *sorted(forms)
-            classes.setdefault(form, []).append(tuple(forms[spaced] for spaced in sorted(forms)))
-    return list(classes.values())
-
-
-def shares(policy, batches):
-    """{token: the share of 400 transcripts that it is in}."""
-    chats = [chat for batch in batches[:400] for chat in batch][:400]
-    count = Counter(token for chat in chats for token in set(policy.chat.transcript(chat)[0]))
-    return Counter({token: n / len(chats) for token, n in count.items()})
-
-
-def renew(policy, batches):
-    """Give the words that were hardly met embeddings of their own, drawn as if they were frequent ones.
-
-    Each step pushes all words that are not there in the same direction, away from what comes next. In the end they are
-    nearly the same vector (a mean cosine of .78 in the real shop's first `tiny`), and no layer can copy one of them.
-    """
-    share, weight = shares(policy, batches), policy.model.model["embed_tokens"].weight.data
-    words = [token for text, token in sorted(policy.tokenizer.get_vocab().items()) if len(text.removesuffix(SPACE)) > 1
-             and token not in policy.tokenizer.all_special_ids]
-    few = [token for token in words if share[token] <= MET]
-    known = weight[[token for token in words if share[token] >= RARE]]  # (n, dim)
-    mixed = torch.randn(len(few), len(known), generator=torch.Generator().manual_seed(0)).to(known)
-    weight[few] = known.mean(0) + mixed @ (known - known.mean(0)) / len(known) ** 0.5
-
-
-def exchange(ids, classes, rng):
-    """The transcript with every rare word replaced by another one, the same everywhere.
-
-    What a rare word follows is then no help any more, only where it stood before: so a model learns to copy words that
-    it has seldom met, an option that one product has.
-    """
-    there = set(ids)
-    new: dict[int, int] = {}
-    for words in classes:
-        met = [word for word in words if not there.isdisjoint(word)]
-        for word, other in zip(met, rng.sample(words, len(met))):
-            new.update(zip(word, other))
-    return [new.get(token, token) for token in ids]
 
 
 # ---- Transcripts of scripted players --------------------------------------------------------------------------------

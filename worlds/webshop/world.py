@@ -147,14 +147,10 @@ class World:
         return ShopGame(self.shop.clone(), task)
 
     def vocabulary(self):
-        # Every id and price twice: a word that occurs once gets no token of its own. Real ids, prices and options have
-        # to stand their ground against the rare words of real titles.
-        products = self.shop.products.values()
-        lines = [(f"[{p.asin.lower()}]", p.name, p.price_tag) for p in products]
-        options = [f"{name}: {value}, [{value}]" for p in products for name, values in p.options.items()
-                   for value in values]
-        return [" ".join(line) for line in lines] * 2 + ([f"{asin} {price}" for asin, _, price in lines] * 9
-                                                         + options * 3) * self.real
+        # Every id and price twice: a word that occurs once gets no token of its own. Real ids and prices have to stand
+        # their ground against the rare words of real titles.
+        lines = [(f"[{p.asin.lower()}]", p.name, p.price_tag) for p in self.shop.products.values()]
+        return [" ".join(line) for line in lines] * 2 + [f"{asin} {price}" for asin, _, price in lines] * 9 * self.real
 
     def player(self, game, task, skills, rng):
         given = game.shop, task, self.family(task), skills, rng, self.base
