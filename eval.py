@@ -124,7 +124,7 @@ def main():
                   "words": words, "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
         out = args.out or where / f"eval_{args.split}.json"
         write_atomic(out, json.dumps(result, indent=1) + "\n")
-    print(f"wrote {out}")
+        print(f"wrote {out}")
 
 
 if __name__ == "__main__":
