@@ -447,10 +447,14 @@ def bench_update(args, env, bounds):
         # Forward, backward to the activations, to the weights (not with LoRA), and the reference's forward.
         products = 2 * (layers * sum(lengths) + head * count) * (3 if "rank" in kind else 4)
         speed = (products + 4 * attention_flops(cfg, lengths)) / 1e12 / seconds if seconds else None
+        how = fits.Training(args.dtype.itemsize, budget, max(lengths), "recompute" in kind, "offload" in kind,
+                            kind.get("rank", 0))
+        computed = sum(fits.of_training(cfg, how).values())
         results.append({
             "": name, "budget": budget, "padding": 1 - sum(lengths) / padded, "s": seconds,
             "tokens/s": seconds and sum(lengths) / seconds, "sampled/s": seconds and count / seconds,
-            "TFLOP/s": speed, "of product": speed and speed / bounds["product TFLOP/s"], "peak GB": peak})
+            "TFLOP/s": speed, "of product": speed and speed / bounds["product TFLOP/s"], "peak GB": peak,
+            "computed GB": computed / 1e9})
     return table(f"update: {len(segments)} transcripts, {sum(lengths):,} tokens, {count:,} of them sampled", results,
                  "FLOPs: LM head on sampled tokens only, the reference's pass counts, recomputation does not; peak: "
                  + ("tensors" if args.device.type == "cuda" else "resident") + "; -: no memory, or not for a CPU")
