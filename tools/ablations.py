@@ -63,7 +63,7 @@ RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews
 # World -> its rivals, (seeds, iterations, flags).
 WORLDS = {
     "alfworld": {"SkillMaster": (3, 10, "--env alfworld"), "plain GRPO": (3, 20, "--env alfworld --reviews off")},
-    "real_shop": {"SkillMaster": (3, 20, "--env webshop"), "plain GRPO": (3, 40, "--env webshop --reviews off")},
+    "real_shop": {"SkillMaster": (3, 20, ""), "plain GRPO": (3, 40, "--reviews off")},
 }
 STAGES = (5, 10, 20)  # iterations after which the bank is taken away
 SEEN = "accessories,apparel,electronics,footwear"
@@ -94,8 +94,7 @@ class Train:
 
     def argv(self):
         resume = ["--resume"] if (self.run / "config.json").is_file() else []
-        env = [] if "--env" in self.flags else ["--env", "webshop"]
-        return ["train.py", *env, "--out", str(self.run), "--steps", str(self.steps), *self.flags,
+        return ["train.py", "--env", "webshop", "--out", str(self.run), "--steps", str(self.steps), *self.flags,
                 *resume]
 
 
@@ -123,18 +122,20 @@ def directory(out, name, seed):
     return out / f"{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
 
 
+def compared(args, rivals, prefix=""):
+    """[(name, seed, [what is to be made, one after another])] of rivals {name: (seeds, iterations, flags)}."""
+    return [(name, seed, [Train(directory(args.out, prefix + name, seed), args.steps or steps,
+                                ["--model", args.model, "--seed", str(seed), *flags.split(), *args.flags.split()])])
+            for name, (seeds, steps, flags) in rivals.items()
+            for seed in range(args.seeds or (1 if args.quick else seeds))]
+
+
 def variants(args):
-    """[(name, seed, [what is to be made, one after another])] of the comparison."""
-    jobs = []
-    for name, (seeds, steps, flags) in VARIANTS.items():
-        if (args.quick and name not in QUICK) or (args.only or "") not in name:
-            continue
-        flags = [*flags.replace("BANK", str(args.out / "hand_written.json")).split(), *args.flags.split()]
-        for seed in range(args.seeds or (1 if args.quick else seeds)):
-            run = directory(args.out, name, seed)
-            jobs.append((name, seed, [Train(run, args.steps or steps, ["--model", args.model, "--seed", str(seed),
-                                                                       *flags])]))
-    return jobs
+    """The jobs of the comparison in the made-up shop."""
+    bank = str(args.out / "hand_written.json")
+    return compared(args, {name: (seeds, steps, flags.replace("BANK", bank))
+                           for name, (seeds, steps, flags) in VARIANTS.items()
+                           if (not args.quick or name in QUICK) and (args.only or "") in name})
 
 
 def rarity(args):
@@ -169,13 +170,10 @@ def claims(args):
 
 
 def elsewhere(args, world):
-    """As `variants`, in another world."""
+    """The jobs of the comparison in another world."""
     if world == "real_shop" and not os.environ.get("WEBSHOP_DATA"):
         sys.exit("tools.ablations: --parts real_shop: set WEBSHOP_DATA to the directory of the real products")
-    return [(name, seed, [Train(directory(args.out, f"{world} {name}", seed), args.steps or steps,
-                                ["--model", args.model, "--seed", str(seed), *flags.split(), *args.flags.split()])])
-            for name, (seeds, steps, flags) in WORLDS[world].items()
-            for seed in range(args.seeds or (1 if args.quick else seeds))]
+    return compared(args, WORLDS[world], f"{world} ")
 
 
 PARTS = {"variants": variants, "rarity": rarity, "claims": claims,

@@ -315,7 +315,7 @@ def bench_decode(args, env, bounds):
     """The model; on a GPU, where none is named, three sizes."""
     if args.named or args.device.type == "cpu":
         return decode(args, env, bounds, (1, 8, 32, 64))
-    result: dict = {"": "decode at 16 and 64 rows"}
+    result: dict = {}
     for name in ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b"):
         clear(args.device)
         try:
