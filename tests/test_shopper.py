@@ -329,3 +329,10 @@ def test_exercises_in_reading_options_tell_the_truth(shops):
             if done:
                 break
     assert min(heard.values()) > 30, heard
+
+
+def test_exercises_in_the_made_up_shop_are_refused(monkeypatch):
+    """Bug: --reading is taken without data and does nothing, in silence."""
+    monkeypatch.delenv("WEBSHOP_DATA", raising=False)
+    with pytest.raises(ValueError, match="--reading"):
+        envs.make("webshop", reading=0.5)

@@ -102,6 +102,8 @@ class World:
         self.base, self.reading = base, reading
         data = data or os.environ.get("WEBSHOP_DATA")
         self.real = bool(data)
+        if reading and not data:
+            raise ValueError("--reading: only shoppers of real data have exercises; give --data, or leave it out")
         self.ways, self.home = (REAL_WAYS, "webshop/real") if data else (WAYS, "webshop")
         self.source = f"data in {Path(data).resolve().name}" if data else "made-up catalogue"
         with tempfile.TemporaryDirectory() as folder:
