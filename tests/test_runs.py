@@ -96,6 +96,22 @@ def test_a_signal_ends_a_run_with_one_line(number, status, word, run, tmp_path, 
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handler is put back"
 
 
+def test_a_second_training_of_the_same_run_is_refused(run, tmp_path, monkeypatch):
+    """Bug: two processes write one run: lines of both in metrics.jsonl, checkpoints removed under the other."""
+    run(tmp_path / "run")
+    refused = []
+
+    def meanwhile(*rest):
+        refused.append(ends(run, tmp_path / "run", "--steps", "3", "--resume"))
+        return 5
+
+    monkeypatch.setattr(runs, "save_every", meanwhile)  # called in the loop, before the first iteration
+    run(tmp_path / "run", "--steps", "2", "--resume")
+    assert len(refused) == 1 and "another process is training in" in refused[0][0] and refused[0][1] == 1
+    monkeypatch.undo()
+    run(tmp_path / "run", "--steps", "3", "--resume")  # free again
+
+
 @pytest.mark.parametrize("where, error", [("report.append", OSError(28, "No space left on device")),
                                           ("torch.save", RuntimeError("PytorchStreamWriter failed writing file")),
                                           ("policy.Policy.save", PermissionError(13, "Permission denied"))])

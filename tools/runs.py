@@ -23,6 +23,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
 import torch
 from safetensors import SafetensorError
 
@@ -113,10 +117,12 @@ def guard(program, out, errors):
     """End the program with one line and an exit status on Ctrl-C (130), SIGTERM (143), or one of these errors (1).
 
     The line says what is saved in the run directory `out` (None where there is none). Other errors are bugs and pass.
+    While it lasts no other process enters the same `out`.
     """
     def terminate(number, frame):
         raise SystemExit(128 + number)
 
+    held = hold(program, out)
     main_thread = threading.current_thread() is threading.main_thread()  # only there may handlers be set
     before = signal.signal(signal.SIGTERM, terminate) if main_thread else None
     try:
@@ -137,6 +143,27 @@ def guard(program, out, errors):
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
+        if held is not None:
+            os.close(held)
+
+
+def hold(program, out):
+    """Lock a run directory that exists; closing what is returned, or the end of the process, unlocks it.
+
+    SystemExit, one line, where another process holds it: two would write over each other's checkpoints.
+    """
+    if fcntl is None or not out or not Path(out).is_dir():
+        return None
+    held = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise SystemExit(f"{program}: another process is training in {out}; wait for it, or give another --out"
+                         ) from None
+    except OSError:  # a file system without locks
+        pass
+    return held
 
 
 def saved(out):
