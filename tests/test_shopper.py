@@ -279,8 +279,10 @@ def test_shoppers_play_real_data():
 
 
 @pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
-def test_real_shoppers_win_by_what_the_task_and_the_pages_say():
+def test_real_shoppers_win_by_what_the_task_and_the_pages_say(monkeypatch):
     """Bug: a player that knows the right title teaches a policy to guess; or one that seldom wins, nothing."""
+    monkeypatch.setattr(shopper_module, "SLIP", 0.0)
+    monkeypatch.setattr(shopper_module, "MISREAD", 0.0)
     env = envs.make("webshop", "train", data=REAL_SHOP)
     useful, won = [key for key, kind in REAL_WAYS.kind.items() if kind == "useful"], []
     for task in env.train_tasks[:80]:
@@ -311,8 +313,9 @@ def test_pages_of_results_cut_titles_and_nothing_else():
     assert found[0].title in game.step(f"click[{found[0].asin}]")
 
 
-def test_exercises_in_reading_options_tell_the_truth(shops):
+def test_exercises_in_reading_options_tell_the_truth(shops, monkeypatch):
     """Bug: an exercise calls an option missing that the page has: a model learns to distrust the page."""
+    monkeypatch.setattr(shopper_module, "MISREAD", 0.0)
     shop, heard = shops[False], {"here": 0, "missing": 0}
     for goal in range(30):
         game = shop.clone()
@@ -329,6 +332,33 @@ def test_exercises_in_reading_options_tell_the_truth(shops):
             if done:
                 break
     assert min(heard.values()) > 30, heard
+
+
+@pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
+def test_a_mistake_of_a_real_shopper_is_shown_answered_and_not_learned():
+    """Bug: a small model clicks what the page lacks, is told nothing, and clicks it until the episode ends."""
+    env, seen = envs.make("webshop", "train", data=REAL_SHOP), Counter()
+    for task in env.train_tasks[:150]:
+        game = env.start(task)
+        player = env.player(game, task, [], random.Random(task))
+        player.habits, lacking = {"search", "match", "options", "price"}, None
+        while not game.done and seen[task] < env.limit:
+            seen[task] += 1
+            thought, action = player.act(game.observation)
+            clicked = action.removeprefix("click[").removesuffix("]")
+            there = game.shop.available_actions()["clickables"]
+            absent = action.startswith("click[") and clicked not in there
+            if lacking:  # the turn after a click on an option that is not there
+                assert f"{lacking}, missing. I go back." in thought and action == "click[< prev]"
+                seen["recovered"] += 1
+            said = [value for value in re.findall(r"[\w ]+: ([^:]+), here\.", thought) if value not in there]
+            assert player.mistaken == bool(absent or said), (thought, action)
+            reply = game.step(action)
+            assert (reply == "Not on this page.") == absent, (action, reply)
+            seen["slip"] += absent and clicked not in player.options
+            time_left = player.moves + 5 + len(player.options) <= STEPS
+            lacking = clicked if absent and clicked in player.options and time_left else None
+    assert seen["recovered"] > 5 and seen["slip"] > 5, seen
 
 
 def test_exercises_in_the_made_up_shop_are_refused(monkeypatch):

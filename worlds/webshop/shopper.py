@@ -28,6 +28,9 @@ from worlds.players import BASE, Habit, Player, Ways
 from worlds.webshop.catalogue import ASSORTMENT
 
 PAGES, STEPS = 2, 15  # pages of results the shopper looks at per search (the shop has at most five); moves per episode
+# How often a shopper of real data clicks what the page of results lacks, and how often it calls an option there that
+# the product lacks: a model will, so it should see how to go on.
+SLIP, MISREAD = 0.04, 0.4
 
 # The words of the skills. A comment tells what a shopper does without the habit.
 HABITS = (
@@ -232,6 +235,11 @@ class RealShopper(Shopper):
     def __init__(self, *args, reading=0.0):
         super().__init__(*args)
         self.reading = reading
+        self.misread: list = []  # options that the page lacks and that were called there
+
+    def act(self, observation):
+        self.mistaken = False
+        return super().act(observation)
 
     def _search(self):
         # As the task says it, "color: navy, and size: 8": a small model copies best what stands behind the same words.
@@ -246,24 +254,43 @@ class RealShopper(Shopper):
         return thought + f"I want {kind}.", f"search[{kind}]"
 
     def _open(self, result, thought):
-        self.opened, self.chosen = result, []
+        if self._time() and self.rng.random() < SLIP:
+            self.mistaken = True
+            if self.rng.random() < 0.5:
+                return "I buy it now.", "click[buy now]"
+            result = result._replace(asin=self.rng.choice(list(self.shop.products)).lower())
+        else:
+            self.opened, self.chosen, self.misread = result, [], []
         line = f"{' '.join(shown(result.title).split()[-2:])} {result.tag}".strip()
         return f"{thought} So {line} [{result.asin}].", f"click[{result.asin}]"
 
     def _item(self, clickables):
-        self.lacking = any(value not in clickables for value in self.options)
+        missing = [value for value in self.options if value not in clickables]
+        self.lacking = bool(missing)
+        if found_out := [value for value in self.chosen if value in self.misread and self._time()]:
+            return self._leave([], found_out[0])
         if "match" not in self.habits or self.chosen:
-            return super()._item(clickables)
+            thought, action = super()._item([*clickables, *self.misread])
+            self.mistaken = action in [f"click[{value}]" for value in self.misread]
+            return thought, action
         # One option after the other, with the comma that follows it in the task: a small model copies "8, " as it
         # stands there, and the one word after it tells whether the page has it.
         seen = self._exercises(clickables) if self.rng.random() < self.reading else []
+        if self._time() and not self.habits & {"skip", "first"} and self.rng.random() < MISREAD:
+            self.misread = missing
+        self.mistaken, there = bool(self.misread), [*clickables, *self.misread]
         for value in self.options:
-            seen.append(f"{self.said.get(value, value)}, {'here' if value in clickables else 'missing'}.")
-            if value not in clickables and self._time():
-                self.rejected.add(self.opened.asin)
-                return self.because("match", f"{' '.join(seen)} I go back."), "click[< prev]"
-        thought, action = super()._item(clickables)
+            if value not in there and self._time():
+                return self._leave(seen, value)
+            seen.append(f"{self.said.get(value, value)}, {'here' if value in there else 'missing'}.")
+        thought, action = super()._item(there)
         return self.because("match", f"{' '.join(seen)} {thought}"), action
+
+    def _leave(self, seen, value):
+        """Back to the results, as the product lacks `value`; seen: what was said of other options."""
+        self.rejected.add(self.opened.asin)
+        lacking = f"{self.said.get(value, value)}, missing."
+        return self.because("match", f"{' '.join([*seen, lacking])} I go back."), "click[< prev]"
 
     def _exercises(self, clickables):
         """Three options that the page has or not, one as often as the other: an episode asks that seldom."""

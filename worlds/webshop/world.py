@@ -13,7 +13,7 @@ from zlib import crc32
 
 from worlds.players import BASE
 from worlds.webshop import catalogue
-from worlds.webshop.shop import WebShop
+from worlds.webshop.shop import ACTION, WebShop
 from worlds.webshop.shopper import REAL_WAYS, STEPS, WAYS, RealShopper, Shopper, shown
 
 # Keyword families as in SkillRL's WebShop bank; these lists are our own. The first family with a word of the task text
@@ -146,7 +146,7 @@ class World:
         return f"goal {task}"
 
     def start(self, task):
-        return ShopGame(self.shop.clone(), task)
+        return ShopGame(self.shop.clone(), task, "Not on this page." if self.real else "Same page.")
 
     def vocabulary(self):
         # Every id and price twice: a word that occurs once gets no token of its own. Real ids and prices have to stand
@@ -160,10 +160,13 @@ class World:
 
 
 class ShopGame:
-    """One shopping trip. The page is the original's text with its clickable parts in brackets."""
+    """One shopping trip. The page is the original's text with its clickable parts in brackets.
 
-    def __init__(self, shop, task):
-        self.shop, self.done, self.won, self.score = shop, False, False, 0.0
+    missed: the reply to a click on what the page lacks. The original sends the same page again, where one can look.
+    """
+
+    def __init__(self, shop, task, missed="Same page."):
+        self.shop, self.missed, self.done, self.won, self.score = shop, missed, False, False, 0.0
         self.task = shop.goals[task]["instruction_text"]
         self.observation = shop.reset(task)
         self.page = brackets(self.shop, self.observation)
@@ -175,13 +178,17 @@ class ShopGame:
         return ["search[words]"] + [f"click[{text}]" for text in actions["clickables"] if not actions["has_search_bar"]]
 
     def step(self, action):
+        click = re.match(ACTION, action)
+        absent = click and click[1] == "click" and click[2].lower() not in self.shop.available_actions()["clickables"]
         self.observation, reward, self.done = self.shop.step(action)
         if self.done:
             self.score, self.won = reward, reward == 1.0
         before, self.page = self.page, brackets(self.shop, self.observation)
         # An option click leaves the page as it was; the growing chat need not hold it twice. A new page repeats the
         # task, as the original's pages do: a small model copies from near words better than from far ones.
-        return "Same page." if self.page == before else self.page if self.done else f"{self.page}\nTask: {self.task}"
+        if self.page == before:
+            return self.missed if absent else "Same page."
+        return self.page if self.done else f"{self.page}\nTask: {self.task}"
 
 
 def brackets(shop, observation):
