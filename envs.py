@@ -1,20 +1,20 @@
 """
 The worlds as the policy sees them, and the one `rollout` that plays every episode: training, probes and evaluation.
 
-An episode is ONE growing chat. A real one, made-up products, one skill in the bank:
+An episode is ONE growing chat. One of a scripted shopper in the made-up shop, with one skill in the prompt:
 
     system     You shop in a text web store. Each turn answer <think>one short thought</think><action>one action
-               </action>. Actions: ... Your skills: [dyn_001] Choose the size first: Click every option the ...
-    user       Task: Find me slip resistant men's loafers with color: brown, and price lower than 70.00 dollars
-    assistant  <think>search the kind</think><action>search[slip resistant men's loafers]</action>
+               </action>. Actions: ... Your skills: [dyn_020] Footwear: pick all options: Before buying footwear, ...
+    user       Task: Find me water resistant men's loafers with arch support, non slip, and price lower than 70.00 ...
+    assistant  <think>I want men's loafers.</think><action>search[men's loafers]</action>
     user       [back to search]
                Page 1 (Total results: 50) [next >]
-               Vancil Mens Casual Leather Loafers $33.99 [b07s7hdc88] ...
-    assistant  <think>cheap enough</think><action>click[b07s7hdc88]</action>
+               Jasprick water resistant men's loafers with arch support $44.15 [b0desakigu] ...
+    assistant  <think>I need a price lower than 70.00. So ... [b0desakigu].</think><action>click[b0desakigu]</action>
                ...
-    user       Bought b07s7hdc88 with {"color": "brown"}.
-               The episode is over: SUCCESS, score 1.00, 4 of 15 steps. Family: footwear. Now review it ...
-    assistant  <think>...</think><tool_call>{"name": "propose_skill", ...}</tool_call>
+    user       Bought b0desakigu with {}.
+               The episode is over: SUCCESS, score 1.00, 3 of 15 steps. Family: footwear. Now review it ...
+    assistant  <think>...</think><tool_call>{"name": "keep_skill", ...}</tool_call>
 
 So the review reads the trajectory from the KV cache, and one policy acts and reviews on one token sequence. Token ids
 are kept as sampled and are never re-tokenised. Each carries its job (given, acting, reviewing) and the sampler's
@@ -67,6 +67,8 @@ class Player(Protocol):
 class Env(Protocol):
     """A world as tasks (integers) that belong to families. worlds/README.md shows how to write one."""
 
+    home: str  # the folder in worlds/ whose tiny/ belongs to this data
+    known: str  # what a `tiny` must have been trained on
     source: str  # the data in two or three words, printed with every score
     limit: int  # steps of an episode
     kl: float  # the paper's beta for this world
@@ -93,10 +95,9 @@ class Env(Protocol):
 def make(name: str, split: str = "train", data: str | None = None, seed: int = 0, **options) -> Env:
     """Open a world. split: train, dev or test. ValueError, OSError or ImportError, one line, if it cannot be opened."""
     world = worlds.load(name)
-    given = {option: value for option, value in options.items() if value}
-    if unknown := given.keys() - world.options.keys():
+    if unknown := {option for option, value in options.items() if value} - world.options.keys():
         raise ValueError(f"--{min(unknown)}: --env {name} has no such option")
-    return world(split, data, seed, **given)
+    return world(split, data, seed, **{option: options[option] for option in options.keys() & world.options.keys()})
 
 
 def project(text: str, tail: int) -> tuple[str, bool]:

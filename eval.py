@@ -114,16 +114,16 @@ def main():
         if args.audit:
             return audit.run(policy, env, bank, args.seed, probing_of(args, sampling, 16),
                              args.out or where / "audit.json", args.retire)
+        result = {"target": args.target[0], "env": env.describe(), "split": args.split, "games": len(tasks),
+                  "words": words, "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
+        out = args.out or where / f"eval_{args.split}.json"
         for protocol in args.protocols:
             if protocol == "frozen" and not bank.skills() and "none" in protocols:
                 print("frozen   the bank is empty: the same as none")
                 protocols[protocol] = protocols["none"]
-                continue
-            protocols[protocol] = play_protocol(protocol, policy, env, bank, tasks, args, sampling)
-        result = {"target": args.target[0], "env": env.describe(), "split": args.split, "games": len(tasks),
-                  "words": words, "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
-        out = args.out or where / f"eval_{args.split}.json"
-        write_atomic(out, json.dumps(result, indent=1) + "\n")
+            else:
+                protocols[protocol] = play_protocol(protocol, policy, env, bank, tasks, args, sampling)
+            write_atomic(out, json.dumps(result, indent=1) + "\n")  # a kill loses one protocol at most
         print(f"wrote {out}")
 
 

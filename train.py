@@ -139,21 +139,23 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
         rng = random.Random(f"{flags.seed}/tasks/{step}")
         tasks = rng.sample(env.train_tasks, min(flags.tasks, len(env.train_tasks)))
 
-        # 1, 2: act, and review: each episode ends with propose | update | keep
+        # 1: act, then review: each episode ends with propose | update | keep
         episodes = rollout(policy, env, tasks, bank, flags.group, seed, sampling_of(flags, flags.temperature),
                            with_review=flags.reviews == "on")
         clock.append(time.perf_counter())
 
-        # 3: bank with the edit against bank without: same probe tasks, same random numbers
+        # 2: bank with the edit against bank without: same probe tasks, same random numbers
         edits = edits_of(episodes)
         probed = probe(policy, env, bank, edits, seed, probing) if flags.commit != "all" else []
         clock.append(time.perf_counter())
 
-        # 4: R pays acting, S = U + shaping pays reviewing; each is normalised within its group against its own kind
+        # 3: R pays acting, S = U + shaping pays reviewing
         U = {edit.episode: edit.utility for edit in edits}
         r = [e.rewards(flags.reward == "graded") for e in episodes]
         R = [sum(turns) for turns in r]
         S = [U.get(i, 0.0) + shaping(e.review, e.edit) if e.edit else 0.0 for i, e in enumerate(episodes)]
+
+        # 4: each is normalised within its group against its own kind
         groups = [i // flags.group for i in range(len(episodes))]
         if flags.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
             a_act = a_skill = grpo.group_advantage([r + s for r, s in zip(R, S)], groups, alone="reward")

@@ -47,6 +47,19 @@ def test_the_real_shop_without_its_data_is_one_line(tmp_path, monkeypatch):
         ablations.elsewhere(arguments(tmp_path), "real_shop")
 
 
+def test_the_made_up_shops_runs_do_not_play_the_real_one(tmp_path, monkeypatch):
+    """Bug: with the real products' directory set for one part, the runs of all parts play the real shop."""
+    seen = []
+    monkeypatch.setenv("WEBSHOP_DATA", str(tmp_path))
+    monkeypatch.setattr(ablations.subprocess, "Popen", lambda argv, env, **more: seen.append(env) or SimpleNamespace(
+        poll=lambda: 1, returncode=1))
+    monkeypatch.setattr(ablations.time, "sleep", lambda seconds: None)
+    ablations.make(arguments(tmp_path), [("a", 0, [ablations.Train(tmp_path / "a", 1, [])])])
+    assert len(seen) == 1 and "WEBSHOP_DATA" not in seen[0]
+    (_, _, (run,)), *_ = ablations.elsewhere(arguments(tmp_path), "real_shop")
+    assert run.argv()[-2:] == ["--data", str(tmp_path)]
+
+
 def test_a_run_that_was_begun_is_resumed_and_a_finished_one_is_left_alone(tmp_path):
     """Bug: a second call makes ten hours of runs anew, or a stage of ten iterations ends after five."""
     one = ablations.Train(tmp_path, 10, [])

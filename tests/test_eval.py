@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ import policy as policies
 from probes import Probing
 from skillbank import Skill, SkillBank
 from tools.coldstart import corpus
+from tools.runs import open_target
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +90,37 @@ def test_an_empty_bank_is_not_played_twice(model, tmp_path, monkeypatch, capsys)
     assert "same as none" in capsys.readouterr().out
 
 
+def test_a_protocol_that_was_played_is_kept_when_the_next_is_stopped(model, tmp_path, monkeypatch):
+    """Bug: Ctrl-C in the long online protocol loses the two that were done."""
+    play = evaluation.play_protocol
+
+    def stopped(protocol, *rest):
+        if protocol == "online":
+            raise KeyboardInterrupt
+        return play(protocol, *rest)
+
+    monkeypatch.setattr(evaluation, "play_protocol", stopped)
+    with pytest.raises(SystemExit) as stop:
+        run(model, "--split", "dev", "--limit", 1, "--act_tokens", 8, "--context", 1500, "--out", tmp_path / "r.json",
+            monkeypatch=monkeypatch)
+    assert stop.value.code == 130
+    assert list(json.loads((tmp_path / "r.json").read_text())["protocols"]) == ["none", "frozen"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "worlds/webshop/tiny"])
+def test_a_shipped_model_is_sampled_as_it_was_trained(name):
+    """Bug: the same weights show other skills and stop at other lengths, by which of their names they are called."""
+    name = str(Path(__file__).parents[1] / name) if "/" in name else name
+    *_, sampling = open_target(evaluation.read_flags([name]))
+    assert (sampling.top_k, sampling.context, sampling.act_tokens, sampling.review_tokens) == (4, 3072, 96, 160)
+
+
 @pytest.mark.parametrize("flags, what", [
     (["/no/model"], "/no/model"), (["MODEL", "--split", "tset"], "tset"),
     (["MODEL", "--bank", "/no/bank"], "/no/bank"), (["MODEL", "--data", "/no/data"], "/no/data"),
     (["MODEL", "--protocols", "warm"], "warm"), (["MODEL", "--x"], "--x"), (["MODEL", "--limit", "0"], "--limit"),
     (["MODEL", "--temperature", "-1"], "--temperature"),
-    (["MODEL", "--context", "300"], "--context"),
+    (["MODEL", "--context", "300"], "--context"), (["MODEL", "--out", "."], "--out ."),
 ])
 def test_bad_input_ends_with_one_line(flags, what, model, monkeypatch, capsys):
     """A traceback is no answer to a typo."""

@@ -46,7 +46,7 @@ def test_the_story_is_about_the_edit_that_was_committed():
 def test_the_sample_holds_the_best_and_the_worst_with_their_edits(tmp_path):
     """Bug: the fate of an edit is printed under another episode."""
     edits = [edit(episode=2, utility=-0.25)]
-    report.sample(tmp_path / "s.txt", [episode(1.0), episode(9.0), episode(-1.0)], edits, [])
+    report.sample(tmp_path / "s.txt", [episode(1.0), episode(9.0), episode(-1.0)], edits, [], [1.0, 9.0, -1.0])
     text = (tmp_path / "s.txt").read_text()
     assert text.index("transcript 9.0") < text.index("transcript -1.0") < text.index("utility -0.250: not committed")
     assert "transcript 1.0" not in text

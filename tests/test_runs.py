@@ -1,5 +1,6 @@
 """A run directory: nothing in it is half written, and whatever ends a run ends it with one line that is true."""
 
+import fcntl
 import json
 import os
 import signal
@@ -96,20 +97,36 @@ def test_a_signal_ends_a_run_with_one_line(number, status, word, run, tmp_path, 
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handler is put back"
 
 
+def locked(directory):
+    """What another process sees: is a run directory locked?"""
+    other = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(other)
+    return False
+
+
 def test_a_second_training_of_the_same_run_is_refused(run, tmp_path, monkeypatch):
     """Bug: two processes write one run: lines of both in metrics.jsonl, checkpoints removed under the other."""
+    seen, saves = [], runs.save
+
+    def save(*rest):
+        seen.append(locked(tmp_path / "run"))
+        saves(*rest)
+
+    monkeypatch.setattr(runs, "save", save)
     run(tmp_path / "run")
-    refused = []
-
-    def meanwhile(*rest):
-        refused.append(ends(run, tmp_path / "run", "--steps", "3", "--resume"))
-        return 5
-
-    monkeypatch.setattr(runs, "save_every", meanwhile)  # called in the loop, before the first iteration
+    assert seen == [True, True] and not locked(tmp_path / "run"), "locked from a new run's first file to its last"
+    other = os.open(tmp_path / "run", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    line, status = ends(run, tmp_path / "run", "--steps", "2", "--resume")
+    assert "another process is training in" in line and status == 1 and len(seen) == 2
+    os.close(other)
     run(tmp_path / "run", "--steps", "2", "--resume")
-    assert len(refused) == 1 and "another process is training in" in refused[0][0] and refused[0][1] == 1
-    monkeypatch.undo()
-    run(tmp_path / "run", "--steps", "3", "--resume")  # free again
+    assert len(seen) == 3 and seen[-1]
 
 
 @pytest.mark.parametrize("where, error", [("report.append", OSError(28, "No space left on device")),
@@ -318,6 +335,27 @@ def test_a_run_begins_with_the_bank_it_is_given(run, tmp_path, monkeypatch):
     row, = report.lines_of(tmp_path / "run" / "metrics.jsonl")
     assert row["review_sampled"] == row["probe_sampled"] == row["probe_episodes"] == row["edits"] == 0
     assert row["sampled"] == row["act_sampled"] == row["tokens"] > 0
+
+
+def test_a_resumed_run_does_not_need_its_first_bank(run, tmp_path):
+    """Bug: the file of --bank was moved after the run began, and the run cannot be resumed."""
+    bank = SkillBank(general_skills=[Skill("dyn_001", "Look first", "Read the page before you click.", "Always.")])
+    bank.save(tmp_path / "bank.json")
+    run(tmp_path / "run", "--bank", str(tmp_path / "bank.json"))
+    (tmp_path / "bank.json").unlink()
+    run(tmp_path / "run", "--bank", str(tmp_path / "bank.json"), "--steps", "2", "--resume")
+    assert SkillBank.load(tmp_path / "run" / "skills.json").find("dyn_001").title == "Look first"
+
+
+def test_families_that_are_too_small_to_probe_are_said(capsys):
+    """Bug: with nine games of a family and --probes 8 nothing is ever committed, and nobody is told why."""
+    env = SimpleNamespace(train_tasks=list(range(30)), family=lambda task: "few" if task < 9 else "many")
+    flags = SimpleNamespace(probes=4, confirm=8, reviews="on", commit="positive")
+    for probes, confirm, said in ((4, 8, "few (8): fewer probes.\n"), (8, 8, "no skill"), (8, 0, ""), (4, 4, "")):
+        flags.probes, flags.confirm = probes, confirm
+        runs.say_small(flags, env)
+        out = capsys.readouterr().out
+        assert said in out and bool(out) == bool(said) and "many" not in out
 
 
 def test_all_edits_unprobed_plays_no_probe(run, tmp_path, monkeypatch):

@@ -625,7 +625,7 @@ def test_nothing_said_ends_a_run(tmp_path):
             edit.utility = 1.0
         committed = commit(bank, edits) if number % 7 == 0 else []
         report.append(path, report.edit_rows(number, edits, committed, WAYS))
-        report.sample(tmp_path / "sample.txt", [episode], edits, committed)
+        report.sample(tmp_path / "sample.txt", [episode], edits, committed, [0.0])
         assert isinstance(report.story([episode], edits, committed), str)
     assert len(report.lines_of(path)) > 100
 

@@ -47,6 +47,14 @@ def test_demonstrations_are_whole_chats(name):
         assert "The episode is over" in chat[-2]["content"] and "<tool_call>" in chat[-1]["content"]
 
 
+@pytest.mark.parametrize("name", worlds.names())
+def test_a_split_that_a_world_lacks_is_refused_in_one_line(name):
+    """Bug: a misspelt --split is a KeyError in the template that others copy."""
+    opened(name)
+    with pytest.raises(ValueError, match="--split tests"):
+        envs.make(name, "tests")
+
+
 def test_guess_is_won_by_halving():
     """Bug: the template that others copy cannot be won, or does not end."""
     env = envs.make("guess", "test")
@@ -100,6 +108,7 @@ def test_options_are_the_worlds_own(capsys):
     with pytest.raises(ValueError, match="--human_goals: --env guess has no such option"):
         envs.make("guess", human_goals=True)
     assert envs.make("guess", human_goals=False).tasks
+    assert envs.make("webshop", base=0.0).base == 0, "0 is a value, not a missing one"
     with pytest.raises(SystemExit):
         train.read_flags(["--help"])
     text = capsys.readouterr().out

@@ -58,7 +58,7 @@ VARIANTS = {
 QUICK, MAIN = tuple(VARIANTS)[:4], tuple(VARIANTS)[:6]  # MAIN: the baselines are in it; the rest are parts left out
 RARITY = (0.05, 0.1, 0.2, 0.35, 0.5)  # BASE
 FURTHER = ("--cold_start 1200 --sft_batch 2 --sft_lr 1e-3 --sft_muon 0.005 --sft_copy 5 --seed 8 --context 3072 "
-           "--act_tokens 96 --review_tokens 160 --eval_every 0")  # as the last command of worlds/webshop/tiny/make.sh
+           "--act_tokens 96 --review_tokens 160 --eval_every 0")  # half as many as worlds/webshop/tiny/make.sh's last
 RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews off")}
 # World -> its rivals, (seeds, iterations, flags).
 WORLDS = {
@@ -171,9 +171,13 @@ def claims(args):
 
 def elsewhere(args, world):
     """The jobs of the comparison in another world."""
-    if world == "real_shop" and not os.environ.get("WEBSHOP_DATA"):
-        sys.exit("tools.ablations: --parts real_shop: set WEBSHOP_DATA to the directory of the real products")
-    return compared(args, WORLDS[world], f"{world} ")
+    jobs = compared(args, WORLDS[world], f"{world} ")
+    if world == "real_shop":
+        if not (data := os.environ.get("WEBSHOP_DATA")):
+            sys.exit("tools.ablations: --parts real_shop: set WEBSHOP_DATA to the directory of the real products")
+        for _, _, (run,) in jobs:
+            run.flags += ["--data", data]
+    return jobs
 
 
 PARTS = {"variants": variants, "rarity": rarity, "claims": claims,
@@ -184,6 +188,7 @@ def make(args, jobs):
     """Make what is missing, args.jobs at a time; seeds first, so that early tables compare the same seeds."""
     waiting = [job for job in sorted(jobs, key=lambda job: job[1]) if not all(one.done() for one in job[2])]
     environment, running = {**os.environ, "OMP_NUM_THREADS": "1"}, []
+    environment.pop("WEBSHOP_DATA", None)  # the made-up shop's runs must not play the real one
     while waiting or running:
         while waiting and len(running) < args.jobs:
             name, seed, made = waiting.pop(0)

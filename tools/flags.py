@@ -125,7 +125,10 @@ def evaluation(every, sampling, argv=None):
         parser.error("name a run directory or a model")
     args.model, args.settings, args.env = str(model), settings, args.env or settings.get("env", "webshop")
     args.bank = args.bank or bank
-    args.options = {name: getattr(args, name) or settings.get(name, default) for name, default in options.items()}
+    args.options = {name: settings.get(name, default) if getattr(args, name) is None else getattr(args, name)
+                    for name, default in options.items()}
+    if args.out and Path(args.out).is_dir():
+        parser.error(f"--out {args.out}: is a directory; name a file")
     args.protocols = args.protocols.split(",")
     if unknown := set(args.protocols) - set(every):
         parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(every)}")

@@ -36,7 +36,7 @@ class Iteration:
         if tell or self.step % 10 == 0:  # something to watch
             print(story(self.episodes, self.edits, self.committed), flush=True)
         samples = out / "samples" / f"step_{self.step:05d}"
-        sample(f"{samples}.txt", self.episodes, self.edits, self.committed)
+        sample(f"{samples}.txt", self.episodes, self.edits, self.committed, self.R)
         self.dump(f"{samples}.json")
         append(out / "edits.jsonl", edit_rows(self.step, self.edits, self.committed, env.ways))
         return row
@@ -44,7 +44,7 @@ class Iteration:
     def dump(self, path):
         """The same two episodes as `sample` writes, with every token and its advantage, for tools/page.py."""
         records = []
-        for i in extremes(self.episodes):
+        for i in extremes(self.R):
             episode, (act, skill, turns) = self.episodes[i], (values[i] for values in self.advantages)
             records.append({
                 "step": self.step, "number": i, "task": episode.task, "family": episode.family, "won": episode.won,
@@ -179,16 +179,16 @@ def story(episodes, edits, committed):
     return "\n".join(lines + (fate(edit, edit in committed) if edit else [f"    {status_of(episode)}"]))
 
 
-def extremes(episodes):
+def extremes(rewards):
     """The numbers of the episodes with the highest and the lowest reward; one number where it is the same episode."""
-    ranked = sorted(range(len(episodes)), key=lambda i: episodes[i].reward)
+    ranked = sorted(range(len(rewards)), key=rewards.__getitem__)
     return list(dict.fromkeys([ranked[-1], ranked[0]]))
 
 
-def sample(path, episodes, edits, committed):
+def sample(path, episodes, edits, committed, rewards):
     """The best and the worst episode of an iteration in full, with the fate of their edits."""
     lines = []
-    for i in extremes(episodes):
+    for i in extremes(rewards):
         lines += [episodes[i].transcript(), f"--- the review's call: {status_of(episodes[i])}"]
         lines += [line for edit in edits if edit.episode == i for line in fate(edit, edit in committed)]
     write_atomic(path, "\n".join(lines) + "\n")

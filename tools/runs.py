@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import uuid
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -48,6 +49,7 @@ ANEW = "restore it, or begin another run with --out"  # what to do about a damag
 OUT_OF_MEMORY = (memory.TooSmall, torch.OutOfMemoryError)
 # What a disk, a data file or a full card can do in the middle of a run.
 BROKEN = (worlds.GameError, OSError, SafetensorError, *OUT_OF_MEMORY)
+HELD: list[int] = []  # the open run directory that is locked, see `hold`
 
 
 def checkpoint_of(run):
@@ -65,7 +67,7 @@ def target_of(path):
     """What eval.py is given: (model to load, the run's settings, file of its bank or None).
 
     path: a run directory, one of its checkpoints, its reference, or any model. A shipped model's config.json names its
-    world and the lengths of its answers; other models have no settings.
+    world; other models have no settings.
     """
     path = Path(path)
     if checkpoint := checkpoint_of(path):
@@ -80,7 +82,7 @@ def target_of(path):
         raise ValueError(f"{path} is a run without a checkpoint yet; train.py --resume goes on with it")
     named = [str(config.get("world")).split(",")[0], path.resolve().parent.name if path.name == "tiny" else ""]
     world = next((name for name in named if name in worlds.names()), None)
-    return path, {"env": world, **config.get("sampling", {})} if world else {}, None
+    return path, {"env": world} if world else {}, None
 
 
 def open_world(args):
@@ -95,12 +97,13 @@ def open_world(args):
 
 def open_target(args):
     """(policy, world, bank, sampling) to evaluate; flags win over the run's settings. One-line errors."""
-    settings, (env, bank) = args.settings, open_world(args)
+    env, bank = open_world(args)
+    policy = policies.load(args.model, policies.pick_device(args.device), world=env.home)
+    settings = {**policy.model.cfg.hf.get("sampling", {}), **args.settings}  # a shipped model brings its lengths
     own = {f.name: getattr(args, f.name) for f in SAMPLING}
     own = {name: settings.get(name, getattr(envs.Sampling, name)) if value is None else value
            for name, value in own.items()}
     sampling = envs.Sampling(args.temperature, **own)
-    policy = policies.load(args.model, policies.pick_device(args.device), world=env.home)
     envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
     return policy, env, bank, sampling
 
@@ -122,7 +125,7 @@ def guard(program, out, errors):
     def terminate(number, frame):
         raise SystemExit(128 + number)
 
-    held = hold(program, out)
+    hold(program, out)
     main_thread = threading.current_thread() is threading.main_thread()  # only there may handlers be set
     before = signal.signal(signal.SIGTERM, terminate) if main_thread else None
     try:
@@ -143,27 +146,26 @@ def guard(program, out, errors):
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
-        if held is not None:
-            os.close(held)
+        while HELD:
+            os.close(HELD.pop())
 
 
 def hold(program, out):
-    """Lock a run directory that exists; closing what is returned, or the end of the process, unlocks it.
+    """Lock a run directory, where it exists, until `guard` ends or the process does.
 
     SystemExit, one line, where another process holds it: two would write over each other's checkpoints.
     """
-    if fcntl is None or not out or not Path(out).is_dir():
-        return None
-    held = os.open(out, os.O_RDONLY)
+    if fcntl is None or HELD or not out or not Path(out).is_dir():
+        return
+    HELD.append(os.open(out, os.O_RDONLY))
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(HELD[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(held)
+        os.close(HELD.pop())
         raise SystemExit(f"{program}: another process is training in {out}; wait for it, or give another --out"
                          ) from None
     except OSError:  # a file system without locks
         pass
-    return held
 
 
 def saved(out):
@@ -195,7 +197,8 @@ def open_run(flags, env, sampling, bar):
     if flags.resume:
         defaults = {f.name: f.default for f in fields(flags)} | {k: v for k, (v, _) in env.options.items()}
         check_flags(out, settings_of(flags, env), defaults)
-    bank = first_bank(flags, env)  # a wrong --bank: say so before the cold start
+    bank = SkillBank() if checkpoint else first_bank(flags, env)  # a wrong --bank: say so before the cold start
+    say_small(flags, env)
     open_wandb(flags)
     if checkpoint:
         policy, bank, start, state = resumed(flags, checkpoint, device)
@@ -266,6 +269,7 @@ def new_run(flags, env, sampling, bar, device):
                              "one: --cold_start 4000")
     envs.prompt_limit(policy, env, sampling)  # too short a context: say so before the cold start
     write_atomic(out / "config.json", json.dumps(settings_of(flags, env), indent=1) + "\n")
+    hold("train.py", out)
     begin_logs(out)
     policy.model.recompute = fits.check(flags, policy)
     if flags.cold_start:
@@ -303,6 +307,17 @@ def fit(bank, path, env):
     if unknown := bank.fit(families, env.aliases):
         print(f"{path}: skills of {', '.join(unknown)} are never shown, this world has the families "
               f"{', '.join(sorted(families))}")
+
+
+def say_small(flags, env):
+    """Print the families with fewer training games than an edit's probes and fresh probes want."""
+    wanted, count = flags.probes + flags.confirm, Counter(env.family(task) for task in env.train_tasks)
+    few = {family: n - 1 for family, n in sorted(count.items()) if n - 1 < wanted}  # never an edit's own game
+    if few and flags.reviews == "on" and flags.commit == "positive":
+        none = " Where none is left for --confirm, no skill of the family is committed." * (
+            flags.confirm > 0 and min(few.values()) <= flags.probes)
+        print(f"an edit wants {wanted} other training games of its family; there are fewer in "
+              + ", ".join(f"{family} ({n})" for family, n in few.items()) + f": fewer probes.{none}", flush=True)
 
 
 def with_reference(flags, policy, state, device):

@@ -24,6 +24,8 @@ class World:
 
     def __init__(self, split, data=None, seed=0):
         splits = {"test": range(100), "dev": range(100, 200), "train": range(200, 800)}
+        if split not in splits:
+            raise ValueError(f"--split {split}: guess has {', '.join(splits)}")
         self.tasks, self.train_tasks, self.dev_tasks = (list(splits[name]) for name in (split, "train", "dev"))
 
     def family(self, task):

@@ -38,7 +38,7 @@ class Family:
     kinds: list[str]
     adjectives: list[str]  # qualities that stand before the noun ...
     features: list[str]  # ... and those that stand after it
-    options: dict[str, list[str]]  # no value in two groups, none with "tan" in it: webshop.py takes it for a colour
+    options: dict[str, list[str]]  # no value in two groups, none with "tan" in it: shop.py takes it for a colour
     prices: tuple[int, int]
 
 
