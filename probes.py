@@ -108,7 +108,7 @@ def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: b
     if not before:
         return 0.0
     # Eq. 3: delta_k = s_k(with) - s_k(without); U = mean_k delta_k + alpha (wins - losses) / K
-    deltas = [b - a for a, b in zip(before, after)]
+    deltas = [with_edit - without for without, with_edit in zip(before, after)]
     wins, losses = sum(d > 0 for d in deltas), sum(d < 0 for d in deltas)
     u = sum(deltas) / len(deltas) + alpha * (wins - losses) / len(deltas)
     return max(u, 0.0) if clip else u

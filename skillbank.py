@@ -82,22 +82,21 @@ class SkillBank:
     @classmethod
     def from_dict(cls, data):
         def skills(items):
-            known = ("skill_id", "title", "principle", "when_to_apply")
-            return [Skill(*(item[k] for k in known), {k: v for k, v in item.items() if k not in known})
-                    for item in items]
+            own = skillfiles.SKILL
+            return [Skill(*(item[k] for k in own), {k: v for k, v in item.items() if k not in own}) for item in items]
 
         families = {family: skills(items) for family, items in data.get("task_specific_skills", {}).items()}
         return cls(skills(data.get("general_skills", [])), families, data.get("common_mistakes", []),
                    data.get("metadata", {}), {k: v for k, v in data.items() if k not in skillfiles.BANK})
 
     def to_dict(self):
-        def plain(skill):
+        def row(skill):
             data = asdict(skill)
-            return {**{k: v for k, v in data.items() if k != "extra"}, **data["extra"]}
+            return {**{k: data[k] for k in skillfiles.SKILL}, **data["extra"]}
 
         return {
-            "general_skills": [plain(s) for s in self.general_skills],
-            "task_specific_skills": {f: [plain(s) for s in v] for f, v in self.task_specific_skills.items()},
+            "general_skills": [row(s) for s in self.general_skills],
+            "task_specific_skills": {f: [row(s) for s in v] for f, v in self.task_specific_skills.items()},
             "common_mistakes": self.common_mistakes,
             **({"metadata": self.metadata} if self.metadata else {}),
             **self.extra,
