@@ -398,14 +398,27 @@ def test_a_graded_probe_and_an_unpaired_one(tiny, env, monkeypatch):
 
     monkeypatch.setattr(probes, "rollout", fake)
     edit = proposed(SkillBank(), 0, "new")
-    for probing in (Probing(3), Probing(3, graded=True), Probing(3, paired=False)):
+    for probing, u in ((Probing(3), 0.0), (Probing(3, graded=True), 0.5 * 1.5 + 0.3), (Probing(3, paired=False), 0.0),
+                       (Probing(3, graded=True, partial=True), 0.5 + 0.3)):
         probe(None, World(), SkillBank(), [edit], probing=probing)
         edit.probes = None
-        if probing.graded:
-            assert edit.utility == pytest.approx(0.5 * 1.5 + 0.3)
-        else:
-            assert edit.utility == 0.0
+        assert edit.utility == pytest.approx(u)
     assert len(set(seen[0])) == 3 and len(seen[0]) == 6 and len(set(seen[2])) == 6
+
+
+def test_partial_credit_does_not_pay_for_losing_fast(monkeypatch):
+    """Bug: a skill that wins by taking its time is harmful, since without it games are lost in few steps."""
+    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
+        won = [bool(bank.skills()) and i % 3 == 0 for i, bank in enumerate(banks)]
+        return [SimpleNamespace(won=w, score=1.0 if w else 0.6, steps=9 if bank.skills() else 2)
+                for w, bank in zip(won, banks)]
+
+    monkeypatch.setattr(probes, "rollout", fake)
+    edit, u = proposed(SkillBank(), 0, "new"), {}
+    for probing in (Probing(3, alpha=0.0, graded=True), Probing(3, alpha=0.0, graded=True, partial=True)):
+        probe(None, World(), SkillBank(), [edit], probing=probing)
+        edit.probes, u[probing.partial] = None, edit.utility
+    assert u[False] < 0 < u[True]
 
 
 @pytest.mark.parametrize("tie, chance", [(0.9, 0.16), (0.5, 0.36)])

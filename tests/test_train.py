@@ -182,6 +182,13 @@ def test_a_wrong_flag_gets_one_line(flags, capsys):
     assert stop.value.code == 2 and error.count("\n") == 1 and flags[0].lstrip("-") in error
 
 
+def test_the_data_decides_the_presets_wherever_it_is_named(monkeypatch):
+    """Bug: $WEBSHOP_DATA and --data are the same run with two utilities."""
+    assert train.read_flags([]).utility == train.read_flags(["--model", "tiny"]).utility == "graded"
+    monkeypatch.setenv("WEBSHOP_DATA", "real")
+    assert train.read_flags([]).utility == "partial" and train.read_flags(["--env", "alfworld"]).utility == "success"
+
+
 def test_flags_win_over_presets():
     """A preset that overrode a flag would make a run lie about its settings."""
     assert train.read_flags(["--model", "tiny"]).lr == train.PRESETS["tiny"]["lr"]

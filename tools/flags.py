@@ -4,6 +4,7 @@ That of train.py is a dataclass: every field is a flag, its metadata are the hel
 """
 
 import argparse
+import os
 from dataclasses import field, fields
 from pathlib import Path
 
@@ -20,9 +21,9 @@ def flag(default, text, least=None, choices=None, group=None):
     return field(default=default, metadata={"help": text, "least": least, "choices": choices, "group": group})
 
 
-def presets_of(env, presets):
-    """The presets of train.py with those that a world adds: {model: {flag: value}}."""
-    own = getattr(worlds.load(env), "presets", {}) if env in worlds.names() else {}
+def presets_of(env, presets, data=""):
+    """The presets of train.py with those that a world adds for its data ("": made up): {model: {flag: value}}."""
+    own = worlds.load(env).presets(data) if env in worlds.names() and hasattr(worlds.load(env), "presets") else {}
     return {model: {**presets.get(model, {}), **own.get(model, {})} for model in {**presets, **own}}
 
 
@@ -40,8 +41,9 @@ def parse(kind, presets, argv=None):
     """The command line as a `kind`, the preset of its model filled in. A wrong flag ends the program with one line."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--env", default=kind.env)
-    env = first.parse_known_args(argv)[0].env
-    presets = presets_of(env, presets)
+    first.add_argument("--data", default="")
+    env, data = (getattr(first.parse_known_args(argv)[0], name) for name in ("env", "data"))
+    presets = presets_of(env, presets, data or os.environ.get(f"{env.upper()}_DATA", ""))
     parser = argparse.ArgumentParser(description="Train SkillMaster.", allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"train.py: {message}; --help lists the flags\n")  # type: ignore
     known = {f.name: f for f in fields(kind) if f.name != "options"}

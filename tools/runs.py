@@ -111,8 +111,10 @@ def open_target(args):
 def probing_of(args, sampling, k):
     """How edits are probed: as in the run, with --probes or k probe tasks each."""
     settings = args.settings
+    utility = settings.get("utility", "success")
     return Probing(args.probes or k, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
-                   settings.get("clip_utility", Probing.clip), settings.get("utility") == "graded", sampling=sampling)
+                   settings.get("clip_utility", Probing.clip), utility != "success", sampling=sampling,
+                   partial=utility == "partial")
 
 
 @contextmanager

@@ -37,7 +37,6 @@ class World:
 
     limit, kl, tail, graded, ways, corpus_chats = 50, 0.01, 30, False, WAYS, 1000
     home = known = "alfworld"  # the shipped model plays generated games and real ones, in all their dialects
-    presets: dict = {"tiny": {"context": 2048}}  # what it was cold-started with
     options: dict = {
         "base": (BASE, "how often scripted players have a useful habit that no skill names"),
         "reading": (0.0, "how often a scripted player's thought begins with exercises in reading the page"),
@@ -82,6 +81,10 @@ class World:
             raise ValueError(f"{root}: no games in {name}")
         self.tasks, self.train_tasks = self.splits[name], self.splits["train"]
         self.dev_tasks = self.splits["valid_seen"] or self.splits["valid_unseen"]
+
+    @staticmethod
+    def presets(data):
+        return {"tiny": {"context": 2048}}  # what it was cold-started with
 
     def describe(self):
         counts = {name: Counter(self.games[task][0] for task in tasks) for name, tasks in self.splits.items()}
