@@ -40,7 +40,7 @@ class Probing:
     graded: bool = False  # s = score (...) in the place of 1[success] (...)
     paired: bool = True  # the same random numbers with the edit and without
     sampling: Sampling = field(default_factory=Sampling)
-    partial: bool = False  # with graded: only a won game gets the bonus for steps that were left
+    both: bool = False  # s + the world's score: wins as in the paper, and credit for what is nearly one
 
 
 @dataclass
@@ -91,13 +91,12 @@ def select(env: Env, task: int, k: int, seed: int, used=(), everywhere: bool = F
     return random.Random(f"probes/{seed}/{task}").sample(pool, min(k, len(pool)))
 
 
-def score(success: bool | float, steps: int, limit: int, bonus: bool = True) -> float:
+def score(success: bool | float, steps: int, limit: int) -> float:
     """s of one probe run: 0 if it failed, else 1 + the share of the step limit that was left, so in [1, 2).
 
-    success may be the world's score in [0, 1]: then s is graded, and in [0, 2). bonus: does it count the steps left?
-    A game that was lost in a hurry has many left: a skill that takes time to win would look harmful.
+    success may be the world's score in [0, 1]: then s is graded, and in [0, 2).
     """
-    return float(success) * (1.0 + bonus * (limit - steps) / limit)  # s = 1[success] (1 + (T - steps) / T)
+    return float(success) * (1.0 + (limit - steps) / limit)  # s = 1[success] (1 + (T - steps) / T)
 
 
 def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: bool = False) -> float:
@@ -139,7 +138,7 @@ def probe(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: in
     episodes = rollout(policy, env, tasks, list(runs.values()), seed=seed, sampling=probing.sampling,
                        with_review=False, keys=[mix(task) if probing.paired else mix(task, i)
                                                 for i, task in enumerate(tasks)], desc="probes")
-    s = {name: score(e.score if probing.graded else e.won, e.steps, env.limit, e.won or not probing.partial)
+    s = {name: score(e.score if probing.graded else e.won, e.steps, env.limit) + (e.score if probing.both else 0.0)
          for name, e in zip(runs, episodes)}
     for edit in edits:
         mine = {task: pair for task, pair in pairs[edit.identity].items() if task != edit.task}

@@ -79,9 +79,8 @@ class Flags:
 
     reviews: str = flag("on", "off is plain GRPO: no review is sampled, nothing is probed, the bank stays as it is",
                         choices=("on", "off"), group="counterfactual utility, commit")
-    utility: str = flag("success", "what a probe is scored by: success (the paper); graded: the world's score; partial: "
-                        "that, and only won games are paid for steps that were left",
-                        choices=("success", "graded", "partial"))
+    utility: str = flag("success", "what a probe is scored by: success (the paper), the world's graded score, or both",
+                        choices=("success", "graded", "both"))
     probes: int = flag(4, "K: probe tasks per edit", 1)
     confirm: int = flag(8, "fresh probe tasks for a promising edit before it is committed; 0: none", 0)
     probe_temperature: float = flag(0.4, "sampling temperature of probes", 0)
@@ -132,8 +131,8 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
     """Iterations start .. flags.steps - 1."""
     kl = env.kl if flags.kl < 0 else flags.kl
     objective = grpo.Objective(flags.clip, kl, flags.entropy, flags.temperature, flags.max_norm, flags.budget)
-    probing = Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility, flags.utility != "success",
-                      not flags.unpaired, sampling_of(flags, flags.probe_temperature), flags.utility == "partial")
+    probing = Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility, flags.utility == "graded",
+                      not flags.unpaired, sampling_of(flags, flags.probe_temperature), flags.utility == "both")
     save_every = runs.save_every(flags, policy)
     for step in range(start, flags.steps):
         clock, seed = [time.perf_counter()], mix(flags.seed, step)
@@ -223,8 +222,8 @@ def main():
         env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
         if (flags.utility != "success" or flags.reward == "graded") and not env.graded:
-            raise ValueError(f"--utility graded or partial, --reward graded: --env {flags.env} has no graded score, "
-                             "games are won or lost")
+            raise ValueError(f"--utility graded or both, --reward graded: --env {flags.env} has no graded score, games "
+                             "are won or lost")
         if flags.eval_every and not env.dev_tasks:
             raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
         policy, reference, optimizer, bank, start = runs.open_run(flags, env, sampling_of(flags, flags.temperature),

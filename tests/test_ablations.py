@@ -84,7 +84,7 @@ def test_other_checkpoints_get_the_flags_of_tiny():
     tiny = train.read_flags(["--model", "tiny", "--steps", "7"])
     assert {**vars(flags), "model": "", "out": ""} == {**vars(tiny), "model": "", "out": ""}
     assert tiny.utility == "graded" and train.read_flags(["--model", "tiny", "--env", "alfworld"]).utility == "success"
-    assert train.read_flags(["--model", "tiny", "--data", "real"]).utility == "partial"
+    assert train.read_flags(["--model", "tiny", "--data", "real"]).utility == "both"
 
 
 def log(run, success, tokens=100):

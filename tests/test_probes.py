@@ -399,15 +399,15 @@ def test_a_graded_probe_and_an_unpaired_one(tiny, env, monkeypatch):
     monkeypatch.setattr(probes, "rollout", fake)
     edit = proposed(SkillBank(), 0, "new")
     for probing, u in ((Probing(3), 0.0), (Probing(3, graded=True), 0.5 * 1.5 + 0.3), (Probing(3, paired=False), 0.0),
-                       (Probing(3, graded=True, partial=True), 0.5 + 0.3)):
+                       (Probing(3, both=True), 0.5 + 0.3)):
         probe(None, World(), SkillBank(), [edit], probing=probing)
         edit.probes = None
         assert edit.utility == pytest.approx(u)
     assert len(set(seen[0])) == 3 and len(seen[0]) == 6 and len(set(seen[2])) == 6
 
 
-def test_partial_credit_does_not_pay_for_losing_fast(monkeypatch):
-    """Bug: a skill that wins by taking its time is harmful, since without it games are lost in few steps."""
+def test_wins_count_beside_the_score(monkeypatch):
+    """Bug: a skill that wins by taking its time is harmful, since without it games score nearly as much, and faster."""
     def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
         won = [bool(bank.skills()) and i % 3 == 0 for i, bank in enumerate(banks)]
         return [SimpleNamespace(won=w, score=1.0 if w else 0.6, steps=9 if bank.skills() else 2)
@@ -415,9 +415,9 @@ def test_partial_credit_does_not_pay_for_losing_fast(monkeypatch):
 
     monkeypatch.setattr(probes, "rollout", fake)
     edit, u = proposed(SkillBank(), 0, "new"), {}
-    for probing in (Probing(3, alpha=0.0, graded=True), Probing(3, alpha=0.0, graded=True, partial=True)):
+    for probing in (Probing(3, alpha=0.0, graded=True), Probing(3, alpha=0.0, both=True)):
         probe(None, World(), SkillBank(), [edit], probing=probing)
-        edit.probes, u[probing.partial] = None, edit.utility
+        edit.probes, u[probing.both] = None, edit.utility
     assert u[False] < 0 < u[True]
 
 

@@ -186,7 +186,7 @@ def test_the_data_decides_the_presets_wherever_it_is_named(monkeypatch):
     """Bug: $WEBSHOP_DATA and --data are the same run with two utilities."""
     assert train.read_flags([]).utility == train.read_flags(["--model", "tiny"]).utility == "graded"
     monkeypatch.setenv("WEBSHOP_DATA", "real")
-    assert train.read_flags([]).utility == "partial" and train.read_flags(["--env", "alfworld"]).utility == "success"
+    assert train.read_flags([]).utility == "both" and train.read_flags(["--env", "alfworld"]).utility == "success"
 
 
 def test_flags_win_over_presets():

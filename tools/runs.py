@@ -113,8 +113,8 @@ def probing_of(args, sampling, k):
     settings = args.settings
     utility = settings.get("utility", "success")
     return Probing(args.probes or k, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
-                   settings.get("clip_utility", Probing.clip), utility != "success", sampling=sampling,
-                   partial=utility == "partial")
+                   settings.get("clip_utility", Probing.clip), utility == "graded", sampling=sampling,
+                   both=utility == "both")
 
 
 @contextmanager
