@@ -18,7 +18,7 @@ which the prompt shows the skill "Footwear: pick all options" and nothing else:
         propose_skill {"title": "Products: match the title", "principle": "Open only products whose title ...
 
 Measured with the useful skills, none, and the harmful ones in the prompt (success, 321-400 goals): made up .88, .40,
-.01; made up with human goals .87, .49, .10. `RealShopper` on 200 goals of the real 1,000 products: .68, .20, .00.
+.01; made up with human goals .87, .49, .10. `RealShopper` on 200 goals of the real 1,000 products: .67, .27, .02.
 """
 
 import re
