@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lib import checkpoints, graphs, lora, models, rope
+from lib.buffers import Buffers
 from lib.chat import Chat
 from lib.checkpoints import Config
 from lib.device import pick_device as pick_device
@@ -249,23 +250,6 @@ def draw(logits, seeds, temperature):
     return drawn, logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
 
 
-class Buffers:
-    """The KV cache, and what a decoding step reads and writes per row of it.
-
-    On a GPU recorded steps hold these addresses, so a policy keeps them: the next Session replays what was recorded.
-    """
-
-    def __init__(self, cfg, rows, max_len, device, dtype):
-        self.rows, self.spare = rows, max_len  # the last slot is spare: padding writes there
-        self.cache = KVCache(cfg, rows, max_len, device, dtype)
-        # The newest token, its position, the seed of the next one, and the log-probability of that one.
-        self.tokens, self.positions = torch.zeros(2, rows, 1, dtype=torch.long, device=device)
-        self.seeds = torch.zeros(rows, dtype=torch.int32, device=device)
-        self.logp = torch.zeros(rows, device=device)
-        self.graphs = graphs.Graphs() if device.type == "cuda" else None
-        self.user = None  # a weak reference to the Session that they belong to
-
-
 class Session:
     """`rows` parallel conversations over one KV cache, each with its own length and its own random stream.
 
@@ -479,7 +463,7 @@ class Policy:
             if not self.kept.user():
                 self.kept = None  # frees them first
                 graphs.release()
-        new = kept or Buffers(self.model.cfg, rows, max_len, weight.device, weight.dtype)
+        new = kept or Buffers(KVCache(self.model.cfg, rows, max_len, weight.device, weight.dtype), rows, max_len)
         new.user = weakref.ref(session)
         if self.keep and not self.kept:
             self.kept = new

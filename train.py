@@ -221,11 +221,6 @@ def main():
         new = runs.checkpoint_of(flags.out) is None
         env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
-        if (flags.utility != "success" or flags.reward == "graded") and not env.graded:
-            raise ValueError(f"--utility graded or both, --reward graded: --env {flags.env} has no graded score, games "
-                             "are won or lost")
-        if flags.eval_every and not env.dev_tasks:
-            raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
         policy, reference, optimizer, bank, start = runs.open_run(flags, env, sampling_of(flags, flags.temperature),
                                                                   bar)
         print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "

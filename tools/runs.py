@@ -193,6 +193,11 @@ def open_run(flags, env, sampling, bar):
 
     ValueError or OSError, one line, where that is impossible.
     """
+    if (flags.utility != "success" or flags.reward == "graded") and not env.graded:
+        raise ValueError(f"--utility graded or both, --reward graded: --env {flags.env} has no graded score, games "
+                         "are won or lost")
+    if flags.eval_every and not env.dev_tasks:
+        raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
     out, device, checkpoint = Path(flags.out), policies.pick_device(flags.device), checkpoint_of(flags.out)
     if not flags.resume and (checkpoint or (out / SAVED).is_file() or (out / "reference").is_dir()):
         raise ValueError(f"{out} holds a run; --resume continues it, --out DIR starts another")

@@ -267,8 +267,9 @@ class RealShopper(Shopper):
     def _item(self, clickables):
         missing = [value for value in self.options if value not in clickables]
         self.lacking = bool(missing)
-        if found_out := [value for value in self.chosen if value in self.misread and self._time()]:
-            return self._leave([], found_out[0])
+        clicked = [value for value in self.chosen if value in self.misread]
+        if clicked and self._time():  # "Not on this page."
+            return self._leave([], clicked[0])
         if "match" not in self.habits or self.chosen:
             thought, action = super()._item([*clickables, *self.misread])
             self.mistaken = action in [f"click[{value}]" for value in self.misread]
