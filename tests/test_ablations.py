@@ -97,6 +97,7 @@ def log(run, success, tokens=100):
 
 
 def call(monkeypatch, out, *argv):
+    monkeypatch.setattr(ablations, "KNOWN", {})
     monkeypatch.setattr(ablations, "make", lambda *rest: pytest.fail("nothing was to be made"))
     monkeypatch.setattr(sys, "argv", ["ablations", "--jobs", "0", "--out", str(out), *argv])
     ablations.main()
@@ -114,7 +115,9 @@ def test_the_table_counts_all_tokens_and_seconds(tmp_path, monkeypatch, capsys):
     assert rows[first]["success"]["10"] == "0.725 +- 0.025" and rows[first]["tokens"] == 1000
     assert rows[second]["tokens to .5"] == [None] and f"{second} (1 seeds)" in capsys.readouterr().out
     # The first variant reaches .5 after 625 tokens on average: the other is then at 7.8 iterations, not at 6.25.
-    assert float(rows[second]["at equal tokens"].split()[0]) == pytest.approx(0.1 + 0.2 * (625 - 400) / 400, abs=1e-3)
+    same = rows[second]["at equal tokens"]
+    assert float(same["625"].split()[0]) == pytest.approx(0.1 + 0.2 * (625 - 400) / 400, abs=1e-3)
+    assert same["800"].startswith("0.300") and set(same) == {"625", "800"}, "and where the shortest run ends"
 
 
 def test_rarity_counts_a_run_for_its_own_base_only(tmp_path, monkeypatch):
@@ -126,6 +129,45 @@ def test_rarity_counts_a_run_for_its_own_base_only(tmp_path, monkeypatch):
     assert set(rows) == {(0.05, "SkillMaster"), (0.5, "SkillMaster")}
     assert rows[0.05, "SkillMaster"]["tokens to .7"] == [750] and rows[0.5, "SkillMaster"]["tokens to .7"] == [500]
     assert rows[0.5, "SkillMaster"]["before"] == 0.2 and rows[0.5, "SkillMaster"]["last"].startswith("0.900")
+
+
+def test_a_rival_paid_by_the_graded_score_is_not_taken_for_the_other(tmp_path, monkeypatch):
+    """Bug: the names of the runs begin alike, so one rival's mean holds the other's runs."""
+    for rival, last in (("plain GRPO", 0.2), ("plain GRPO, graded reward", 0.8)):
+        log(ablations.directory(tmp_path, f"{rival} base 0.1", 0), [0.0, 0.1, last])
+    rows = {row["rival"]: row["successes"] for row in call(monkeypatch, tmp_path, "--parts", "rarity")["rarity"]}
+    assert rows == {"plain GRPO": [0.2], "plain GRPO, graded reward": [0.8]}
+
+
+def test_known_runs_are_not_made_again_and_give_the_same_tables(tmp_path, monkeypatch):
+    """Bug: a table from the points of earlier runs differs from theirs, or needs their checkpoints again."""
+    made = tmp_path / "made"
+    log(ablations.directory(made, list(ablations.VARIANTS)[0], 0), [0.0, 0.25, 0.75])
+    log(ablations.directory(made, "SkillMaster base 0.1", 0), [0.0, 0.6, 0.8])
+    test = ablations.directory(made, "transfer", 0) / "test.json"
+    test.parent.mkdir()
+    episodes = [{"family": family, "won": family == "other"} for family in ("footwear", "other", "other")]
+    test.write_text(json.dumps({"protocols": {"none": {"episodes": episodes}}}))
+    parts = ("--parts", "variants,rarity,claims", "--seeds", "1", "--steps", "10")
+    measured = call(monkeypatch, made, *parts)
+    assert measured["claims"] and measured["rarity"] and measured["variants"]
+    again = call(monkeypatch, tmp_path / "again", "--known", str(made / "runs.json"), *parts)
+    assert again == measured and (tmp_path / "again/runs.json").read_text() == (made / "runs.json").read_text()
+    jobs = {name: chain for name, _, chain in ablations.claims(arguments(tmp_path / "again"))}
+    assert all(one.done() for one in jobs["transfer"]) and not all(one.done() for one in jobs["withdrawn"])
+    ((_, _, (run,)), *_) = ablations.variants(arguments(tmp_path / "again", steps=20))
+    assert not run.done(), "ten iterations are known, twenty are wanted"
+
+
+@pytest.mark.parametrize("content, words", [("[]", "no JSON object"), ("{}", "none of these runs"),
+                                            ('{"a": []}', "none of these runs"), (None, "No such file")])
+def test_a_wrong_file_of_known_runs_is_one_line(content, words, tmp_path, monkeypatch, capsys):
+    """Bug: hours of runs are made anew because the file with them was misspelt."""
+    if content:
+        (tmp_path / "runs.json").write_text(content)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, tmp_path, "--known", str(tmp_path / "runs.json"))
+    assert words in capsys.readouterr().err
 
 
 def test_claims_tell_families_that_were_seen_from_others(tmp_path, monkeypatch):

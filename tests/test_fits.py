@@ -111,5 +111,6 @@ def test_the_default_on_a_small_card_is_lora(monkeypatch, capsys):
     assert "25 GB: LoRA (--lora 16" in capsys.readouterr().out
     assert train.read_flags(["--lr", "1e-5"]).lr == 1e-5 and train.read_flags(["--offload"]).lora == 0
     assert train.read_flags(["--model", "some/model"]).lora == train.read_flags(["--model", "tiny"]).lora == 0
+    assert train.read_flags(["--device", "cpu"]).model == "tiny", "what a laptop trains, also beside a GPU"
     size = 85e9
     assert train.read_flags([]).lora == 0

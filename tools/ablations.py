@@ -15,6 +15,9 @@ OUT/ablations.json, the figures with matplotlib to OUT/variants.png, parts.png, 
 real_shop.png, from what is finished.
 
 Tokens are all sampled ones: acting, reviewing, probing, confirming. Seconds are those of the iterations on one core.
+
+OUT/runs.json holds the points of every run, a line each. With --known FILE such points, measured earlier or elsewhere,
+are taken instead of making those runs; `--jobs 0 --known worlds/webshop/tiny/runs.json` gives the README's tables.
 """
 
 import argparse
@@ -29,7 +32,7 @@ from functools import partial
 from pathlib import Path
 
 import train
-from lib.files import write_atomic
+from lib.files import read_json, write_atomic
 from lib.models import shipped
 from skillbank import Skill, SkillBank
 from tools.flags import presets_of
@@ -59,7 +62,8 @@ QUICK, MAIN = tuple(VARIANTS)[:4], tuple(VARIANTS)[:6]  # MAIN: the baselines ar
 RARITY = (0.05, 0.1, 0.2, 0.35, 0.5)  # BASE
 FURTHER = ("--cold_start 1200 --sft_batch 2 --sft_lr 1e-3 --sft_muon 0.005 --sft_copy 5 --seed 8 --context 3072 "
            "--act_tokens 96 --review_tokens 160 --eval_every 0")  # half as many as worlds/webshop/tiny/make.sh's last
-RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews off")}
+RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews off"),
+          "plain GRPO, graded reward": (40, "--reviews off --reward graded")}
 # World -> its rivals, (seeds, iterations, flags).
 WORLDS = {
     "alfworld": {"SkillMaster": (3, 10, "--env alfworld"), "plain GRPO": (3, 20, "--env alfworld --reviews off")},
@@ -67,6 +71,7 @@ WORLDS = {
 }
 STAGES = (5, 10, 20)  # iterations after which the bank is taken away
 SEEN = "accessories,apparel,electronics,footwear"
+KNOWN: dict = {}  # --known: name of a run or test -> its points()
 
 
 def hand_written():
@@ -82,20 +87,38 @@ def hand_written():
 
 @dataclass
 class Train:
-    """A run of train.py up to an iteration; 0: the cold start alone."""
+    """A run of train.py up to an iteration; 0: the cold start alone. asked: is its curve an answer?"""
 
     run: Path
     steps: int
     flags: list
+    asked: bool = True
+
+    @property
+    def name(self):
+        return self.run.name
 
     def done(self):
         latest = self.run / "latest"
-        return latest.is_file() and int(latest.read_text().strip().removeprefix("step_")) >= self.steps
+        there = int(latest.read_text().strip().removeprefix("step_")) if latest.is_file() else -1
+        return max(there, *(point[0] for point in KNOWN.get(self.name, [])), -1) >= self.steps
 
     def argv(self):
         resume = ["--resume"] if (self.run / "config.json").is_file() else []
         return ["train.py", "--env", "webshop", "--out", str(self.run), "--steps", str(self.steps), *self.flags,
                 *resume]
+
+    def points(self):
+        """[(iteration, sampled tokens so far, seconds so far, held-out success)], as far as the run is."""
+        if not (self.run / "metrics.jsonl").is_file():
+            return KNOWN.get(self.name, [])
+        points, tokens, seconds = [], 0, 0.0
+        for row in lines_of(self.run / "metrics.jsonl"):
+            tokens += row.get("sampled", 0)
+            seconds += sum(row[part] for part in SECONDS) if row["step"] else 0.0
+            if "eval_success" in row:
+                points.append((row["step"], tokens, round(seconds, 1), row["eval_success"]))
+        return points
 
 
 @dataclass
@@ -104,12 +127,29 @@ class Test:
 
     run: Path
     file: Path
+    asked: bool = True
+
+    @property
+    def name(self):
+        return f"{self.run.name}/{self.file.name}"
 
     def done(self):
-        return self.file.is_file()
+        return self.file.is_file() or self.name in KNOWN
 
     def argv(self):
         return ["eval.py", str(self.run), "--split", "test", "--protocols", "none,frozen", "--out", str(self.file)]
+
+    def points(self):
+        """{protocol: {family: [games won, games]}}"""
+        if not self.file.is_file():
+            return KNOWN[self.name]
+        counts: dict = {}
+        for protocol, result in json.loads(self.file.read_text())["protocols"].items():
+            for e in result["episodes"]:
+                count = counts.setdefault(protocol, {}).setdefault(e["family"], [0, 0])
+                count[0] += e["won"]
+                count[1] += 1
+        return counts
 
 
 def preset():
@@ -120,6 +160,12 @@ def preset():
 
 def directory(out, name, seed):
     return out / f"{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
+
+
+def needed(made):
+    """What is asked for, and what leads there where some of it is missing."""
+    answers = [one for one in made if one.asked]
+    return answers if all(one.done() for one in answers) else made
 
 
 def compared(args, rivals, prefix=""):
@@ -143,14 +189,14 @@ def rarity(args):
     jobs, model = [], str(shipped("webshop")) if args.model == "tiny" else args.model
     for base in RARITY:
         start = args.out / f"base_{base}"
-        made = [Train(start, 0, ["--model", model, "--base", str(base), *FURTHER.split()])]
+        made = [Train(start, 0, ["--model", model, "--base", str(base), *FURTHER.split()], asked=False)]
         for seed in range(args.seeds or (1 if args.quick else 3)):
             for name, (steps, flags) in RIVALS.items():
                 run = directory(args.out, f"{name} base {base}", seed)
                 made.append(Train(run, args.steps or steps, [
                     "--model", str(start / "reference"), "--seed", str(seed), *preset(), *flags.split(),
                     *args.flags.split()]))
-        jobs.append((f"BASE {base}", 0, made))
+        jobs.append((f"BASE {base}", 0, needed(made)))
     return jobs
 
 
@@ -161,11 +207,11 @@ def claims(args):
         flags = ["--model", args.model, "--seed", str(seed), "--eval_every", "0", *args.flags.split()]
         run, made = directory(args.out, "withdrawn", seed), []
         for steps in STAGES:
-            made += [Train(run, steps, flags), Test(run, run / f"test_{steps}.json")]
-        jobs.append(("withdrawn", seed, made))
+            made += [Train(run, steps, flags, asked=False), Test(run, run / f"test_{steps}.json")]
+        jobs.append(("withdrawn", seed, needed(made)))
         run = directory(args.out, "transfer", seed)
-        jobs.append(("transfer", seed, [Train(run, STAGES[-1], [*flags, "--families", SEEN]),
-                                        Test(run, run / "test.json")]))
+        jobs.append(("transfer", seed, needed([Train(run, STAGES[-1], [*flags, "--families", SEEN], asked=False),
+                                               Test(run, run / "test.json")])))
     return jobs
 
 
@@ -213,23 +259,11 @@ def make(args, jobs):
 # ---- The tables and the figures -------------------------------------------------------------------------------------
 
 
-def curve(run):
-    """[(iteration, sampled tokens so far, seconds so far, held-out success)] of a run, as far as it is."""
-    points, tokens, seconds = [], 0, 0.0
-    for row in lines_of(run / "metrics.jsonl"):
-        tokens += row.get("sampled", 0)
-        seconds += sum(row[part] for part in SECONDS) if row["step"] else 0.0
-        if "eval_success" in row:
-            points.append((row["step"], tokens, seconds, row["eval_success"]))
-    return points
-
-
 def curves_of(jobs):
     """{name: [curve of a run, ...]} of the runs that have begun; of a job its last run."""
     curves: dict = {}
     for name, _, made in jobs:
-        run = made[-1].run
-        if (run / "metrics.jsonl").is_file() and (points := curve(run)):
+        if points := made[-1].points():
             curves.setdefault(name, []).append(points)
     return curves
 
@@ -259,30 +293,34 @@ def spread(values):
     return f"{statistics.mean(values):.3f} +- {error:.3f}"
 
 
-def table(curves, equal=None):
+def table(curves, rivals):
     """A row per variant: success over the iterations, tokens and seconds to .5, at equal tokens, tokens in all.
 
-    equal: so many tokens; None is what the first variant needs to .5.
+    Equal tokens: what the first variant needs to .5 on average, and where the shortest run of a rival ends.
     """
-    rows = []
+    rows, equal = [], []
     first = [reached(points, 0.5, 1) for points in next(iter(curves.values()), [])]
-    equal = equal or (statistics.mean(first) if first and None not in first else None)
+    if first and None not in first:
+        equal.append(round(statistics.mean(first)))
+    equal.append(min((points[-1][1] for name in rivals for points in curves.get(name, [])), default=0))
     for name, some in curves.items():
         steps = sorted({point[0] for points in some for point in points})
         success = {step: spread([p[3] for points in some for p in points if p[0] == step]) for step in steps}
         half = [[reached(points, 0.5, column) for points in some] for column in (1, 2)]
-        there = [at(points, equal) for points in some] if equal else []
+        there = {tokens: [at(points, tokens) for points in some] for tokens in equal}
         rows.append({
             "variant": name, "seeds": len(some), "success": success,
             "tokens to .5": [value and round(value) for value in half[0]],
             "seconds to .5": [value and round(value) for value in half[1]],
-            "at equal tokens": spread(there) if there and None not in there else None,
+            "at equal tokens": {tokens: None if None in values else spread(values)
+                                for tokens, values in there.items()},
             "tokens": round(statistics.mean(points[-1][1] for points in some)),
             "seconds": round(statistics.mean(points[-1][2] for points in some))})
         text = ", ".join(f"{step}: {value}" for step, value in success.items() if step in (0, 5, *range(10, 99, 10)))
+        same = "".join(f"at {tokens:,} tokens {value}; " for tokens, value in rows[-1]["at equal tokens"].items())
         print(f"{name} ({len(some)} seeds): {text}\n    to .5: {rows[-1]['tokens to .5']} tokens, "
-              f"{rows[-1]['seconds to .5']} seconds; at {round(equal or 0):,} tokens {rows[-1]['at equal tokens']}; "
-              f"in all {rows[-1]['tokens']:,} tokens, {rows[-1]['seconds']} s")
+              f"{rows[-1]['seconds to .5']} seconds; {same}in all {rows[-1]['tokens']:,} tokens, "
+              f"{rows[-1]['seconds']} s")
     return rows
 
 
@@ -321,12 +359,13 @@ def crossing(jobs, plt, file):
     rows = []
     for name, _, made in jobs:
         for rival in RIVALS:
-            runs = [one.run for one in made[1:] if one.run.name.startswith(directory(Path(), rival, "").name)]
-            some = [points for run in runs if (run / "metrics.jsonl").is_file() and (points := curve(run))]
+            mine = directory(Path(), f"{rival} {name.lower()}", "").name
+            some = [points for one in made if one.run.name.startswith(mine) and (points := one.points())]
             if some:
                 to = [[reached(points, 0.7, column) for points in some] for column in (1, 2)]
                 rows.append({"base": float(name.split()[1]), "rival": rival, "seeds": len(some),
                              "before": some[0][0][3], "last": spread([points[-1][3] for points in some]),
+                             "successes": [points[-1][3] for points in some],
                              "tokens to .7": [value and round(value) for value in to[0]],
                              "seconds to .7": [value and round(value) for value in to[1]]})
                 print(rows[-1])
@@ -334,8 +373,10 @@ def crossing(jobs, plt, file):
         fig, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
         for number, rival in enumerate(RIVALS):
             mine = [row for row in rows if row["rival"] == rival]
-            axes[0].plot([row["base"] for row in mine], [float(row["last"].split()[0]) for row in mine], "o-",
-                         color=f"C{number}", label=f"{rival}, {RIVALS[rival][0]} iterations")
+            x, y = [row["base"] for row in mine], [row["successes"] for row in mine]
+            axes[0].plot(x, list(map(statistics.mean, y)), "o-", color=f"C{number}",
+                         label=f"{rival}, {RIVALS[rival][0]} iterations")
+            axes[0].fill_between(x, list(map(min, y)), list(map(max, y)), alpha=0.15, color=f"C{number}")
             for row in mine:
                 there = [value for value in row["tokens to .7"] if value]
                 axes[1].plot([row["base"]] * len(there), there, "o", color=f"C{number}")
@@ -354,14 +395,13 @@ def tested(jobs):
     for name, _, made in jobs:
         for one in made:
             if isinstance(one, Test) and one.done():
-                protocols = json.loads(one.file.read_text())["protocols"]
-                for protocol, result in protocols.items():
-                    groups = {"all": result["episodes"]} if name == "withdrawn" else {
-                        word: [e for e in result["episodes"] if (e["family"] in SEEN.split(",")) == seen]
+                for protocol, families in one.points().items():
+                    groups = {"all": families} if name == "withdrawn" else {
+                        word: [family for family in families if (family in SEEN.split(",")) == seen]
                         for word, seen in (("families seen", True), ("families not seen", False))}
-                    for group, episodes in groups.items():
-                        rows.setdefault((f"{name} {one.file.stem}", group, protocol), []).append(
-                            statistics.mean(e["won"] for e in episodes))
+                    for group, some in groups.items():
+                        won, games = map(sum, zip(*(families[family] for family in some)))
+                        rows.setdefault((f"{name} {one.file.stem}", group, protocol), []).append(won / games)
     for (name, group, protocol), values in rows.items():
         print(f"{name}, {group}, {'without bank' if protocol == 'none' else 'with bank'}: {spread(values)} "
               f"({len(values)} seeds)")
@@ -379,12 +419,21 @@ def main():
     parser.add_argument("--model", metavar="TEXT", default="tiny", help="checkpoint to begin with (default: tiny)")
     parser.add_argument("--flags", metavar="TEXT", default="", help="more flags of train.py, for every run")
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="runs side by side; 0: only the tables")
+    parser.add_argument("--known", metavar="FILE", type=Path, help="runs.json of runs that need not be made")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/ablations"), help="default: %(default)s")
     args = parser.parse_args()
     args.out = args.out.resolve()
     if unknown := set(args.parts.split(",")) - PARTS.keys():
         parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    if args.known:
+        try:
+            KNOWN.update(read_json(args.known, "give the runs.json of earlier runs"))
+        except (OSError, ValueError) as error:
+            parser.error(f"--known: {error}")
     jobs = {part: PARTS[part](args) for part in args.parts.split(",")}
+    made = [one for some in jobs.values() for _, _, chain in some for one in chain]
+    if args.known and not KNOWN.keys() & {one.name for one in made}:
+        parser.error(f"--known {args.known}: holds none of these runs")
     if not any(jobs.values()):
         parser.error(f"--only {args.only}: no variant has that in its name: {', '.join(VARIANTS)}")
     args.out.mkdir(parents=True, exist_ok=True)
@@ -395,18 +444,21 @@ def main():
     for part, some in jobs.items():
         if part == "variants":
             curves = curves_of(some)
-            result[part] = table(curves)
+            result[part] = table(curves, MAIN)
             for file, names in (("variants.png", MAIN), ("parts.png", [QUICK[0], *(set(VARIANTS) - set(MAIN))])):
                 if plt and (these := {name: curves[name] for name in VARIANTS if name in names and name in curves}):
                     draw(plt, these, args.out / file)
         elif part in WORLDS:
             if curves := curves_of(some):
-                result[part] = table(curves, min(points[-1][1] for runs in curves.values() for points in runs))
+                result[part] = table(curves, curves)
                 if plt:
                     draw(plt, curves, args.out / f"{part}.png")
         else:
             result[part] = crossing(some, plt, args.out / "rarity.png") if part == "rarity" else tested(some)
     write_atomic(args.out / "ablations.json", json.dumps(result, indent=1) + "\n")
+    found = KNOWN | {one.name: one.points() for one in made if one.asked and one.done()}
+    lines = [f"{json.dumps(name)}: {json.dumps(points)}" for name, points in found.items()]
+    write_atomic(args.out / "runs.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

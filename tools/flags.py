@@ -64,7 +64,8 @@ def parse(kind, presets, argv=None):
         least = f.metadata["least"]
         if least is not None and f.name in given and not given[f.name] >= least:  # `not >=`, so NaN is refused, too
             parser.error(f"--{f.name} {given[f.name]}: must be at least {least}")
-    model = given.get("model") or ("Qwen/Qwen2.5-1.5B-Instruct" if torch.cuda.is_available() else "tiny")
+    gpu = torch.cuda.is_available() and not given.get("device", "").startswith("cpu")
+    model = given.get("model") or ("Qwen/Qwen2.5-1.5B-Instruct" if gpu else "tiny")
     own = {option: given.pop(option, default) for option, default in options.items()}
     small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
     flags = kind(**{**presets.get(model, {}), **small, **given, "model": model, "options": own})
