@@ -41,9 +41,9 @@ from worlds.webshop.shopper import WAYS
 
 ROOT = Path(__file__).parents[1]
 # Variant -> (seeds, iterations, flags). BANK is the hand-written bank. An iteration of plain GRPO samples about an
-# eighth of the tokens, so it gets more of them.
+# eighth of the tokens, so it gets more of them, and is evaluated as often per token.
 VARIANTS = {
-    "SkillMaster, graded utility": (5, 20, "--utility graded"),
+    "SkillMaster, graded utility": (5, 20, "--utility graded --eval_every 1"),
     "SkillMaster": (5, 20, "--utility success"),
     "plain GRPO": (5, 40, "--reviews off"),
     "plain GRPO, graded reward": (5, 40, "--reviews off --reward graded"),
