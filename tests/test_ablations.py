@@ -110,7 +110,7 @@ def test_the_table_counts_all_tokens_and_seconds(tmp_path, monkeypatch, capsys):
     log(ablations.directory(tmp_path, first, 0), [0.0, 0.25, 0.75])
     log(ablations.directory(tmp_path, first, 1), [0.0, 0.5, 0.7])
     log(ablations.directory(tmp_path, second, 0), [0.0, 0.1, 0.3], tokens=80)
-    rows = {row["variant"]: row for row in call(monkeypatch, tmp_path)["variants"]}
+    rows = {row["variant"]: row for row in call(monkeypatch, tmp_path, "--steps", "10")["variants"]}
     assert rows[first]["tokens to .5"] == [750, 500] and rows[first]["seconds to .5"] == [15, 10]
     assert rows[first]["success"]["10"] == "0.725 +- 0.025" and rows[first]["tokens"] == 1000
     assert rows[second]["tokens to .5"] == [None] and f"{second} (1 seeds)" in capsys.readouterr().out
@@ -135,7 +135,8 @@ def test_a_rival_paid_by_the_graded_score_is_not_taken_for_the_other(tmp_path, m
     """Bug: the names of the runs begin alike, so one rival's mean holds the other's runs."""
     for rival, last in (("plain GRPO", 0.2), ("plain GRPO, graded reward", 0.8)):
         log(ablations.directory(tmp_path, f"{rival} base 0.1", 0), [0.0, 0.1, last])
-    rows = {row["rival"]: row["successes"] for row in call(monkeypatch, tmp_path, "--parts", "rarity")["rarity"]}
+    made = call(monkeypatch, tmp_path, "--parts", "rarity", "--steps", "10")["rarity"]
+    rows = {row["rival"]: row["successes"] for row in made}
     assert rows == {"plain GRPO": [0.2], "plain GRPO, graded reward": [0.8]}
 
 
@@ -147,7 +148,7 @@ def test_known_runs_are_not_made_again_and_give_the_same_tables(tmp_path, monkey
     test = ablations.directory(made, "transfer", 0) / "test.json"
     test.parent.mkdir()
     episodes = [{"family": family, "won": family == "other"} for family in ("footwear", "other", "other")]
-    test.write_text(json.dumps({"protocols": {"none": {"episodes": episodes}}}))
+    test.write_text(json.dumps({"protocols": {"none": {"episodes": episodes}, "frozen": {"episodes": episodes}}}))
     parts = ("--parts", "variants,rarity,claims", "--seeds", "1", "--steps", "10")
     measured = call(monkeypatch, made, *parts)
     assert measured["claims"] and measured["rarity"] and measured["variants"]
@@ -160,7 +161,8 @@ def test_known_runs_are_not_made_again_and_give_the_same_tables(tmp_path, monkey
 
 
 @pytest.mark.parametrize("content, words", [("[]", "no JSON object"), ("{}", "none of these runs"),
-                                            ('{"a": []}', "none of these runs"), (None, "No such file")])
+                                            ('{"a": [[1, 2, 3, 4]]}', "none of these runs"),
+                                            ('{"a": [1]}', "a holds no points"), (None, "No such file")])
 def test_a_wrong_file_of_known_runs_is_one_line(content, words, tmp_path, monkeypatch, capsys):
     """Bug: hours of runs are made anew because the file with them was misspelt."""
     if content:
@@ -176,8 +178,13 @@ def test_claims_tell_families_that_were_seen_from_others(tmp_path, monkeypatch):
     run.mkdir()
     episodes = [{"family": "footwear", "won": True}, {"family": "footwear", "won": True},
                 {"family": "home_decor", "won": False}, {"family": "other", "won": True}]
-    (run / "test.json").write_text(json.dumps({"protocols": {"frozen": {"episodes": episodes}}}))
-    rows = {row["games"]: row["success"] for row in call(monkeypatch, tmp_path, "--parts", "claims")["claims"]}
+    (run / "test.json").write_text(json.dumps({"protocols": {"none": {"episodes": episodes[:1]}}}))
+    assert call(monkeypatch, tmp_path, "--parts", "claims")["claims"] == [], "an evaluation that was cut off"
+    (run / "test.json").write_text(json.dumps({"protocols": {"none": {"episodes": [{"family": "footwear", "won": False},
+                                                                                   {"family": "other", "won": False}]},
+                                                             "frozen": {"episodes": episodes}}}))
+    rows = {row["games"]: row["success"] for row in call(monkeypatch, tmp_path, "--parts", "claims")["claims"]
+            if row["protocol"] == "frozen"}
     assert rows == {"families seen": "1.000 +- 0.000", "families not seen": "0.500 +- 0.000"}
 
 

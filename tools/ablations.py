@@ -16,8 +16,9 @@ real_shop.png, from what is finished.
 
 Tokens are all sampled ones: acting, reviewing, probing, confirming. Seconds are those of the iterations on one core.
 
-OUT/runs.json holds the points of every run, a line each. With --known FILE such points, measured earlier or elsewhere,
-are taken instead of making those runs; `--jobs 0 --known worlds/webshop/tiny/runs.json` gives the README's tables.
+OUT/runs.json holds the points of the finished runs of these parts, a line each. With --known FILE such points,
+measured earlier or elsewhere, are taken instead of making those runs; `--jobs 0 --known worlds/webshop/tiny/runs.json`
+gives the README's first table and figure.
 """
 
 import argparse
@@ -110,15 +111,16 @@ class Train:
 
     def points(self):
         """[(iteration, sampled tokens so far, seconds so far, held-out success)], as far as the run is."""
+        known = KNOWN.get(self.name, [])
         if not (self.run / "metrics.jsonl").is_file():
-            return KNOWN.get(self.name, [])
+            return known
         points, tokens, seconds = [], 0, 0.0
         for row in lines_of(self.run / "metrics.jsonl"):
             tokens += row.get("sampled", 0)
             seconds += sum(row[part] for part in SECONDS) if row["step"] else 0.0
             if "eval_success" in row:
                 points.append((row["step"], tokens, round(seconds, 1), row["eval_success"]))
-        return points
+        return known if known and (not points or points[-1][0] < known[-1][0]) else points
 
 
 @dataclass
@@ -134,7 +136,9 @@ class Test:
         return f"{self.run.name}/{self.file.name}"
 
     def done(self):
-        return self.file.is_file() or self.name in KNOWN
+        if self.name in KNOWN:
+            return True  # eval.py writes its file after each protocol
+        return self.file.is_file() and {"none", "frozen"} <= json.loads(self.file.read_text())["protocols"].keys()
 
     def argv(self):
         return ["eval.py", str(self.run), "--split", "test", "--protocols", "none,frozen", "--out", str(self.file)]
@@ -170,17 +174,17 @@ def needed(made):
 
 def compared(args, rivals, prefix=""):
     """[(name, seed, [what is to be made, one after another])] of rivals {name: (seeds, iterations, flags)}."""
+    bank = str(args.out / "hand_written.json")
     return [(name, seed, [Train(directory(args.out, prefix + name, seed), args.steps or steps,
-                                ["--model", args.model, "--seed", str(seed), *flags.split(), *args.flags.split()])])
+                                ["--model", args.model, "--seed", str(seed),
+                                 *(bank if word == "BANK" else word for word in flags.split()), *args.flags.split()])])
             for name, (seeds, steps, flags) in rivals.items()
             for seed in range(args.seeds or (1 if args.quick else seeds))]
 
 
 def variants(args):
     """The jobs of the comparison in the made-up shop."""
-    bank = str(args.out / "hand_written.json")
-    return compared(args, {name: (seeds, steps, flags.replace("BANK", bank))
-                           for name, (seeds, steps, flags) in VARIANTS.items()
+    return compared(args, {name: rival for name, rival in VARIANTS.items()
                            if (not args.quick or name in QUICK) and (args.only or "") in name})
 
 
@@ -260,10 +264,10 @@ def make(args, jobs):
 
 
 def curves_of(jobs):
-    """{name: [curve of a run, ...]} of the runs that have begun; of a job its last run."""
+    """{name: [curve of a run, ...]} of the runs that are finished; of a job its last run."""
     curves: dict = {}
     for name, _, made in jobs:
-        if points := made[-1].points():
+        if made[-1].done() and (points := made[-1].points()):
             curves.setdefault(name, []).append(points)
     return curves
 
@@ -304,7 +308,7 @@ def table(curves, rivals):
         equal.append(round(statistics.mean(first)))
     equal.append(min((points[-1][1] for name in rivals for points in curves.get(name, [])), default=0))
     for name, some in curves.items():
-        steps = sorted({point[0] for points in some for point in points})
+        steps = sorted(set.intersection(*({point[0] for point in points} for points in some)))
         success = {step: spread([p[3] for points in some for p in points if p[0] == step]) for step in steps}
         half = [[reached(points, 0.5, column) for points in some] for column in (1, 2)]
         there = {tokens: [at(points, tokens) for points in some] for tokens in equal}
@@ -340,10 +344,11 @@ def draw(plt, curves, file):
     """Success against tokens and against seconds: a line through the means, a band of the smallest and largest."""
     fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, constrained_layout=True)
     for number, (name, some) in enumerate(curves.items()):
-        length, look = min(map(len, some)), {"color": f"C{number % 10}"}
+        steps = sorted(set.intersection(*({point[0] for point in points} for points in some)))
+        at_step, look = [{point[0]: point for point in points} for points in some], {"color": f"C{number % 10}"}
         for axis, column in zip(axes, (1, 2)):
-            x = [statistics.mean(points[i][column] for points in some) for i in range(length)]
-            y = [[points[i][3] for points in some] for i in range(length)]
+            x = [statistics.mean(points[step][column] for points in at_step) for step in steps]
+            y = [[points[step][3] for points in at_step] for step in steps]
             style = "o-" if number < 10 else "o--"
             axis.plot(x, [statistics.mean(values) for values in y], style, label=name, markersize=3, **look)
             axis.fill_between(x, list(map(min, y)), list(map(max, y)), alpha=0.15, **look)
@@ -360,7 +365,7 @@ def crossing(jobs, plt, file):
     for name, _, made in jobs:
         for rival in RIVALS:
             mine = directory(Path(), f"{rival} {name.lower()}", "").name
-            some = [points for one in made if one.run.name.startswith(mine) and (points := one.points())]
+            some = [one.points() for one in made if one.name.startswith(mine) and one.done()]
             if some:
                 to = [[reached(points, 0.7, column) for points in some] for column in (1, 2)]
                 rows.append({"base": float(name.split()[1]), "rival": rival, "seeds": len(some),
@@ -378,7 +383,7 @@ def crossing(jobs, plt, file):
                          label=f"{rival}, {RIVALS[rival][0]} iterations")
             axes[0].fill_between(x, list(map(min, y)), list(map(max, y)), alpha=0.15, color=f"C{number}")
             for row in mine:
-                there = [value for value in row["tokens to .7"] if value]
+                there = [value for value in row["tokens to .7"] if value is not None]
                 axes[1].plot([row["base"]] * len(there), there, "o", color=f"C{number}")
         axes[0].set(xlabel="BASE: how often the shoppers did by themselves what a skill says", ylim=(0, 1),
                     ylabel="success on held-out goals at the end")
@@ -423,17 +428,26 @@ def main():
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/ablations"), help="default: %(default)s")
     args = parser.parse_args()
     args.out = args.out.resolve()
+    for name, least in {"seeds": 1, "steps": 1, "jobs": 0}.items():
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            parser.error(f"--{name} {getattr(args, name)}: must be at least {least}")
     if unknown := set(args.parts.split(",")) - PARTS.keys():
         parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     if args.known:
         try:
-            KNOWN.update(read_json(args.known, "give the runs.json of earlier runs"))
+            for name, points in read_json(args.known, "give the runs.json of earlier runs").items():
+                if not (points and isinstance(points, dict) or points and isinstance(points, list)
+                        and all(isinstance(point, list) and len(point) == 4 for point in points)):
+                    raise ValueError(f"{args.known}: {name} holds no points; give the runs.json of earlier runs")
+                KNOWN[name] = points
         except (OSError, ValueError) as error:
             parser.error(f"--known: {error}")
     jobs = {part: PARTS[part](args) for part in args.parts.split(",")}
     made = [one for some in jobs.values() for _, _, chain in some for one in chain]
     if args.known and not KNOWN.keys() & {one.name for one in made}:
         parser.error(f"--known {args.known}: holds none of these runs")
+    if args.known and (args.model != "tiny" or args.flags):
+        parser.error("--known: its runs are those of tiny, without --model and --flags")
     if not any(jobs.values()):
         parser.error(f"--only {args.only}: no variant has that in its name: {', '.join(VARIANTS)}")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -364,7 +364,7 @@ def save(flags, step, policy, optimizer, bank):
     write_atomic(out / "latest", name + "\n")
     bank.save(out / "skills.json")  # for people; the checkpoint's copy is the one that is resumed
     for old in (out / "checkpoints").iterdir():
-        if old.name != name:
+        if old.is_dir() and old.name != name:  # a stray file, such as a Mac's .DS_Store, is none
             shutil.rmtree(old)
 
 
