@@ -1,6 +1,7 @@
 """The comparison: every variant's flags exist, finished runs are not made again, the table is what the runs logged."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +159,23 @@ def test_known_runs_are_not_made_again_and_give_the_same_tables(tmp_path, monkey
     assert all(one.done() for one in jobs["transfer"]) and not all(one.done() for one in jobs["withdrawn"])
     ((_, _, (run,)), *_) = ablations.variants(arguments(tmp_path / "again", steps=20))
     assert not run.done(), "ten iterations are known, twenty are wanted"
+
+
+@pytest.mark.upstream
+def test_the_readmes_first_table_is_what_its_points_give(tmp_path, monkeypatch):
+    """Bug: a figure of the README is typed wrong, or its runs were made anew and the text was not."""
+    known = ablations.ROOT / "worlds/webshop/tiny/runs.json"
+    rows = call(monkeypatch, tmp_path, "--known", str(known))["variants"]
+    lines = [line for line in (ablations.ROOT / "README.md").read_text().splitlines() if " ± " in line and "| " in line]
+    assert [row["seeds"] for row in rows] == [5, 5, 5, 5, 3, 3]
+    for row, line in zip(rows, lines):
+        short = [re.sub(r"0(\.\d+) \+- 0(\.\d+)", r"\1 ± \2", row["success"][step]) for step in ("5", "20")]
+        tokens = [value for value in row["tokens to .5"] if value]
+        assert line.split(" | ")[1:4] == [str(row["seeds"]), *short], line
+        assert line.split(" | ")[5].split()[0] == str(round(sum(tokens) / len(tokens) / 1000)), line
+        for given, value in zip(line.rstrip(" |").split(" | ")[-1].split(", "), row["at equal tokens"].values()):
+            assert [float(x) for x in given.split(" ± ")] == pytest.approx(
+                [float(x) for x in value.split(" +- ")], abs=0.0051), line
 
 
 @pytest.mark.parametrize("content, words", [("[]", "no JSON object"), ("{}", "none of these runs"),

@@ -42,7 +42,7 @@ from worlds.webshop.shopper import WAYS
 
 ROOT = Path(__file__).parents[1]
 # Variant -> (seeds, iterations, flags). BANK is the hand-written bank. An iteration of plain GRPO samples about an
-# eighth of the tokens, so it gets more of them, and is evaluated as often per token.
+# eighth of the tokens, so it gets more of them. The first is evaluated after each, so that its way up is seen.
 VARIANTS = {
     "SkillMaster, graded utility": (5, 20, "--utility graded --eval_every 1"),
     "SkillMaster": (5, 20, "--utility success"),
@@ -99,10 +99,15 @@ class Train:
     def name(self):
         return self.run.name
 
+    def known(self):
+        """Its points where --known has them as far as the run is to go, else None."""
+        points = KNOWN.get(self.name)
+        return points if points and points[-1][0] >= self.steps else None
+
     def done(self):
         latest = self.run / "latest"
-        there = int(latest.read_text().strip().removeprefix("step_")) if latest.is_file() else -1
-        return max(there, *(point[0] for point in KNOWN.get(self.name, [])), -1) >= self.steps
+        made = int(latest.read_text().strip().removeprefix("step_")) if latest.is_file() else -1
+        return self.known() is not None or made >= self.steps
 
     def argv(self):
         resume = ["--resume"] if (self.run / "config.json").is_file() else []
@@ -110,9 +115,8 @@ class Train:
                 *resume]
 
     def points(self):
-        """[(iteration, sampled tokens so far, seconds so far, held-out success)], as far as the run is."""
-        known = KNOWN.get(self.name, [])
-        if not (self.run / "metrics.jsonl").is_file():
+        """[(iteration, sampled tokens so far, seconds so far, held-out success)] of a run that is done."""
+        if known := self.known():
             return known
         points, tokens, seconds = [], 0, 0.0
         for row in lines_of(self.run / "metrics.jsonl"):
@@ -120,7 +124,7 @@ class Train:
             seconds += sum(row[part] for part in SECONDS) if row["step"] else 0.0
             if "eval_success" in row:
                 points.append((row["step"], tokens, round(seconds, 1), row["eval_success"]))
-        return known if known and (not points or points[-1][0] < known[-1][0]) else points
+        return points
 
 
 @dataclass
@@ -129,23 +133,22 @@ class Test:
 
     run: Path
     file: Path
-    asked: bool = True
+
+    asked = True
 
     @property
     def name(self):
         return f"{self.run.name}/{self.file.name}"
 
     def done(self):
-        if self.name in KNOWN:
-            return True  # eval.py writes its file after each protocol
-        return self.file.is_file() and {"none", "frozen"} <= json.loads(self.file.read_text())["protocols"].keys()
+        return self.name in KNOWN or self.file.is_file() and len(self.points()) == 2  # one protocol: it was cut off
 
     def argv(self):
         return ["eval.py", str(self.run), "--split", "test", "--protocols", "none,frozen", "--out", str(self.file)]
 
     def points(self):
         """{protocol: {family: [games won, games]}}"""
-        if not self.file.is_file():
+        if self.name in KNOWN:
             return KNOWN[self.name]
         counts: dict = {}
         for protocol, result in json.loads(self.file.read_text())["protocols"].items():
@@ -291,6 +294,11 @@ def at(points, tokens):
     return None
 
 
+def in_common(curves):
+    """The iterations after which each of some runs was evaluated."""
+    return sorted(set.intersection(*({point[0] for point in points} for points in curves)))
+
+
 def spread(values):
     """Mean and standard error over seeds, as text."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
@@ -306,10 +314,11 @@ def table(curves, rivals):
     first = [reached(points, 0.5, 1) for points in next(iter(curves.values()), [])]
     if first and None not in first:
         equal.append(round(statistics.mean(first)))
-    equal.append(min((points[-1][1] for name in rivals for points in curves.get(name, [])), default=0))
+    if ends := [points[-1][1] for name in rivals for points in curves.get(name, [])]:
+        equal.append(min(ends))
     for name, some in curves.items():
-        steps = sorted(set.intersection(*({point[0] for point in points} for points in some)))
-        success = {step: spread([p[3] for points in some for p in points if p[0] == step]) for step in steps}
+        success = {step: spread([p[3] for points in some for p in points if p[0] == step])
+                   for step in in_common(some)}
         half = [[reached(points, 0.5, column) for points in some] for column in (1, 2)]
         there = {tokens: [at(points, tokens) for points in some] for tokens in equal}
         rows.append({
@@ -344,8 +353,8 @@ def draw(plt, curves, file):
     """Success against tokens and against seconds: a line through the means, a band of the smallest and largest."""
     fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, constrained_layout=True)
     for number, (name, some) in enumerate(curves.items()):
-        steps = sorted(set.intersection(*({point[0] for point in points} for points in some)))
-        at_step, look = [{point[0]: point for point in points} for points in some], {"color": f"C{number % 10}"}
+        steps, at_step = in_common(some), [{point[0]: point for point in points} for points in some]
+        look = {"color": f"C{number % 10}"}
         for axis, column in zip(axes, (1, 2)):
             x = [statistics.mean(points[step][column] for points in at_step) for step in steps]
             y = [[points[step][3] for points in at_step] for step in steps]
@@ -414,6 +423,17 @@ def tested(jobs):
             for (name, group, protocol), values in rows.items()]
 
 
+def read_runs(file):
+    """{name: points()} of a runs.json. ValueError names the file, and the run whose points are none."""
+    advice = "give the runs.json of earlier runs"
+    runs = read_json(file, advice)
+    for name, points in runs.items():
+        curve = isinstance(points, list) and all(isinstance(point, list) and len(point) == 4 for point in points)
+        if not points or not (curve or isinstance(points, dict)):
+            raise ValueError(f"{file}: {name} holds no points; {advice}")
+    return runs
+
+
 def main():
     parser = argparse.ArgumentParser(description="Compare SkillMaster with its ablations and with plain GRPO.")
     parser.add_argument("--parts", metavar="LIST", default="variants", help=f"of {','.join(PARTS)} (default: variants)")
@@ -434,20 +454,16 @@ def main():
     if unknown := set(args.parts.split(",")) - PARTS.keys():
         parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     if args.known:
+        if args.model != "tiny" or args.flags:
+            parser.error("--known: its runs are those of tiny, without --model and --flags")
         try:
-            for name, points in read_json(args.known, "give the runs.json of earlier runs").items():
-                if not (points and isinstance(points, dict) or points and isinstance(points, list)
-                        and all(isinstance(point, list) and len(point) == 4 for point in points)):
-                    raise ValueError(f"{args.known}: {name} holds no points; give the runs.json of earlier runs")
-                KNOWN[name] = points
+            KNOWN.update(read_runs(args.known))
         except (OSError, ValueError) as error:
             parser.error(f"--known: {error}")
     jobs = {part: PARTS[part](args) for part in args.parts.split(",")}
     made = [one for some in jobs.values() for _, _, chain in some for one in chain]
     if args.known and not KNOWN.keys() & {one.name for one in made}:
         parser.error(f"--known {args.known}: holds none of these runs")
-    if args.known and (args.model != "tiny" or args.flags):
-        parser.error("--known: its runs are those of tiny, without --model and --flags")
     if not any(jobs.values()):
         parser.error(f"--only {args.only}: no variant has that in its name: {', '.join(VARIANTS)}")
     args.out.mkdir(parents=True, exist_ok=True)
