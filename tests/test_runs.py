@@ -47,6 +47,15 @@ def test_resume_wants_a_run(run, tmp_path):
     assert "misspelt holds no run" in line and not (tmp_path / "misspelt").exists()
 
 
+def test_a_stray_file_beside_the_checkpoints_ends_no_training(run, tmp_path):
+    """Bug: a file manager's .DS_Store in checkpoints/ ends the run at its next save, and again after every --resume."""
+    run(tmp_path / "run", "--steps", "1", "--eval_every", "0")
+    (tmp_path / "run/checkpoints/.DS_Store").touch()
+    run(tmp_path / "run", "--steps", "2", "--eval_every", "0", "--resume")
+    assert (tmp_path / "run/latest").read_text() == "step_00002\n"
+    assert not (tmp_path / "run/checkpoints/step_00001").exists()
+
+
 def test_a_run_killed_before_its_first_checkpoint_is_a_run(run, tmp_path, monkeypatch):
     """Bug: it must be begun again by hand, or goes on under other flags."""
     with monkeypatch.context() as patch:
