@@ -244,9 +244,9 @@ def test_an_answer_without_tags_is_its_last_thirty_characters(download):
 def test_a_rollout_records_what_the_model_said_and_pays_ten_for_a_win(download, one_thread):
     """Bug: the second world takes another way through the loop than the first."""
     env = envs.make("alfworld", "train", str(download))
+    env.limit, env.corpus_chats = 5, 10
     policy = policies.load("tiny", text=corpus(env)[-100:])
     how = envs.Sampling(act_tokens=8, review_tokens=8, context=2500)
-    env.limit = 5
     for episode in envs.rollout(policy, env, env.tasks[:2], SkillBank(), group=2, sampling=how):
         assert episode.steps == 5 and not episode.won
         assert episode.reward == -0.5 * sum(not turn.valid for turn in episode.turns)
@@ -270,7 +270,7 @@ def test_probes_are_training_games_of_the_family(download):
 def test_skills_decide(made):
     """Bug: skills in the prompt make no difference, so counterfactual utility has nothing to measure."""
     def success(*wanted):
-        return sum(play(made, task, task, *wanted)[0] for task in made.train_tasks[:120]) / 120
+        return sum(play(made, task, task, *wanted)[0] for task in made.train_tasks[:60]) / 60
 
     useful, none, harmful = success("useful"), success(), success("harmful")
     assert useful > 0.9 and none < useful - 0.1 and harmful < none - 0.25, (useful, none, harmful)
@@ -329,8 +329,8 @@ def test_exercises_in_reading_tell_the_truth_about_the_page():
 @package
 def test_demonstrations_are_whole_episodes_with_valid_reviews(made):
     """Bug: a demonstration whose review is penalised teaches to be penalised; hidden randomness breaks a resume."""
-    chats = demonstrations(made, 60, seed=3)
-    assert chats == demonstrations(made, 60, seed=3) != demonstrations(made, 60, seed=4)
+    chats = demonstrations(made, 40, seed=3)
+    assert chats == demonstrations(made, 40, seed=3) != demonstrations(made, 40, seed=4)
     tools, endings = set(), set()
     for chat in chats:
         family = re.search(r"Family: (\w+)", chat[-2]["content"])[1]

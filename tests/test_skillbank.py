@@ -615,7 +615,7 @@ def test_an_update_of_a_general_skill_is_general_by_whatever_name():
 def test_nothing_said_ends_a_run(tmp_path):
     """Bug: a mutated review passes the parser and raises in the log, the commit or the printed story."""
     rng, bank, path = random.Random(1), bank_of(2, footwear=2), tmp_path / "edits.jsonl"
-    for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(3000)]):
+    for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(1500)]):
         result = review(text, bank, "footwear")
         episode = SimpleNamespace(edit=result, task=number, family="footwear", review=text, reward=0.0, won=False,
                                   score=0, turns=[], messages=("s", "u"), transcript=lambda text=text: text)
