@@ -178,6 +178,26 @@ def test_the_readmes_first_table_is_what_its_points_give(tmp_path, monkeypatch):
                 [float(x) for x in value.split(" +- ")], abs=0.0051), line
 
 
+@pytest.mark.upstream
+def test_the_table_of_when_a_bank_pays_is_what_its_points_give(tmp_path, monkeypatch):
+    """Bug: as above, in the shop's README: where SkillMaster and GRPO cross is told from other runs than the figure."""
+    home = ablations.ROOT / "worlds/webshop/tiny"
+    rows = call(monkeypatch, tmp_path, "--parts", "rarity", "--known", str(home / "runs.json"))["rarity"]
+    readme = (home / "README.md").read_text()
+    assert {row["base"] for row in rows} == set(ablations.RARITY)
+    for base in ablations.RARITY:
+        mine = [row for row in rows if row["base"] == base]
+        assert [row["rival"] for row in mine] == list(ablations.RIVALS) and len({row["seeds"] for row in mine}) == 1
+        cells = [f"{base}", str(mine[0]["seeds"]), f"{mine[0]['before']:.3f}"]
+        for row in mine:
+            there = [value for value in row["tokens to .7"] if value]
+            some = f" ({len(there)} of {row['seeds']} seeds)" if len(there) < row["seeds"] else ""
+            cells += [row["last"].replace("+-", "±"),
+                      f"{sum(there) / len(there) / 1000:.0f}{some}" if there else "not reached"]
+        line = f"| {' | '.join(cells)} |".replace(" 0.", " .")
+        assert line in readme, line
+
+
 @pytest.mark.parametrize("content, words", [("[]", "no JSON object"), ("{}", "none of these runs"),
                                             ('{"a": [[1, 2, 3, 4]]}', "none of these runs"),
                                             ('{"a": [1]}', "a holds no points"), (None, "No such file")])

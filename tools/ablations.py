@@ -300,9 +300,9 @@ def in_common(curves):
 
 
 def spread(values):
-    """Mean and standard error over seeds, as text."""
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} +- {error:.3f}"
+    """Mean and standard error over seeds, as text; of one seed the value alone."""
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} +- {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else mean
 
 
 def table(curves, rivals):
