@@ -192,10 +192,12 @@ def test_the_table_of_when_a_bank_pays_is_what_its_points_give(tmp_path, monkeyp
         for row in mine:
             there = [value for value in row["tokens to .7"] if value]
             some = f" ({len(there)} of {row['seeds']} seeds)" if len(there) < row["seeds"] else ""
-            cells += [row["last"].replace("+-", "±"),
-                      f"{sum(there) / len(there) / 1000:.0f}{some}" if there else "not reached"]
-        line = f"| {' | '.join(cells)} |".replace(" 0.", " .")
-        assert line in readme, line
+            cells += [row["last"], f"{sum(there) / len(there) / 1000:.0f}{some}" if there else "not reached"]
+        (equal, _), = mine[0]["at equal tokens"].items()
+        same = [f"{base}", f"{int(equal) / 1000:.0f}", *(row["at equal tokens"][equal] for row in mine)]
+        for some in cells, same:
+            line = f"| {' | '.join(some)} |".replace("+-", "±").replace(" 0.", " .")
+            assert line in readme, line
 
 
 @pytest.mark.parametrize("content, words", [("[]", "no JSON object"), ("{}", "none of these runs"),

@@ -369,20 +369,25 @@ def draw(plt, curves, file):
 
 
 def crossing(jobs, plt, file):
-    """When a bank pays: per BASE the success before training, and tokens and seconds to .7 and success at the end."""
+    """When a bank pays, per BASE: success before training, at the end, and where the shortest run ends; cost of .7."""
     rows = []
     for name, _, made in jobs:
+        curves = {}
         for rival in RIVALS:
             mine = directory(Path(), f"{rival} {name.lower()}", "").name
-            some = [one.points() for one in made if one.name.startswith(mine) and one.done()]
-            if some:
-                to = [[reached(points, 0.7, column) for points in some] for column in (1, 2)]
-                rows.append({"base": float(name.split()[1]), "rival": rival, "seeds": len(some),
-                             "before": some[0][0][3], "last": spread([points[-1][3] for points in some]),
-                             "successes": [points[-1][3] for points in some],
-                             "tokens to .7": [value and round(value) for value in to[0]],
-                             "seconds to .7": [value and round(value) for value in to[1]]})
-                print(rows[-1])
+            if some := [one.points() for one in made if one.name.startswith(mine) and one.done()]:
+                curves[rival] = some
+        equal = min((points[-1][1] for some in curves.values() for points in some), default=0)
+        for rival, some in curves.items():
+            to = [[reached(points, 0.7, column) for points in some] for column in (1, 2)]
+            there = [at(points, equal) for points in some]
+            rows.append({"base": float(name.split()[1]), "rival": rival, "seeds": len(some),
+                         "before": some[0][0][3], "last": spread([points[-1][3] for points in some]),
+                         "successes": [points[-1][3] for points in some],
+                         "at equal tokens": {equal: None if None in there else spread(there)},
+                         "tokens to .7": [value and round(value) for value in to[0]],
+                         "seconds to .7": [value and round(value) for value in to[1]]})
+            print(rows[-1])
     if plt and rows:
         fig, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
         for number, rival in enumerate(RIVALS):
