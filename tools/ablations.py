@@ -294,6 +294,20 @@ def at(points, tokens):
     return None
 
 
+def costs(curves, success):
+    """{"tokens to .5": of each curve, "seconds to .5": ...} for success .5; None where a curve does not get there."""
+    name = f"{success:.1f}".removeprefix("0")
+    there = {unit: [reached(points, success, column) for points in curves]
+             for column, unit in ((1, "tokens"), (2, "seconds"))}
+    return {f"{unit} to {name}": [value and round(value) for value in values] for unit, values in there.items()}
+
+
+def success_at(curves, tokens):
+    """Mean and standard error of success where so many tokens were sampled, as text; None where a curve ends before."""
+    values = [at(points, tokens) for points in curves]
+    return None if None in values else spread(values)
+
+
 def in_common(curves):
     """The iterations after which each of some runs was evaluated."""
     return sorted(set.intersection(*({point[0] for point in points} for points in curves)))
@@ -319,14 +333,9 @@ def table(curves, rivals):
     for name, some in curves.items():
         success = {step: spread([p[3] for points in some for p in points if p[0] == step])
                    for step in in_common(some)}
-        half = [[reached(points, 0.5, column) for points in some] for column in (1, 2)]
-        there = {tokens: [at(points, tokens) for points in some] for tokens in equal}
         rows.append({
-            "variant": name, "seeds": len(some), "success": success,
-            "tokens to .5": [value and round(value) for value in half[0]],
-            "seconds to .5": [value and round(value) for value in half[1]],
-            "at equal tokens": {tokens: None if None in values else spread(values)
-                                for tokens, values in there.items()},
+            "variant": name, "seeds": len(some), "success": success, **costs(some, 0.5),
+            "at equal tokens": {tokens: success_at(some, tokens) for tokens in equal},
             "tokens": round(statistics.mean(points[-1][1] for points in some)),
             "seconds": round(statistics.mean(points[-1][2] for points in some))})
         text = ", ".join(f"{step}: {value}" for step, value in success.items() if step in (0, 5, *range(10, 99, 10)))
@@ -379,14 +388,10 @@ def crossing(jobs, plt, file):
                 curves[rival] = some
         equal = min((points[-1][1] for some in curves.values() for points in some), default=0)
         for rival, some in curves.items():
-            to = [[reached(points, 0.7, column) for points in some] for column in (1, 2)]
-            there = [at(points, equal) for points in some]
             rows.append({"base": float(name.split()[1]), "rival": rival, "seeds": len(some),
                          "before": some[0][0][3], "last": spread([points[-1][3] for points in some]),
                          "successes": [points[-1][3] for points in some],
-                         "at equal tokens": {equal: None if None in there else spread(there)},
-                         "tokens to .7": [value and round(value) for value in to[0]],
-                         "seconds to .7": [value and round(value) for value in to[1]]})
+                         "at equal tokens": {equal: success_at(some, equal)}, **costs(some, 0.7)})
             print(rows[-1])
     if plt and rows:
         fig, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
