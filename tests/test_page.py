@@ -1,5 +1,7 @@
-"""The page of a run: what was logged is in it, nothing that it shows can run, and its script works in a real browser."""
+"""The page of a run: what was logged is in it, nothing that it shows can run, and it works in a real browser."""
 
+import base64
+import hashlib
 import html
 import json
 import re
@@ -19,7 +21,7 @@ HOSTILE = "<script>alert(1)</script>"
 QUOTED = '"><img src=x onerror=alert(2)> {{ 7 * 7 }} \' </script><script>document.title = "ran"</script>'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EPISODE = {"step": 1, "number": 0, "task": 3, "family": "footwear", "won": True, "score": 1.0, "R": 10.0, "S": 0.8,
-           "a_act": 1.5, "a_skill": -0.5, "a_turns": [], "status": "added", "fate": HOSTILE, "segments": []}
+           "a_act": 1.5, "a_skill": -0.5, "a_turns": [0.5], "status": "added", "fate": HOSTILE, "segments": []}
 
 
 def edit(step, episode, title, **more):
@@ -65,6 +67,9 @@ def test_hostile_text_is_text(run):
     text = written(run)
     assert text.count("<script") == 1 and "<img" not in text and "<b> $run" not in text and "{{" in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "49" not in re.findall(r"onerror[^<]*", text)[0]
+    script = re.findall("<script>(.*)</script>", text, re.S)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline';\n  script-src 'sha256-{digest}'; base-uri" in text
     assert "http" not in re.sub(r'http-equiv|xmlns(:xlink)?="[^"]*"', "", text), "no network"
 
 
@@ -73,7 +78,7 @@ def test_what_was_logged_is_there(run):
     text = written(run)
     assert "<del>Click every option first. (Always.)</del> <ins>Click no option first. (Always.)</ins>" in text
     assert 'class="soft dropped">\nnew page' in text and "old task" not in text
-    assert "rgba(var(--good), 0.36)" in text and "rgba(var(--bad), 0.12)" in text
+    assert "rgba(var(--good), 0.48)" in text and "rgba(var(--bad), 0.12)" in text
     assert 'title="p 0.607"' in text and 'title="p 0.368"' in text  # exp(-0.5), exp(-1)
     assert "0.00→1.25" in text and ">committed<" in text and ">no use<" in text
     assert "6,000 sampled tokens,\n1.5 minutes" in text
@@ -101,8 +106,8 @@ def test_long_runs_are_thinned_out(tmp_path, random_tiny):
 def test_a_real_run_has_a_page_and_two_have_one(train_in_process, tmp_path):
     """Bug: the page needs a field that no run writes, or the curves of two runs that are both named seed0 are one."""
     pytest.importorskip("matplotlib")
-    flags = ["--env", "webshop", "--tasks", "1", "--group", "2", "--eval_every", "0", "--steps", "1", "--cold_start", "0",
-             "--act_tokens", "8", "--review_tokens", "8", "--context", "1024"]
+    flags = ["--env", "webshop", "--tasks", "1", "--group", "2", "--eval_every", "0", "--steps", "1",
+             "--cold_start", "0", "--act_tokens", "8", "--review_tokens", "8", "--context", "1024"]
     paths = [tmp_path / name / "seed0" for name in ("one", "two")]
     for path in paths:
         train_in_process(flags, 2, path)
@@ -169,4 +174,4 @@ def test_in_a_browser_the_page_works_and_nothing_else_runs(run, tmp_path):
     dom = in_browser(re.sub("script-src 'sha256-[^']*'", "script-src 'unsafe-inline'", text) + PLAY, tmp_path)
     told = json.loads(html.unescape(re.findall(r'<pre id="told">(.*?)</pre>', dom)[0]))
     assert told == ["2 of 1 of 2", "1 of 1 of 2", "1,2 of 2 of 2", "1,2 of 2 of 2", "2,1 of 2 of 2", "2,1 of 2 of 2",
-                    "1,2 of 2 of 2", True, "rgba(0, 114, 178, 0.36)"]
+                    "1,2 of 2 of 2", True, "rgba(0, 114, 178, 0.48)"]

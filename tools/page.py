@@ -20,8 +20,8 @@ from lib.chat import Chat
 from lib.files import print_anything, read_json, valid_text, write_atomic
 from skillbank import SkillBank
 from tools.figures import Panel, draw
+from tools.guard import guard
 from tools.report import lines_of
-from tools.runs import guard
 
 EPISODES = 40  # at most so many transcripts, spread over the iterations: a page of a long run should open, too
 SHARES = {"held-out games: success": "eval_success", "held-out games: score": "eval_score",
@@ -32,7 +32,7 @@ CURVES = {"skills in the bank": "skills", "mean utility U of the edits": "utilit
 
 def main(argv=None):
     print_anything()
-    parser = argparse.ArgumentParser(prog="python -m tools.page", allow_abbrev=False, description=(
+    parser = argparse.ArgumentParser(prog="tools.page", allow_abbrev=False, description=(
         "Write a run as one HTML page: curves, the bank and its history, every edit, transcripts token by token."))
     parser.error = lambda message: parser.exit(2, f"tools.page: {message}; --help lists the flags\n")  # type: ignore
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory of train.py")
@@ -70,9 +70,10 @@ def write(paths, file):
 
 def curves(runs):
     """(the curves of all runs as SVG, "") or ("", why there are none: no matplotlib). runs: {name: run}."""
-    panels = [Panel({name: [(row["step"], row[key]) for row in run["rows"] if key in row] for name, run in runs.items()},
-                    "iteration", title=title, top=1.0 if title in SHARES else None)
-              for title, key in {**SHARES, **CURVES}.items()]
+    panels = []
+    for title, key in {**SHARES, **CURVES}.items():
+        lines = {name: [(row["step"], row[key]) for row in run["rows"] if key in row] for name, run in runs.items()}
+        panels.append(Panel(lines, "iteration", title=title, top=1.0 if title in SHARES else None))
     file = io.BytesIO()
     try:
         draw(panels, file, height=2.4, columns=3)
