@@ -39,7 +39,7 @@ def draw(panels: list[Panel], file, height: float = 3.4, dpi: int = 80, columns:
     fig, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, height * rows), squeeze=False,
                              constrained_layout=True)
     labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
-    told = set()
+    told: set[str] = set()
     for axis, panel in zip(axes.flat, panels):
         for label, points in panel.curves.items():
             number = labels.index(label)
