@@ -11,10 +11,9 @@ that it did (paper, section "DualAdv-GRPO"):
     A_skill = (S - mean_g S) / (std_g S + eps) * lambda    on REVIEW tokens
     loss    = mean over sampled tokens of  -min(rho A, clip(rho, 1 - c, 1 + c) A) + beta KL - entropy bonus
 
-Differences from the released code: it counts every turn of a trajectory in the group's mean and std, so that long
-episodes weigh more; here a trajectory counts once, which is GRPO. The loss is one mean over all sampled tokens of the
-whole batch. Its denominator is computed before the batch is split, so padding, row order and micro-batches do not
-change the loss.
+Difference from the released code: it counts every turn of a trajectory in the group's mean and std; here a trajectory
+counts once, which is GRPO. The loss is one mean over all sampled tokens: its denominator is computed before the batch
+is split, so padding, row order and micro-batches do not change it.
 """
 
 from dataclasses import dataclass
@@ -32,8 +31,7 @@ def group_advantage(rewards, groups, *, alone: str, eps: float = 1e-6) -> torch.
     """
     rewards = torch.as_tensor(rewards)
     dtype = rewards.dtype if rewards.is_floating_point() else torch.float32
-    # float64: with equal rewards R - mean must be exactly 0. A float32 rounding error divided by eps would look like an
-    # advantage.
+    # float64: with equal rewards R - mean must be 0. A rounding error divided by eps would look like an advantage.
     rewards = rewards.double()
     labels = groups.tolist() if torch.is_tensor(groups) else list(groups)
     if len(labels) != len(rewards):

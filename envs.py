@@ -19,8 +19,8 @@ An episode is ONE growing chat. One of a scripted shopper in the made-up shop, w
 So the review reads the trajectory from the KV cache, and one policy acts and reviews on one token sequence. Ids are
 kept as sampled; each carries its job (given, acting, reviewing) and the sampler's log-probability.
 
-Differences from the released code: it builds a new prompt every turn, with a window of history; it shows skills only
-from the second step on, so the first search is made without them; it lists every clickable text a second time.
+The released code builds a new prompt every turn, with a window of history, and shows skills from the second step on, so
+the first search is made without them; it lists every clickable text a second time.
 """
 
 import re
@@ -39,8 +39,6 @@ from lib.memory import rows_that_fit
 from policy import Policy, Session
 from skillbank import Edit, SkillBank, review, review_prompt, skills_prompt
 from worlds import Game, GameError
-
-# ---- What a world is ------------------------------------------------------------------------------------------------
 
 
 class Env(Protocol):
@@ -69,8 +67,8 @@ def make(name: str, split: str = "train", data: str | None = None, seed: int = 0
 def project(text: str, tail: int) -> tuple[str, bool]:
     """The released wrapper's reading of an answer: (action, valid).
 
-    The action is the text between the action tags, lower-cased. Without tags it is the last `tail` characters: they
-    are sent to the game, and count as invalid. A valid answer also has a thought, and no CJK character anywhere.
+    The action is the text between the action tags, lower-cased; without tags the last `tail` characters, which count as
+    invalid. A valid answer also has a thought, and no CJK character anywhere.
     """
     match = re.search(r"<action>(.*?)</action>", text, re.S)
     action = (match[1] if match else text[-tail:]).strip().lower()
@@ -163,9 +161,8 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
             desc: str = "rollout") -> list[Episode]:
     """Play each task `group` times; with_review asks for the skill review at the end of each episode.
 
-    bank: one for all tasks, or a list with one per task. keys: the random stream of each episode (task-major); by
-    default its number. Returns len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and
-    on its own transcript, not on the episodes that are played at the same time.
+    bank: one for all tasks, or a list with one per task. keys: the random stream of each episode (task-major), by
+    default its number: an episode's draws depend on (seed, key) and on its own transcript, not on those beside it.
     """
     sampling = sampling or Sampling()
     most = prompt_limit(policy, env, sampling)
@@ -226,9 +223,8 @@ def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampl
          desc: str) -> list[Episode]:
     """Play what rollout or review_again has prepared, as many games at a time as the memory holds; the Episodes.
 
-    On a GPU, which many rows fill, they flow: those that have finished their turn hear the world's reply while the
-    others still draw, and the next episodes begin in the rows of those that are over. A CPU reads fastest all at once,
-    so there one wave of games follows another.
+    On a GPU, which many rows fill, they flow: who has finished a turn hears the world's reply while others still draw,
+    and the next episode begins in a row that is free. A CPU reads fastest all at once: wave follows wave.
     """
     context = context_of(policy, sampling)
     rows = rows_that_fit(policy, max(min(sampling.rows, len(plays)), 1), context, Session.PREFILL)

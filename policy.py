@@ -5,8 +5,8 @@ Three families share this decoder, as they differ in two lines: Llama (plain), Q
 (an RMSNorm on q and k). Parameters have the checkpoint's names, so what we save opens in transformers.
 
 Why a sampler by hand? An episode is ONE growing chat. A new observation should cost its own tokens and nothing else;
-eight rollouts of a task should read the task once; an episode that is over should leave the batch. `Session` does that
-with one KV cache that lives as long as the episodes. The released code reads the whole prompt again every turn.
+eight rollouts of a task should read it once; an episode that is over should leave the batch. `Session` does that with
+one KV cache that lives as long as the episodes. The released code reads the whole prompt again every turn.
 
     session = Session(policy, rows=16, max_len=2048, seed=0)
     session.feed([0, 8], [ids_of_task_a, ids_of_task_b])    # read two prompts ...
@@ -34,8 +34,6 @@ from lib.checkpoints import Config
 from lib.fused import attend_one, fused
 from lib.rope import Rope
 from lib.streams import gumbel, mix
-
-# ---- The decoder ----------------------------------------------------------------------------------------------------
 
 
 class KVCache:

@@ -43,7 +43,7 @@ def edits_of(episodes: list[Episode]) -> list[Edit]:
 
 
 def select(env: Env, task: int, k: int, seed: int, used=(), everywhere: bool = False) -> list[int]:
-    """k training tasks of a task's family (or of all families), never itself, none of `used`; fewer if there are few."""
+    """k training tasks of a task's family (or of all), never itself, none of `used`; fewer where there are few."""
     family = env.family(task)
     pool = [other for other in env.train_tasks
             if other != task and other not in used and (everywhere or env.family(other) == family)]

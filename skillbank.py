@@ -75,10 +75,7 @@ class SkillBank:
 
     @classmethod
     def load(cls, path) -> "SkillBank":
-        """Read a JSON file in SkillRL's and SkillMaster's format, or a directory of SKILL.md folders.
-
-        ValueError names the file and the place that is wrong.
-        """
+        """From a JSON file as SkillRL has it, or a directory of SKILL.md folders. ValueError names what is wrong."""
         data, source = skillfiles.read(path)
         bank = cls.from_dict(data)
         bank.source = source
@@ -327,8 +324,8 @@ def shaping(text: str, edit: Edit) -> float:
 def commit(bank: SkillBank, edits: list[Edit], rule: str = "positive") -> list[Edit]:
     """Carry edits with measured .utility over into the bank; returns those that were, the best first.
 
-    positive: those with U > 0, at most one per task and per updated skill, a better one before a worse one; none:
-    nothing (the released training); all: every valid edit, in their order. Duplicates are dropped.
+    positive: those with U > 0, the best of each task and of each updated skill; none: nothing (the released training);
+    all: every valid edit, in their order. Duplicates are dropped.
     """
     if rule not in ("positive", "none", "all"):
         raise ValueError(f"commit rule {rule!r}: choose positive, none or all")

@@ -37,8 +37,7 @@ from tools.flags import flag, parse
 @dataclass
 class Flags:
     env: str = flag("webshop", "world to play", choices=worlds.names(), group="what to run")
-    model: str = flag("", "HF id or directory, smollm2, tiny (shipped); '' is "
-                      "Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
+    model: str = flag("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     out: str = flag("", "run directory; '' is runs/<env>-<model>")
     resume: bool = flag(False, "continue the run in --out")
@@ -215,8 +214,6 @@ def main(kind=Flags, loop=train, program: str = "train.py"):
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
         policy, reference, optimizer, bank, start, state = runs.open_run(
             flags, env, sampling_of(flags, flags.temperature), program)
-        print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-              f"{policy.device}; run in {flags.out}", flush=True)
         if new and flags.eval_every:  # a baseline before any update
             runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)})
         if new:
