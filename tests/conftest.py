@@ -2,19 +2,13 @@
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
+import tests.real  # noqa: F401 (it takes variables away)
+
 # Threads that do not spin for long, as in train.py: on busy cores the tests would be ten times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-# The real 1,000 products, for the tests that want them. The variable is taken away, or every other test would play on
-# them, too, instead of in the made-up shop.
-REAL_SHOP = Path(os.environ.pop("WEBSHOP_DATA", "") or Path(__file__).parents[2] / "shared" / "webshop_data")
-# The same for real ALFWorld games; a directory without any, else a developer's own download would be played.
-REAL_HOUSE = Path(os.environ.get("ALFWORLD_DATA") or Path(__file__).parents[2] / "shared" / "alfworld_data")
-os.environ["ALFWORLD_DATA"] = str(Path(__file__).parent / "golden")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import random
 
 import pytest
 import torch
-from conftest import REAL_SHOP
 
 import envs
 import policy as policies
@@ -12,6 +11,7 @@ from dualadv_grpo import ACT, FORCED, REVIEW
 from envs import Sampling, project, rollout
 from policy import Session, logprobs
 from skillbank import Skill, SkillBank
+from tests.real import REAL_SHOP
 from tools.coldstart import corpus, demonstrations
 from worlds.webshop import world as shopping
 

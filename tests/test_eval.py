@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ import eval as evaluation
 import policy as policies
 from probes import Probing
 from skillbank import Skill, SkillBank
+from tests.real import ROOT
 from tools.coldstart import corpus
 from tools.runs import open_target
 
@@ -110,7 +110,7 @@ def test_a_protocol_that_was_played_is_kept_when_the_next_is_stopped(model, tmp_
 @pytest.mark.parametrize("name", ["tiny", "worlds/webshop/tiny"])
 def test_a_shipped_model_is_sampled_as_it_was_trained(name):
     """Bug: the same weights show other skills and stop at other lengths, by which of their names they are called."""
-    name = str(Path(__file__).parents[1] / name) if "/" in name else name
+    name = str(ROOT / name) if "/" in name else name
     *_, sampling = open_target(evaluation.read_flags([name]))
     assert (sampling.top_k, sampling.context, sampling.act_tokens, sampling.review_tokens) == (4, 3072, 96, 160)
 

@@ -19,10 +19,10 @@ import train
 from dualadv_grpo import ACT, FORCED, REVIEW
 from lib.chat import read_chats
 from skillbank import SkillBank
+from tests.real import ROOT
 from tools import runs
 from worlds.webshop import catalogue
 
-ROOT = Path(__file__).parents[1]
 SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
          "--context 1500 --save_every 1 --commit all --probes 1 --lr 1e-3").split()
 

@@ -6,15 +6,12 @@ import json
 import random
 import shutil
 import time
-from pathlib import Path
 
 import pytest
-from conftest import REAL_SHOP
 
+from tests.real import GOLDEN, REAL_SHOP
 from worlds.webshop.shop import BM25, WebShop, analyze, reward, reward_parts, title_nouns, token_set_ratio
 
-ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = Path(__file__).resolve().parent / "golden"
 FORK = ("fork_synthetic_seed0", dict(human_goals=False, seed=0))
 ORIGINAL = ("orig_human_seed0_shuffle233", dict(human_goals=True, seed=0, shuffle_seed=233))
 DATA = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json", "nouns.json")

@@ -6,12 +6,10 @@ import random
 import re
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REAL_HOUSE
 
 import envs
 import eval as evaluation
@@ -21,13 +19,14 @@ import train
 from dualadv_grpo import FORCED
 from policy import logprobs
 from skillbank import Skill, SkillBank
+from tests.real import GOLDEN, REAL_HOUSE
 from tools.coldstart import corpus, demonstrations
 from worlds import GameError
 from worlds.alfworld import rooms
 from worlds.alfworld import world as household
 from worlds.alfworld.helper import WAYS, Helper
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "alfworld_game.json.gz").read_bytes()))
+RECORDED = json.loads(gzip.decompress((GOLDEN / "alfworld_game.json.gz").read_bytes()))
 FAMILY = "pick_clean_then_place_in_recep"
 package = pytest.mark.skipif(find_spec("alfworld") is None, reason="no alfworld package to make games from")
 
@@ -35,7 +34,7 @@ package = pytest.mark.skipif(find_spec("alfworld") is None, reason="no alfworld 
 def put(root, name, trial="trial_1", **changes):
     path = root / "json_2.1.1" / name / trial / "game.tw-pddl"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({**GOLDEN["game"], **changes}))
+    path.write_text(json.dumps({**RECORDED["game"], **changes}))
     return path
 
 
@@ -215,7 +214,7 @@ def test_messages_are_short_and_complete(download):
     game = env.start(env.tasks[0])
     assert game.page.startswith("You are in the middle of a room.") and "Your task" not in game.page
     pages = game.page
-    for step in GOLDEN["walk"][1:]:
+    for step in RECORDED["walk"][1:]:
         page = game.page
         reply = game.step(step["command"])
         if step["feedback"] == "Nothing happens.":

@@ -20,9 +20,9 @@ import train
 from dualadv_grpo import AdamW
 from lib import checkpoints, memory
 from skillbank import Skill, SkillBank
+from tests.real import ROOT
 from tools import coldstart, report, runs
 
-ROOT = Path(__file__).parents[1]
 SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_every 0 --act_tokens 8 --review_tokens 8 --context 1500 "
          "--probes 1 --lr 1e-3 --steps 1").split()
 pytestmark = pytest.mark.usefixtures("one_thread")

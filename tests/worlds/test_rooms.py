@@ -12,8 +12,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from conftest import REAL_HOUSE
 
+from tests.real import REAL_HOUSE, ROOT
 from worlds.alfworld import rooms
 from worlds.alfworld.pddl import GameFile
 from worlds.alfworld.rooms import FAMILIES, KINDS, LAMP, OPENABLE, RECEPTACLES, TOOLS, UNSEEN, game, write
@@ -38,7 +38,7 @@ def read(content):
 def run(code, **environment):
     """-> what it prints in another process"""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[1], env={**os.environ, **environment}).stdout.strip()
+                          cwd=ROOT, env={**os.environ, **environment}).stdout.strip()
 
 
 def digest():

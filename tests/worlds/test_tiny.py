@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from conftest import REAL_SHOP
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import envs
@@ -15,6 +14,7 @@ from envs import Sampling, rollout
 from eval import evaluate, summary
 from lib.models import shipped
 from skillbank import SkillBank
+from tests.real import REAL_SHOP
 from tools.coldstart import demonstrations
 from tools.lab import bank_of
 from worlds.webshop import catalogue

@@ -7,9 +7,9 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from conftest import REAL_SHOP
 
 import envs
+from tests.real import REAL_SHOP
 from worlds.webshop import WebShop
 from worlds.webshop import shopper as shopper_module
 from worlds.webshop.catalogue import ASSORTMENT, make

@@ -9,23 +9,22 @@ import random
 import re
 import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from conftest import REAL_HOUSE
 
+from tests.real import GOLDEN, REAL_HOUSE
 from tools.stock import made, walk_both
 from worlds import GameError
 from worlds.alfworld import pddl, rooms
 from worlds.alfworld.pddl import GameFile
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "alfworld_game.json.gz").read_bytes()))
+RECORDED = json.loads(gzip.decompress((GOLDEN / "alfworld_game.json.gz").read_bytes()))
 REAL = sorted(REAL_HOUSE.glob("json_2.1.1/*/*/*/game.tw-pddl"))
 stock = pytest.mark.skipif(find_spec("textworld") is None, reason="no textworld: pip install alfworld brings it")
 
 
 def golden(**changes):
-    return GameFile({**copy.deepcopy(GOLDEN["game"]), **changes}, "a/game.tw-pddl")
+    return GameFile({**copy.deepcopy(RECORDED["game"]), **changes}, "a/game.tw-pddl")
 
 
 def test_a_real_game_answers_as_the_stock_engine_did():
@@ -35,7 +34,7 @@ def test_a_real_game_answers_as_the_stock_engine_did():
     invalid commands and a win.
     """
     play = golden().start()
-    for step in GOLDEN["walk"]:
+    for step in RECORDED["walk"]:
         if step["command"]:
             play.step(step["command"])
         assert (play.feedback, play.commands, play.won) == (step["feedback"], step["commands"], step["won"])
@@ -68,7 +67,7 @@ def test_random_walks_equal_the_stock_engine_on_all_games_at_hand(tmp_path):
 def test_episodes_side_by_side_do_not_disturb_each_other():
     """Bug: shared facts. A group plays the same game eight times at once."""
     game = golden()
-    commands = [step["command"] for step in GOLDEN["walk"][1:]]
+    commands = [step["command"] for step in RECORDED["walk"][1:]]
     alone = [game.start()]
     for command in commands:
         alone[0].step(command)
@@ -78,7 +77,7 @@ def test_episodes_side_by_side_do_not_disturb_each_other():
             play.step(command if j % 2 == 0 else commands[-i])
     fresh = game.start()
     assert all(play.won and play.facts == alone[0].facts for play in plays[::2])
-    assert (fresh.feedback, fresh.commands) == (GOLDEN["walk"][0]["feedback"], GOLDEN["walk"][0]["commands"])
+    assert (fresh.feedback, fresh.commands) == (RECORDED["walk"][0]["feedback"], RECORDED["walk"][0]["commands"])
 
 
 def test_a_thousand_resets_leave_nothing_behind():
@@ -104,7 +103,7 @@ def test_steps_and_loads_are_fast():
     start, steps = time.process_time(), 0
     for _ in range(5):
         play = game.start()
-        for step in GOLDEN["walk"][1:]:
+        for step in RECORDED["walk"][1:]:
             play.step(step["command"])
             steps += 1
     assert load < 0.5 and (time.process_time() - start) / steps < 0.003
@@ -197,7 +196,7 @@ def test_a_damaged_game_plays_or_is_refused():
     rng, refused = random.Random(0), 0
     for _ in range(300):
         part = rng.choice(["pddl_domain", "pddl_problem", "grammar"])
-        words = re.split(r"(\W)", GOLDEN["game"][part])
+        words = re.split(r"(\W)", RECORDED["game"][part])
         for _ in range(rng.randint(1, 3)):
             words[rng.randrange(len(words))] = rng.choice(["", "(", ")", "#", "-", "}", rng.choice(words)])
         try:
@@ -224,7 +223,7 @@ def test_an_action_is_offered_if_one_of_its_ways_changes_something():
 def test_missing_parts_are_named():
     """Bug: KeyError: 'grammar'."""
     for part in ("pddl_domain", "pddl_problem", "grammar"):
-        data = {key: text for key, text in GOLDEN["game"].items() if key != part}
+        data = {key: text for key, text in RECORDED["game"].items() if key != part}
         with pytest.raises(GameError, match=part):
             GameFile(data, "x.tw-pddl")
 
