@@ -61,3 +61,24 @@ def tiny():
     import policy as policies
 
     return policies.load("tiny")
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """pair(name) -> (transformers' model, our policy) of one random checkpoint on disk, made once."""
+    import policy as policies
+    from lib import models
+    from tests.small import CONFIGS, shaken
+
+    tokenizer, made = models.tiny(["a few words to train on"], vocab=270)[2], {}
+
+    def make(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp("checkpoint")
+            model = shaken(CONFIGS[name])
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            made[name] = model, policies.load(str(folder))
+        return made[name]
+
+    return make

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import envs
 import policy as policies
 import train
 from dualadv_grpo import ACT, FORCED, REVIEW
-from lib.chat import read_chats
 from skillbank import SkillBank
 from tests.real import ROOT
 from tools import runs
@@ -127,74 +125,6 @@ def test_sigkill_at_random_moments(tmp_path):
     subprocess.run([*command, "--out", str(tmp_path / "hunted"), "--resume"], cwd=ROOT, check=True, capture_output=True)
     calm, hunted = everything(tmp_path / "calm"), everything(tmp_path / "hunted")
     assert equal(calm[0], hunted[0]) and equal(calm[1], hunted[1]) and calm[2:] == hunted[2:]
-
-
-def test_the_cold_start_learns_and_takes_chats_from_a_file(tmp_path, monkeypatch, capsys, run):
-    """--sft_data must go the same way as the scripted transcripts; its loss has to fall below the scripted start."""
-    chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day to you"}]}
-    (tmp_path / "chats.jsonl").write_text(json.dumps(chat) + "\n")
-    flags = ["--sft_data", str(tmp_path / "chats.jsonl"), "--sft_lr", "5e-3", "--steps", "0", "--eval_every", "0"]
-    losses = []
-    for steps in ("1", "30"):
-        run(tmp_path / f"run{steps}", *flags, "--cold_start", steps)
-        losses.append(float(capsys.readouterr().out.split("loss ")[-1].split()[0]))
-    assert losses[0] > 5 and losses[1] < 1
-    policy = policies.load(str(tmp_path / "run30" / "reference"))
-    session = policies.Session(policy, 1, 64)
-    session.feed([0], [policy.chat.opening("", "hello")])
-    (ids, _), = session.sample([0], 20, temperature=0)
-    assert policy.chat.decode(ids) == "good day to you<|im_end|>"  # the stop token was learned, too
-
-
-@pytest.mark.parametrize("line, what", [
-    ("not json", "line 2"), ('{"chat": []}', "line 2"),
-    ('{"messages": [{"role": "user", "content": "a"}]}', "alternate"),
-    ('{"messages": [{"role": "assistant", "content": "a"}]}', "alternate"), ('{"messages": "hi"}', "line 2"),
-    ('{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "b"}]}', "no text"),
-])
-def test_malformed_chats_are_reported_with_their_line(line, what, tmp_path):
-    """A broken line in a file of thousands used to be a KeyError without its number."""
-    good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
-    (tmp_path / "chats.jsonl").write_text(good + line + "\n")
-    with pytest.raises(ValueError, match=what) as error:
-        read_chats(tmp_path / "chats.jsonl")
-    assert "\n" not in str(error.value) and "chats.jsonl" in str(error.value)
-
-
-def test_help_shows_every_knob_with_its_default(capsys):
-    """nanoGPT's --help is an AssertionError."""
-    with pytest.raises(SystemExit) as stop:
-        train.read_flags(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert stop.value.code == 0
-    for field in fields(train.Flags)[:-1]:  # the last holds the world's own flags
-        assert f"--{field.name} " in text and f"(default: {field.default!r}" in text
-
-
-@pytest.mark.parametrize("flags", [["--nonsense"], ["--lr", "fast"], ["--tasks", "0"], ["--commit", "maybe"],
-                                   ["--temperature", "-1"], ["--lr", "nan"], ["--advantage", "triple"],
-                                   ["--step", "3"]])
-def test_a_wrong_flag_gets_one_line(flags, capsys):
-    """argparse prints forty lines of usage before it says what is wrong; and --step must not pass for --steps."""
-    with pytest.raises(SystemExit) as stop:
-        train.read_flags(flags)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and flags[0].lstrip("-") in error
-
-
-def test_the_data_decides_the_presets_wherever_it_is_named(monkeypatch):
-    """Bug: $WEBSHOP_DATA and --data are the same run with two utilities."""
-    assert train.read_flags([]).utility == train.read_flags(["--model", "tiny"]).utility == "graded"
-    monkeypatch.setenv("WEBSHOP_DATA", "real")
-    assert train.read_flags([]).utility == "both" and train.read_flags(["--env", "alfworld"]).utility == "success"
-
-
-def test_flags_win_over_presets():
-    """A preset that overrode a flag would make a run lie about its settings."""
-    assert train.read_flags(["--model", "tiny"]).lr == train.PRESETS["tiny"]["lr"]
-    assert train.read_flags(["--model", "tiny", "--lr", "0.5"]).lr == 0.5
-    assert train.read_flags(["--model", "somewhere/else"]).lr == train.Flags.lr
-    assert train.read_flags(["--model", "somewhere/else"]).out == "runs/webshop-else"
 
 
 @pytest.mark.parametrize("flags, what", [

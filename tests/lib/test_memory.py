@@ -1,5 +1,9 @@
 """Tests of lib/memory.py: a rollout's memory is known before it starts."""
 
+import json
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 import envs
@@ -60,3 +64,17 @@ def test_what_cannot_fit_at_all_is_refused_with_the_numbers(policy, env, monkeyp
 def test_free_memory_is_a_figure_of_this_machine():
     """Bug: kilobytes for bytes."""
     assert 10**8 < memory.free("cpu") < 2**60 or memory.free("cpu") == 2**60
+
+
+def test_peak_memory_is_megabytes_everywhere(monkeypatch):
+    """Bug: `import resource` stops even --help on Windows; on macOS the figure is bytes and 1,024 times too large."""
+    usage = SimpleNamespace(ru_maxrss=3 * 2**20)
+    fake = SimpleNamespace(getrusage=lambda who: usage, RUSAGE_SELF=0)
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert memory.peak_mb() == 3 * 1024
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert memory.peak_mb() == 3
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_mb() == 0
+    assert json.dumps(memory.peak_mb())

@@ -1,10 +1,8 @@
 """A run directory: nothing in it is half written, and whatever ends a run ends it with one line that is true."""
 
 import fcntl
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -21,7 +19,11 @@ from dualadv_grpo import AdamW
 from lib import checkpoints, memory
 from skillbank import Skill, SkillBank
 from tests.real import ROOT
-from tools import coldstart, report, runs
+from tests.skills import bank_of
+from tools import report, runs
+from tools.runs import open_target
+from worlds.alfworld.rooms import FAMILIES
+from worlds.alfworld.world import World
 
 SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_every 0 --act_tokens 8 --review_tokens 8 --context 1500 "
          "--probes 1 --lr 1e-3 --steps 1").split()
@@ -69,22 +71,6 @@ def test_a_run_killed_before_its_first_checkpoint_is_a_run(run, tmp_path, monkey
 
 def die(*rest, **more):
     raise KeyboardInterrupt
-
-
-def test_a_finished_cold_start_is_not_taken_for_another_runs(run, tmp_path, monkeypatch, capsys):
-    """Bug: killed in its baseline, a run is begun again with other flags, and its old reference is used for the KL."""
-    flags = "--eval_every 1 --eval_tasks 2 --cold_start 2 --sft_batch 1".split()
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "dev_games", die)
-        assert ends(run, tmp_path / "run", *flags)[1] == 130
-    assert "holds a run" in ends(run, tmp_path / "run", "--cold_start", "3")[0]
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "save", die)  # killed again, after the baseline
-        assert ends(run, tmp_path / "run", *flags, "--resume")[1] == 130
-    (tmp_path / "run" / coldstart.SAVED).write_bytes(b"left over")
-    run(tmp_path / "run", *flags, "--resume")
-    assert [row["step"] for row in report.lines_of(tmp_path / "run" / "metrics.jsonl")] == [0, 1]
-    assert not (tmp_path / "run" / coldstart.SAVED).exists()
 
 
 @pytest.mark.parametrize("number, status, word", [(signal.SIGINT, 130, "interrupted"),
@@ -252,87 +238,6 @@ def test_a_service_that_is_away_does_not_end_a_run(run, tmp_path, monkeypatch, c
     assert "--wandb: no route; step 1 is in metrics.jsonl only" in capsys.readouterr().out
 
 
-# ---- The cold start -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("flags", [["--sft_lr", "1e-3"], ["--sft_lr", "1e-3", "--sft_muon", "0.01"],
-                                   ["--sft_lr", "1e-3", "--lora", "2"]], ids=["adamw", "muon", "lora"])
-def test_a_cold_start_goes_on_bit_for_bit(flags, run, tmp_path, monkeypatch, capsys):
-    """Bug: a kill after 40 minutes of cold start loses all of it; or moments, losses or the schedule start anew."""
-    monkeypatch.setattr(coldstart, "EVERY", 0)
-    common = ["--cold_start", "4", "--sft_batch", "2", "--steps", "0", *flags]
-    run(tmp_path / "whole", *common)
-    whole = [line.partition(",")[0] + line[line.find("loss"):].partition(",")[0]
-             for line in capsys.readouterr().out.splitlines() if "loss" in line]
-    assert not (tmp_path / "whole" / coldstart.SAVED).exists(), "a finished cold start removes its file"
-    step, count = coldstart.sft_step, []
-
-    def killed(*rest):
-        count.append(1)
-        return step(*rest) if len(count) <= 2 else die()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(coldstart, "sft_step", killed)
-        assert ends(run, tmp_path / "parts", *common)[1] == 130
-    assert "part of the cold start is saved" in capsys.readouterr().err
-    assert "holds a run" in ends(run, tmp_path / "parts", *common)[0], "it is not begun again in silence"
-    run(tmp_path / "parts", *common, "--resume")
-    out = capsys.readouterr().out
-    parts = [line.partition(",")[0] + line[line.find("loss"):].partition(",")[0]
-             for line in out.splitlines() if "loss" in line]
-    assert parts == whole[2:] and "going on after 2 steps" in out and "min left" in out
-    one, two = (policies.load(str(tmp_path / name / "reference")).model.state_dict() for name in ("whole", "parts"))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-
-
-def test_a_damaged_cold_start_is_named(run, tmp_path, monkeypatch):
-    """Bug: half a file, a traceback of zipfile."""
-    monkeypatch.setattr(coldstart, "EVERY", 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(coldstart, "corpus", None)
-        patch.setattr(runs, "with_reference", die)
-        assert ends(run, tmp_path / "run", "--cold_start", "2", "--sft_batch", "1")[1] == 130
-    assert (tmp_path / "run" / "reference").is_dir()  # killed after the cold start: it is not made again
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "cold_start", lambda *rest: pytest.fail("the cold start was made twice"))
-        run(tmp_path / "run", "--cold_start", "2", "--sft_batch", "1", "--resume")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.json").write_text((tmp_path / "run" / "config.json").read_text())
-    (tmp_path / "broken" / coldstart.SAVED).write_bytes(b"PK\x03")
-    line, _ = ends(run, tmp_path / "broken", "--cold_start", "2", "--sft_batch", "1", "--resume")
-    assert coldstart.SAVED in line and "delete it" in line and "\n" not in line
-
-
-@pytest.mark.slow
-def test_sigkill_in_the_cold_start(tmp_path, random_tiny):
-    """The same with a real kill -9, wherever it falls."""
-    code = "import tools.coldstart as c; c.EVERY = 0; import train; train.main()"
-    command = [sys.executable, "-c", code, "--model", random_tiny, *SMALL, *"--steps 0 --cold_start 40".split(),
-               *"--sft_batch 2 --sft_lr 1e-3 --out".split()]
-    subprocess.run([*command, str(tmp_path / "calm")], cwd=ROOT, check=True, capture_output=True)
-    resume: list = []
-    for seconds in (5, 6, 7, 8):
-        process = subprocess.Popen([*command, str(tmp_path / "hunted"), *resume], cwd=ROOT, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        process.kill()
-        process.wait()
-        resume = ["--resume"] if (tmp_path / "hunted" / "config.json").is_file() else []
-    subprocess.run([*command, str(tmp_path / "hunted"), *resume], cwd=ROOT, check=True, capture_output=True)
-    one, two = (policies.load(str(tmp_path / name / "reference")).model.state_dict() for name in ("calm", "hunted"))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-
-
-@pytest.mark.parametrize("content, what", [
-    ('{"messages": [{"role": "user", "content": "caf\xe9"}]}\n'.encode("latin-1"), "line 1: is not UTF-8"),
-    (b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}\n', "list of parts"),
-])
-def test_other_peoples_chats_are_named(content, what, run, tmp_path):
-    """Bug: a codec's error without the file's name; or "roles are []" for content in parts."""
-    (tmp_path / "chats.jsonl").write_bytes(content)
-    line, _ = ends(run, tmp_path / "run", "--cold_start", "1", "--sft_data", str(tmp_path / "chats.jsonl"))
-    assert "chats.jsonl" in line and what in line and "\n" not in line
-
-
 def test_a_run_begins_with_the_bank_it_is_given(run, tmp_path, monkeypatch):
     """Bug: --bank with a typo is noticed after the cold start; or the bank's foreign families are never shown."""
     with monkeypatch.context() as patch:
@@ -410,45 +315,6 @@ def test_a_shipped_model_names_its_world():
     assert evaluation.read_flags(["tiny", "--env", "guess"]).env == "guess"
 
 
-# ---- Platforms ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("program, encoding", [("train", "latin-1"), ("train", "ascii"), ("eval", "cp1252")])
-def test_any_text_can_be_printed(program, encoding):
-    """Bug: a sampled emoji ends the run where the terminal is not UTF-8."""
-    code = (f"import {program}; {program}.read_flags = lambda: print('\\U0001f4b0 \\u4f60 \\ud83d') or exit(7); "
-            f"{program}.main()")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True,
-                          env={**os.environ, "PYTHONIOENCODING": encoding})
-    assert done.returncode == 7 and b"\\U0001f4b0" in done.stdout, done.stderr
-
-
-def test_peak_memory_is_megabytes_everywhere(monkeypatch):
-    """Bug: `import resource` stops even --help on Windows; on macOS the figure is bytes and 1,024 times too large."""
-    usage = SimpleNamespace(ru_maxrss=3 * 2**20)
-    fake = SimpleNamespace(getrusage=lambda who: usage, RUSAGE_SELF=0)
-    monkeypatch.setitem(sys.modules, "resource", fake)
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert memory.peak_mb() == 3 * 1024
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert memory.peak_mb() == 3
-    monkeypatch.setitem(sys.modules, "resource", None)
-    assert memory.peak_mb() == 0
-    assert json.dumps(memory.peak_mb())
-
-
-def test_the_cpu_has_no_number():
-    """Bug: --device cpu:1 is another device than the tensors that are made on "cpu"."""
-    assert policies.pick_device("cpu:1") == torch.device("cpu")
-
-
-@pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
-def test_other_devices_are_refused_by_name(name):
-    """Bug: --device mps runs into operations that are not there, an hour later."""
-    with pytest.raises(ValueError, match=f"--device {name}: this device was never tried; use cpu or cuda"):
-        policies.pick_device(name)
-
-
 def test_a_run_from_a_cpu_keeps_its_float32_weights_on_a_card(tmp_path):
     """Bug: float32 weights are rounded to bfloat16 on the way, and an lr of 1e-6 starts from other weights."""
     exact = policies.load("tiny")
@@ -488,15 +354,20 @@ def test_checkpoints_of_a_large_model_are_few_and_said(capsys):
     assert "GB" not in capsys.readouterr().out.split("every 3")[-1]
 
 
-def test_a_card_is_made_the_current_one(monkeypatch):
-    """Bug: --device cuda:1 records its steps on card 0 and replays nothing; a T4 computes in emulated bfloat16."""
-    calls = []
-    monkeypatch.setattr(torch, "empty", lambda *args, **more: None)
-    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
-    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", calls.append)
-    assert policies.pick_device("cuda:1") == torch.device("cuda:1") and calls == [torch.device("cuda:1"), False]
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    with pytest.raises(ValueError, match="Tesla T4 has no bfloat16"):
-        policies.pick_device("cuda:0")
+def test_families_of_another_world_are_renamed_or_named():
+    """Bug: four of SkillRL's six ALFWorld families can never be shown, without a word."""
+    names = ["pick_and_place", "look_at_obj_in_light", "clean", "heat", "cool", "examine"]
+    bank = bank_of(1, **{name: 1 for name in names}, chess=1)
+    assert bank.fit(FAMILIES, World.aliases) == ["chess"]
+    assert len(bank.task_specific_skills["look_at_obj_in_light"]) == 2
+    for family in set(FAMILIES) - {"pick_two_obj_and_place"}:
+        assert bank.retrieve("anything", family, 3)[1:], family
+    assert len(bank.skills()) == 8
+
+
+@pytest.mark.parametrize("name", ["tiny", "worlds/webshop/tiny"])
+def test_a_shipped_model_is_sampled_as_it_was_trained(name):
+    """Bug: the same weights show other skills and stop at other lengths, by which of their names they are called."""
+    name = str(ROOT / name) if "/" in name else name
+    *_, sampling = open_target(evaluation.read_flags([name]))
+    assert (sampling.top_k, sampling.context, sampling.act_tokens, sampling.review_tokens) == (4, 3072, 96, 160)

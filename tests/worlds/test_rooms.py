@@ -51,7 +51,7 @@ def digest():
 def test_same_arguments_same_bytes():
     """Bug: a set's order or a global random state leaks in, and no two machines measure the same games."""
     for hash_seed in "12":
-        code = "import sys; sys.path.append('tests'); from test_rooms import digest; print(digest())"
+        code = "from tests.worlds.test_rooms import digest; print(digest())"
         assert digest() == run(code, PYTHONHASHSEED=hash_seed)
     assert len({game(*arguments)["pddl_problem"] for arguments in GAMES}) == len(GAMES)
 
@@ -240,19 +240,6 @@ def test_real_games_are_safe(tmp_path):
 
 
 # -- the stock engine
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    """One environment for all games. `import alfworld` makes a folder, pddl2sas writes over sys.argv: both undone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALFWORLD_DATA", str(tmp_path_factory.mktemp("alfworld")))
-        patch.setattr(sys, "argv", sys.argv)
-        from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-        from textworld import EnvInfos
-        from textworld.envs.pddl import PddlEnv
-
-        yield AlfredDemangler(PddlEnv(EnvInfos(won=True, admissible_commands=True)))
 
 
 def play(engine, path, content):
