@@ -34,15 +34,16 @@ def random_tiny(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture
-def train_in_process(random_tiny, monkeypatch):
+@pytest.fixture(scope="session")
+def train_in_process(random_tiny):
     """run(flags, steps of an episode, run directory, *more flags): train.py in this process, with a random policy."""
     import train
 
     def run(flags, limit, out, *more):
-        monkeypatch.setattr("worlds.webshop.world.World.limit", limit)
-        monkeypatch.setattr(sys, "argv", ["train.py", "--model", random_tiny, *flags, "--out", str(out), *more])
-        train.main()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("worlds.webshop.world.World.limit", limit)
+            patch.setattr(sys, "argv", ["train.py", "--model", random_tiny, *flags, "--out", str(out), *more])
+            train.main()
 
     return run
 

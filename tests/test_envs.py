@@ -9,20 +9,15 @@ from dualadv_grpo import ACT, FORCED, REVIEW
 from envs import Sampling, project, rollout
 from policy import Session, logprobs
 from skillbank import Skill, SkillBank
-from tools.coldstart import corpus, demonstrations
+from tools.coldstart import demonstrations
 from worlds.webshop import world as shopping
 
 SHORT = Sampling(act_tokens=12, review_tokens=16, context=3000)
 
 
 @pytest.fixture(scope="module")
-def env():
-    return envs.make("webshop", "train")
-
-
-@pytest.fixture(scope="module")
-def policy(env):
-    return policies.load("tiny", text=corpus(env)[-200:])
+def policy(random_tiny):
+    return policies.load(random_tiny)
 
 
 def bank_with(family, title="Check the size", principle="Pick the size the task names."):
@@ -168,8 +163,9 @@ def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
     assert episode.review == "" and episode.edit is None
 
 
-def test_an_episode_does_not_depend_on_its_neighbours(env, policy):
+def test_an_episode_does_not_depend_on_its_neighbours(env, policy, monkeypatch):
     """Probes are paired and runs are resumed on this: same seed, same key, same transcript, whoever plays beside."""
+    monkeypatch.setattr(env, "limit", 5)
     tasks = env.train_tasks[:3]
     together = rollout(policy, env, tasks, SkillBank(), seed=7, sampling=SHORT, keys=[5, 6, 7])
     for rows in (1, 2):
@@ -188,7 +184,7 @@ def test_an_episode_does_not_depend_on_its_neighbours(env, policy):
 @pytest.mark.usefixtures("one_thread")
 def test_rows_that_flow_play_the_same_episodes_in_fewer_steps(env, tiny, monkeypatch):
     """Bug: a row waits for the longest turn of the others, or a turn that goes on later draws other numbers."""
-    how, rows, drawn = Sampling(1.0, 96, 160, 3072, rows=6, top_k=4), [], Session._draw
+    how, rows, drawn = Sampling(1.0, 96, 160, 3072, rows=4, top_k=4), [], Session._draw
 
     def count(session, active, *rest):
         rows.append(len(active))
@@ -198,7 +194,7 @@ def test_rows_that_flow_play_the_same_episodes_in_fewer_steps(env, tiny, monkeyp
         rows.clear()
         monkeypatch.setattr(tiny, "flows", flow)
         monkeypatch.setattr(Session, "_draw", count)
-        episodes = rollout(tiny, env, env.train_tasks[:5], SkillBank(), group=3, sampling=how)
+        episodes = rollout(tiny, env, env.train_tasks[:4], SkillBank(), group=2, sampling=how)
         return [[segment.ids for segment in episode.segments] for episode in episodes], len(rows), sum(rows)
 
     (waits, steps, tokens), (flows, fewer, same) = play(False), play(True)

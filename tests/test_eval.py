@@ -10,15 +10,12 @@ import eval as evaluation
 import policy as policies
 from probes import Probing
 from skillbank import Skill, SkillBank
-from tools.coldstart import corpus
+from worlds.webshop import catalogue
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random tiny policy on disk."""
-    path = tmp_path_factory.mktemp("models") / "random"
-    policies.load("tiny", text=corpus(envs.make("webshop"))[-100:]).save(path)
-    return path
+@pytest.fixture
+def model(random_tiny):
+    return random_tiny
 
 
 def run(*flags, monkeypatch):
@@ -29,7 +26,8 @@ def run(*flags, monkeypatch):
 def test_every_test_goal_is_played_exactly_once_per_protocol(model, tmp_path, monkeypatch, capsys):
     """An evaluation on a sample, or one that plays some goals twice, is not the published number's protocol."""
     monkeypatch.setattr("worlds.webshop.world.World.limit", 3)  # a random policy plays to the limit, and buys nothing
-    env = envs.make("webshop", "test")
+    data = catalogue.make(tmp_path / "shop", products=70)
+    env = envs.make("webshop", "test", data=data)
     bank = SkillBank([Skill("dyn_001", "Look twice", "Read the title again.", "Always.")])
     bank.save(tmp_path / "bank.json")
     before = (tmp_path / "bank.json").read_text()
@@ -37,8 +35,9 @@ def test_every_test_goal_is_played_exactly_once_per_protocol(model, tmp_path, mo
     play = envs.play
     monkeypatch.setattr(envs, "play", lambda wave, *rest: (shown.append(len(wave[0][0].shown)), play(wave, *rest))[1])
     # No review of a random policy parses, so "online" is cheap here; test_online below has one that edits.
-    run(model, "--split", "test", "--bank", tmp_path / "bank.json", "--act_tokens", 8, "--review_tokens", 8,
-        "--context", 1500, "--rows", 128, "--batch", 128, "--out", tmp_path / "result.json", monkeypatch=monkeypatch)
+    run(model, "--data", data, "--split", "test", "--bank", tmp_path / "bank.json", "--act_tokens", 8,
+        "--review_tokens", 8, "--context", 1500, "--rows", 128, "--batch", 128, "--out", tmp_path / "result.json",
+        monkeypatch=monkeypatch)
     result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["protocols"]) == ["none", "frozen", "online"] and shown == [0, 1, 1]
     for protocol in result["protocols"].values():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,13 +26,8 @@ SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_
          "--context 1500 --save_every 1 --commit all --probes 1 --lr 1e-3").split()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(train_in_process):
-    return partial(train_in_process, SMALL, 4)
-
-
-@pytest.fixture
-def proposing(monkeypatch):
     """Every review becomes a proposal named after what the policy said: a random policy would never make one."""
 
     def review(text, bank, family):
@@ -39,7 +35,17 @@ def proposing(monkeypatch):
                      "evidence": "none"}
         return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
 
-    monkeypatch.setattr(envs, "review", review)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envs, "review", review)
+        yield partial(train_in_process, SMALL, 4)
+
+
+@pytest.fixture(scope="module")
+def saved(run, tmp_path_factory):
+    """A run of one iteration. Tests that go on with it take a copy."""
+    out = tmp_path_factory.mktemp("runs") / "saved"
+    run(out, "--steps", "1", "--eval_every", "0")
+    return out
 
 
 def everything(out):
@@ -57,21 +63,21 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, proposing, run):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, run):
     """nano-aha skips one draw too few on resume and repeats a batch; others save weights only, or no RNG state.
 
     Weights, optimiser moments, bank, sampled tasks, losses, evaluations: equal to the last bit on a CPU.
     """
-    run(tmp_path / "whole", "--steps", "3", "--eval_every", "2")
+    run(tmp_path / "whole", "--steps", "2", "--eval_every", "2")
     run(tmp_path / "parts", "--steps", "1", "--eval_every", "2")
     with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:  # a step that was logged but not saved
         file.write('{"step": 2, "success": 1.0}\n{"step": 3, "suc')
-    run(tmp_path / "parts", "--steps", "3", "--eval_every", "2", "--resume")
+    run(tmp_path / "parts", "--steps", "2", "--eval_every", "2", "--resume")
     whole, parts = everything(tmp_path / "whole"), everything(tmp_path / "parts")
     assert equal(whole[0], parts[0]) and equal(whole[1], parts[1])
-    assert whole[2:] == parts[2:] and whole[4] == 3
+    assert whole[2:] == parts[2:] and whole[4] == 2
     metrics = whole[3]
-    assert [line["step"] for line in metrics] == [0, 1, 2, 3]
+    assert [line["step"] for line in metrics] == [0, 1, 2]
     assert "eval_success" in metrics[0] and "eval_success" in metrics[2]  # a baseline before any update
     assert len(SkillBank.load(tmp_path / "whole" / "skills.json").skills()) == metrics[-1]["skills"] > 1
     assert all(line["edits"] == line["committed"] == 2 and line["tokens"] > 0 for line in metrics[1:])
@@ -82,9 +88,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("where", ["save_file", "trainer", "rename", "latest"])
-def test_a_kill_during_saving_leaves_the_last_good_checkpoint(where, tmp_path, monkeypatch, proposing, run):
+def test_a_kill_during_saving_leaves_the_last_good_checkpoint(where, saved, tmp_path, monkeypatch, run):
     """A checkpoint that is half written, or a pointer to one, loses the whole run."""
-    run(tmp_path, "--steps", "1", "--eval_every", "0")
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     before = everything(tmp_path)
 
     def die(*args, **kwargs):
@@ -140,26 +146,24 @@ def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, ca
     assert message.startswith("train.py: ") and what in message and "\n" not in message
 
 
-def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(tmp_path, monkeypatch, run):
+def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(saved, tmp_path, run):
     """Starting anew in a finished run's directory would lose it; resuming with another lr would lie about it.
 
     And a run that forgets its --data must not go on in the made-up shop, nor the other way round.
     """
     other = catalogue.make(tmp_path / "other_shop", products=120, seed=5)
-    tmp_path /= "run"
-    run(tmp_path, "--steps", "0", "--eval_every", "0")
-    before = everything(tmp_path)
+    before = everything(saved)
     again = ["--resume", "--eval_every", "0"]
-    for flags, what in ((["--steps", "0"], "--resume"), ([*again, "--clip", "0.3"], "clip 0.2"),
+    for flags, what in ((["--steps", "1"], "--resume"), ([*again, "--clip", "0.3"], "clip 0.2"),
                         ([*again, "--data", str(other)], "made-up")):
         with pytest.raises(SystemExit) as stop:
-            run(tmp_path, *flags)
+            run(saved, *flags)
         assert what in str(stop.value.code) and "\n" not in str(stop.value.code)
-    assert equal(before[0], everything(tmp_path)[0])
+    assert equal(before[0], everything(saved)[0])
 
 
 @pytest.mark.parametrize("advantage", ["dual", "single", "act_only"])
-def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, proposing, run):
+def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, run):
     """dual: reviews paid in S, scaled; single: one advantage for all; act_only: reviews get none."""
     seen = []
 
@@ -172,7 +176,7 @@ def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, proposing, run
 
     monkeypatch.setattr(train.grpo, "update", update)
     monkeypatch.setattr(train, "shaping", lambda text, result: float(len(text) % 7) + 0.1 * len(seen))
-    run(tmp_path, "--steps", "3", "--group", "4", "--eval_every", "0", "--advantage", advantage)
+    run(tmp_path, "--steps", "1", "--group", "4", "--eval_every", "0", "--advantage", advantage)
     act, skill = zip(*seen)
     if advantage == "dual":
         assert act != skill and any(skill) and max(map(abs, skill)) <= 0.2 * 1.51  # (n - 1) / sqrt(n), n = 4

@@ -60,8 +60,7 @@ class Taped(graphs.Graphs):
         super().run(step, *shape)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("recorded, temperature", [(False, 0.7), (True, 0.7), (True, 0.0)])
 def test_blocks_and_recordings_draw_the_same(recorded, temperature, policy):
     """Bugs: a block's surplus tokens are kept, or seen by a later turn, or write past the cache; a recorded step has
     the first call's positions, seeds or cache rows baked in, reads the host, or needs a shape it was not made for."""

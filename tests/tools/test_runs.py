@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import time
@@ -30,9 +31,22 @@ SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_every 0 --act_tokens 8 --rev
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(train_in_process):
     return partial(train_in_process, SMALL, 2)
+
+
+@pytest.fixture(scope="module")
+def first(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "first"
+    run(out)
+    return out
+
+
+@pytest.fixture
+def begun(first, tmp_path):
+    """A run of one iteration, this test's own."""
+    return Path(shutil.copytree(first, tmp_path / "run"))
 
 
 def ends(call, *arguments):
@@ -49,13 +63,12 @@ def test_resume_wants_a_run(run, tmp_path):
     assert "misspelt holds no run" in line and not (tmp_path / "misspelt").exists()
 
 
-def test_a_stray_file_beside_the_checkpoints_ends_no_training(run, tmp_path):
+def test_a_stray_file_beside_the_checkpoints_ends_no_training(run, begun):
     """Bug: a file manager's .DS_Store in checkpoints/ ends the run at its next save, and again after every --resume."""
-    run(tmp_path / "run", "--steps", "1", "--eval_every", "0")
-    (tmp_path / "run/checkpoints/.DS_Store").touch()
-    run(tmp_path / "run", "--steps", "2", "--eval_every", "0", "--resume")
-    assert (tmp_path / "run/latest").read_text() == "step_00002\n"
-    assert not (tmp_path / "run/checkpoints/step_00001").exists()
+    (begun / "checkpoints/.DS_Store").touch()
+    run(begun, "--steps", "2", "--eval_every", "0", "--resume")
+    assert (begun / "latest").read_text() == "step_00002\n"
+    assert not (begun / "checkpoints/step_00001").exists()
 
 
 def test_a_run_killed_before_its_first_checkpoint_is_a_run(run, tmp_path, monkeypatch):
@@ -75,9 +88,8 @@ def die(*rest, **more):
 
 @pytest.mark.parametrize("number, status, word", [(signal.SIGINT, 130, "interrupted"),
                                                   (signal.SIGTERM, 143, "terminated")])
-def test_a_signal_ends_a_run_with_one_line(number, status, word, run, tmp_path, monkeypatch, capsys):
+def test_a_signal_ends_a_run_with_one_line(number, status, word, run, begun, monkeypatch, capsys):
     """Bug: Ctrl-C, or a cluster's SIGTERM, prints a page of traceback and does not say whether anything is lost."""
-    run(tmp_path / "run")
     capsys.readouterr()
     rollout = train.rollout
     def interrupted(*rest, **more):
@@ -86,7 +98,7 @@ def test_a_signal_ends_a_run_with_one_line(number, status, word, run, tmp_path, 
         return rollout(*rest, **more)
 
     monkeypatch.setattr(train, "rollout", interrupted)
-    assert ends(run, tmp_path / "run", "--steps", "3", "--resume") == ("", status)
+    assert ends(run, begun, "--steps", "3", "--resume") == ("", status)
     error = capsys.readouterr().err
     assert word in error and "step 1 is saved" in error and "--resume" in error and error.count("\n") == 1
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handler is put back"
@@ -127,19 +139,18 @@ def test_a_second_training_of_the_same_run_is_refused(run, tmp_path, monkeypatch
 @pytest.mark.parametrize("where, error", [("report.append", OSError(28, "No space left on device")),
                                           ("torch.save", RuntimeError("PytorchStreamWriter failed writing file")),
                                           ("policy.Policy.save", PermissionError(13, "Permission denied"))])
-def test_a_full_disk_in_the_loop_is_one_line(where, error, run, tmp_path, monkeypatch):
+def test_a_full_disk_in_the_loop_is_one_line(where, error, run, begun, monkeypatch):
     """Bug: an hour of training ends in a traceback that does not say what is whole."""
-    run(tmp_path / "run")
 
     def fail(*rest, **more):
         raise error
 
     with monkeypatch.context() as patch:
         patch.setattr({"report.append": "tools.report.append"}.get(where, where), fail)
-        line, status = ends(run, tmp_path / "run", "--steps", "2", "--resume")
+        line, status = ends(run, begun, "--steps", "2", "--resume")
     assert status == 1 and "step 1 is saved" in line and "--resume" in line and "\n" not in line
-    run(tmp_path / "run", "--steps", "2", "--resume")
-    assert (tmp_path / "run" / "latest").read_text() == "step_00002\n"
+    run(begun, "--steps", "2", "--resume")
+    assert (begun / "latest").read_text() == "step_00002\n"
 
 
 def test_our_own_bugs_keep_their_traceback(run, tmp_path, monkeypatch):
@@ -154,34 +165,31 @@ def test_our_own_bugs_keep_their_traceback(run, tmp_path, monkeypatch):
     ("checkpoints/step_00001/trainer.pt", b"PK"), ("checkpoints/step_00001/model.safetensors", b"\x08"),
     ("checkpoints/step_00001/skills.json", b"{"), ("metrics.jsonl", b'{"step": 0}\ntorn}\n{"step": 1}\n'),
 ])
-def test_a_damaged_file_of_a_run_is_named(file, content, run, tmp_path):
+def test_a_damaged_file_of_a_run_is_named(file, content, run, begun):
     """Bug: a truncated trainer.pt or an empty config.json is a traceback of pickle or json without a name."""
-    run(tmp_path / "run")
-    (tmp_path / "run" / file).write_bytes(content)
-    line, _ = ends(run, tmp_path / "run", "--steps", "2", "--resume")
+    (begun / file).write_bytes(content)
+    line, _ = ends(run, begun, "--steps", "2", "--resume")
     assert Path(file).name in line and "\n" not in line and line.startswith("train.py: "), line
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 9, "x": {"a": 1}', b'{"step": 9', b"}", b'{"a": "\xc3', b'{"step": 1}',
                                   b""])
-def test_a_torn_last_line_never_blocks_a_resume(torn, run, tmp_path):
+def test_a_torn_last_line_never_blocks_a_resume(torn, run, begun):
     """Bug: a line torn after an inner } looks whole and ends every --resume."""
-    run(tmp_path / "run")
     for name in runs.LOGS:
-        before = report.lines_of(tmp_path / "run" / name)
-        with open(tmp_path / "run" / name, "ab") as file:
+        before = report.lines_of(begun / name)
+        with open(begun / name, "ab") as file:
             file.write(torn)
-        assert report.lines_of(tmp_path / "run" / name)[:len(before)] == before
-    run(tmp_path / "run", "--steps", "2", "--resume")
-    assert [row["step"] for row in report.lines_of(tmp_path / "run" / "metrics.jsonl")][-1] == 2
+        assert report.lines_of(begun / name)[:len(before)] == before
+    run(begun, "--steps", "2", "--resume")
+    assert [row["step"] for row in report.lines_of(begun / "metrics.jsonl")][-1] == 2
 
 
 @pytest.mark.parametrize("state", [[], {}, {"step": 1, "optimizer": {}, "lora": {}}])
-def test_a_trainers_state_of_something_else_is_named(state, run, tmp_path):
+def test_a_trainers_state_of_something_else_is_named(state, run, begun):
     """Bug: trainer.pt can be read, and a KeyError comes of it."""
-    run(tmp_path / "run")
-    torch.save(state, tmp_path / "run" / "checkpoints" / "step_00001" / "trainer.pt")
-    line, _ = ends(run, tmp_path / "run", "--steps", "2", "--resume")
+    torch.save(state, begun / "checkpoints" / "step_00001" / "trainer.pt")
+    line, _ = ends(run, begun, "--steps", "2", "--resume")
     assert "trainer.pt" in line and "\n" not in line
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import envs
+from tests.real import REAL_SHOP
 from worlds.webshop import WebShop
 from worlds.webshop.catalogue import make
 
@@ -31,6 +32,14 @@ def shops(directory):
 @pytest.fixture(scope="session")
 def items(directory):
     return {item["asin"]: item for item in json.loads((directory / "items_shuffle_1000.json").read_text())}
+
+
+@pytest.fixture(scope="session")
+def real_shop():
+    """The world of WebShop's own 1,000 products."""
+    if not (REAL_SHOP / "items_shuffle_1000.json").is_file():
+        pytest.skip(f"no real WebShop data at {REAL_SHOP}")
+    return envs.make("webshop", "train", data=REAL_SHOP)
 
 
 @pytest.fixture(scope="module")

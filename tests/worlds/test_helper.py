@@ -39,7 +39,7 @@ def play(env, task, seed, *wanted, habits=None):
 def test_skills_decide(made):
     """Bug: skills in the prompt make no difference, so counterfactual utility has nothing to measure."""
     def success(*wanted):
-        return sum(play(made, task, task, *wanted)[0] for task in made.train_tasks[:60]) / 60
+        return sum(play(made, task, task, *wanted)[0] for task in made.train_tasks[:36]) / 36
 
     useful, none, harmful = success("useful"), success(), success("harmful")
     assert useful > 0.9 and none < useful - 0.1 and harmful < none - 0.25, (useful, none, harmful)
@@ -49,14 +49,14 @@ def test_skills_decide(made):
 def test_good_habits_win_nearly_every_game(made):
     """Bug: games that nothing can win; a policy's ceiling would be the generator's fault."""
     useful = [key for key, kind in WAYS.kind.items() if kind == "useful"]
-    ends = [play(made, task, task, habits=useful)[:2] for task in made.train_tasks[:90] + made.dev_tasks[:30]]
+    ends = [play(made, task, task, habits=useful)[:2] for task in made.train_tasks[:40] + made.dev_tasks[:14]]
     assert sum(won for won, _ in ends) > 0.97 * len(ends)
 
 
 @package
 def test_players_speak_legal_commands(made):
     """Bug: demonstrations with commands that do nothing teach the model to say them."""
-    for task in made.train_tasks[:60]:
+    for task in made.train_tasks[:18]:
         for wanted in ((), ("useful",), ("neutral",), ("harmful",)):
             for commands, mistaken, thought, command, reply in play(made, task, 1, *wanted)[3]:
                 assert (command in commands, reply != "Nothing happens.") == (not mistaken, not mistaken), command
@@ -67,7 +67,7 @@ def test_players_speak_legal_commands(made):
 def test_a_slip_is_shown_with_what_follows_and_not_learned(made):
     """Bug: a model that saw nobody fail is lost after its first command that does nothing; or it learns to fail."""
     mistakes, others = 0, 0
-    for chat in demonstrations(made, 40, seed=2):
+    for chat in demonstrations(made, 20, seed=2):
         task = re.search(r"Task: (.*)", chat[1]["content"])[1]
         for said, reply, then in zip(chat[2:-2:2], chat[3:-2:2], chat[4:-1:2]):
             mistaken = reply["content"] == "Nothing happens."
@@ -98,8 +98,8 @@ def test_exercises_in_reading_tell_the_truth_about_the_page():
 @package
 def test_demonstrations_are_whole_episodes_with_valid_reviews(made):
     """Bug: a demonstration whose review is penalised teaches to be penalised; hidden randomness breaks a resume."""
-    chats = demonstrations(made, 40, seed=3)
-    assert chats == demonstrations(made, 40, seed=3) != demonstrations(made, 40, seed=4)
+    chats = demonstrations(made, 24, seed=3)
+    assert chats[:4] == demonstrations(made, 4, seed=3) != demonstrations(made, 4, seed=4)
     tools, endings = set(), set()
     for chat in chats:
         family = re.search(r"Family: (\w+)", chat[-2]["content"])[1]
@@ -120,5 +120,5 @@ def test_players_know_their_way_in_real_games():
     """Bug: players that only understand generated tasks and the new verbs."""
     env = envs.make("alfworld", "train", str(REAL_HOUSE))
     useful = [key for key, kind in WAYS.kind.items() if kind == "useful"]
-    ends = [play(env, task, task, habits=useful)[0] for task in env.train_tasks]
+    ends = [play(env, task, task, habits=useful)[0] for task in env.train_tasks[::3]]
     assert sum(ends) > 0.9 * len(ends)

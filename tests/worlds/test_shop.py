@@ -87,24 +87,17 @@ def test_golden_search(shop):
         assert [score for _, score in hits] == pytest.approx([score for _, score in case["hits"]], abs=1e-5)
 
 
-def real_data():
-    path = REAL_SHOP
-    trace = path.parent / "webshop_golden" / "trace_real_fork_synthetic_seed0.json"
-    if not path.is_dir() or not trace.is_file():
-        pytest.skip(f"no real WebShop data at {path} with its trace {trace}: set WEBSHOP_DATA to have this checked")
-    return path, trace
-
-
-def test_real_trace():
+def test_real_trace(real_shop):
     """What made-up products lack: 6,910 real goals, odd titles, long option lists."""
-    path, trace = real_data()
-    shop = WebShop(path)
-    assert differences(shop, json.loads(trace.read_text(encoding="utf-8")), after_done=False) == []
+    trace = REAL_SHOP.parent / "webshop_golden" / "trace_real_fork_synthetic_seed0.json"
+    if not trace.is_file():
+        pytest.skip(f"no {trace}")
+    assert differences(real_shop.shop.clone(), json.loads(trace.read_text(encoding="utf-8")), after_done=False) == []
 
 
-def test_real_goals_nobody_wins():
+def test_real_goals_nobody_wins(real_shop):
     """A change to colours or fuzzy matching would change how many goals no choice of options can win."""
-    shop = WebShop(real_data()[0])
+    shop = real_shop.shop
     assert len(shop.goals) == 6910
     assert sum(not shop.winnable(index) for index in range(len(shop.goals))) == 458
 

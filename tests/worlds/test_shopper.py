@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import pytest
 
 import envs
-from tests.real import REAL_SHOP
-from worlds.webshop import WebShop
 from worlds.webshop import shopper as shopper_module
 from worlds.webshop.catalogue import ASSORTMENT
 from worlds.webshop.shopper import HABITS, REAL_WAYS, STEPS, TITLE, WAYS, RealShopper, Shopper, results
@@ -175,20 +173,18 @@ def test_the_docstring_tells_the_truth(shops):
         assert text in shopper_module.__doc__, text
 
 
-@pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
-def test_shoppers_play_real_data():
+def test_shoppers_play_real_data(real_shop):
     """Bug: shoppers that only know made-up pages (short titles, few options) fail in the real shop."""
-    shop = WebShop(REAL_SHOP)
+    shop = real_shop.shop.clone()
     none, useful, harmful = (success(shop, *kinds, episodes=100) for kinds in ((), ("useful",), ("harmful",)))
     assert useful > none + 0.1 and harmful <= none, (none, useful, harmful)
 
 
-@pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
-def test_real_shoppers_win_by_what_the_task_and_the_pages_say(monkeypatch):
+def test_real_shoppers_win_by_what_the_task_and_the_pages_say(real_shop, monkeypatch):
     """Bug: a player that knows the right title teaches a policy to guess; or one that seldom wins, nothing."""
     monkeypatch.setattr(shopper_module, "SLIP", 0.0)
     monkeypatch.setattr(shopper_module, "MISREAD", 0.0)
-    env = envs.make("webshop", "train", data=REAL_SHOP)
+    env = real_shop
     useful, won = [key for key, kind in REAL_WAYS.kind.items() if kind == "useful"], []
     for task in env.train_tasks[:80]:
         game = env.start(task)
@@ -205,10 +201,9 @@ def test_real_shoppers_win_by_what_the_task_and_the_pages_say(monkeypatch):
     assert sum(won) > 0.75 * len(won)
 
 
-@pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
-def test_pages_of_results_cut_titles_and_nothing_else():
+def test_pages_of_results_cut_titles_and_nothing_else(real_shop):
     """Bug: a price or an id is cut with a long title; or the product's own page loses its title."""
-    game = envs.make("webshop", "train", data=REAL_SHOP).start(0)
+    game = real_shop.start(0)
     lines = game.step("search[shirt]").splitlines()
     found = results(game.observation, game.shop.available_actions()["clickables"])
     assert any(len(result.title.split()) > TITLE for result in found)
@@ -239,10 +234,9 @@ def test_exercises_in_reading_options_tell_the_truth(shops, monkeypatch):
     assert min(heard.values()) > 30, heard
 
 
-@pytest.mark.skipif(not (REAL_SHOP / FILES[0]).exists(), reason=f"no real WebShop data at {REAL_SHOP}")
-def test_a_mistake_of_a_real_shopper_is_shown_answered_and_not_learned():
+def test_a_mistake_of_a_real_shopper_is_shown_answered_and_not_learned(real_shop):
     """Bug: a small model clicks what the page lacks, is told nothing, and clicks it until the episode ends."""
-    env, seen = envs.make("webshop", "train", data=REAL_SHOP), Counter()
+    env, seen = real_shop, Counter()
     for task in env.train_tasks[:150]:
         game = env.start(task)
         player = env.player(game, task, [], random.Random(task))

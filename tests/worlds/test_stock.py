@@ -54,9 +54,9 @@ def made(directory, games):
 
 def test_random_walks_equal_the_stock_engine(engine, tmp_path):
     """Bug: an action that is offered or withheld, a list in another order, an effect that is forgotten."""
-    for path, walkthrough in made(tmp_path, [(rooms.FAMILIES[4], 11, False), (rooms.FAMILIES[1], 7, True)]):
+    for path, walkthrough in made(tmp_path, [("pick_clean_then_place_in_recep", 7, True)]):
         walk_both(engine, path, 25, random.Random(1), walkthrough)
-    for path in REAL[7::80]:
+    for path in REAL[7:8]:
         walk_both(engine, path, 15, random.Random(2))
 
 

@@ -2,8 +2,6 @@
 
 import random
 
-import pytest
-
 import envs
 from tests.real import REAL_SHOP
 from worlds.webshop import world as shopping
@@ -19,16 +17,14 @@ def test_splits_are_disjoint_and_the_same_for_every_split_asked_for(env):
         assert [world.goal(t) for t in (0, 500, 900)] == [env.goal(t) for t in (0, 500, 900)]
 
 
-@pytest.mark.skipif(not (REAL_SHOP / "items_shuffle_1000.json").is_file(), reason="the real WebShop data is not there")
-def test_real_splits_are_webshops_own():
+def test_real_splits_are_webshops_own(real_shop):
     """Test goals are 0-499 and dev goals 500-1499 on the real data, as every published number assumes."""
-    test = envs.make("webshop", "test", data=REAL_SHOP)
-    assert test.tasks == list(range(500)) and test.dev_tasks == list(range(500, 1500))
-    assert test.train_tasks == list(range(1500, 6910))
+    assert real_shop.tasks == real_shop.train_tasks == list(range(1500, 6910))
+    assert real_shop.dev_tasks == list(range(500, 1500))
     winnable = envs.make("webshop", "test", data=REAL_SHOP, winnable_only=True)
-    assert set(winnable.tasks) < set(test.tasks) and len(winnable.tasks) == 500 - 29
-    assert winnable.describe() == test.describe()  # eval.py takes a run for one of another world otherwise
-    families = [test.family(task) for task in test.train_tasks]
+    assert set(winnable.tasks) < set(range(500)) and len(winnable.tasks) == 500 - 29
+    assert winnable.describe() == real_shop.describe()  # eval.py takes a run for one of another world otherwise
+    families = [real_shop.family(task) for task in real_shop.train_tasks]
     assert set(families) == set(shopping.KEYWORDS) | {"other"} and families.count("other") < len(families) / 5
 
 

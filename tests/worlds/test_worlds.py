@@ -1,5 +1,6 @@
 """What every world must give, whichever it is."""
 
+import functools
 import random
 import sys
 
@@ -14,6 +15,7 @@ MEMBERS = [name for name in envs.Env.__annotations__] + [
     name for name, value in vars(envs.Env).items() if callable(value) and not name.startswith("_")]
 
 
+@functools.cache
 def opened(name):
     try:
         return envs.make(name)
