@@ -91,7 +91,7 @@ def test_a_demonstration_and_a_rollout_are_the_same_tokens(env, policy, monkeypa
         ids, said = policy.chat.transcript(chat)
         assert len(episode.segments) == 1 and episode.segments[0].ids == ids
         assert [kind != FORCED for kind in episode.segments[0].job] == said
-        assert episode.review == lines[-1] and episode.edit["status"] != "parse_error"
+        assert episode.review == lines[-1] and episode.edit.status != "parse_error"
         assert [turn.valid for turn in episode.turns] == [True] * (len(lines) - 1)
         seen.add(episode.won)
     assert seen == {True, False}  # both kinds of ending were compared
@@ -104,7 +104,7 @@ def test_the_reward_is_the_papers(won, valid, reward):
     """R = 10 won - 0.5 per invalid action, whatever the graded score. A fork may pay something else."""
     turns = [envs.Turn("page", "text", ok, "reply") for ok in valid]
     episode = envs.Episode(0, "a", 0, [], ("system", "user"), turns=turns, won=won, score=0.75)
-    assert episode.reward == reward
+    assert sum(episode.rewards()) == reward
 
 
 def test_a_won_and_a_sloppy_episode(env, policy, monkeypatch):
@@ -252,3 +252,45 @@ def test_a_context_too_short_for_the_task_is_refused_with_the_numbers(env, polic
         how = Sampling(act_tokens=64, review_tokens=64, context=300)
         rollout(policy, env, env.train_tasks[:1], SkillBank(), sampling=how)
     assert "300" in str(error.value) and "\n" not in str(error.value)
+
+
+# ---- Stored episodes ------------------------------------------------------------------------------------------------
+
+
+def sampled(segments):
+    """(id, job, log-probability, turn) of each sampled token."""
+    return [row for segment in segments for row in zip(segment.ids, segment.job, segment.logp, segment.turn) if row[1]]
+
+
+def test_a_review_that_is_asked_for_again_is_the_same_review(env, policy, monkeypatch):
+    """Bug: the question stands elsewhere than in a rollout, draws other numbers, or the turns are trained twice."""
+    monkeypatch.setattr(env, "limit", 4)
+    bank = bank_with(env.family(env.train_tasks[0]))
+    episodes = rollout(policy, env, env.train_tasks[:2], bank, group=2, seed=5, sampling=SHORT, keys=[9, 8, 7, 6])
+    before = [(len(e.segments[0].ids), e.review) for e in episodes]
+    again = envs.review_again(policy, env, episodes, [bank] * 4, 5, SHORT)
+    for old, new in zip(episodes, again, strict=True):
+        assert new.review == old.review and new.edit.status == old.edit.status and new.turns == old.turns
+        assert new.segments[0].ids == old.segments[0].ids and new.sampled(ACT) == 0
+        mine, theirs = (sampled(segments) for segments in (new.segments, old.segments))
+        theirs = [row for row in theirs if row[1] == REVIEW]
+        assert [(i, job, turn) for i, job, _, turn in mine] == [(i, job, turn) for i, job, _, turn in theirs]
+        assert [row[2] for row in mine] == pytest.approx([row[2] for row in theirs], abs=1e-4)
+    assert [(len(e.segments[0].ids), e.review) for e in episodes] == before, "the stored episodes stay as they were"
+    other, = envs.review_again(policy, env, episodes[:1], [bank], 6, SHORT, lambda episode, env: "Anything else?")
+    assert other.review != episodes[0].review and "Anything else?" in policy.chat.decode(other.segments[0].ids)
+
+
+def test_another_prompt_leaves_what_was_sampled(env, policy, monkeypatch):
+    """Bug: behind a longer prompt a token moves to another turn, or the prompt is not the one that a rollout makes."""
+    monkeypatch.setattr(env, "limit", 3)
+    task = env.train_tasks[0]
+    bank = bank_with(env.family(task))
+    plain, skilled = (rollout(policy, env, [task], some, sampling=SHORT)[0] for some in (SkillBank(), bank))
+    assert envs.reprompt(policy, env, plain, []) == plain.segments
+    moved, = envs.reprompt(policy, env, plain, bank.skills())
+    assert sampled([moved]) == sampled(plain.segments)
+    assert moved.ids[:moved.starts[0]] == skilled.segments[0].ids[:skilled.segments[0].starts[0]]
+    assert [job for i, job in enumerate(moved.job) if i in moved.starts] == [ACT, ACT, ACT, REVIEW]
+    with pytest.raises(ValueError, match="show fewer skills"):
+        envs.reprompt(policy, env, plain, bank.skills() * 400)

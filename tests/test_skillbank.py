@@ -10,7 +10,6 @@ import pytest
 
 from probes import edits_of
 from skillbank import (
-    CHANGED,
     SHAPING,
     TOOLS,
     WORLD_ACTIONS,
@@ -42,15 +41,15 @@ def test_propose_adds_with_running_ids():
     bank = SkillBank([Skill("dyn_007", "a", "b", "c"), Skill("gen_900", "d", "e", "f")])
     bank.task_specific_skills["apparel"] = [Skill("dyn_012", "g", "h", "i"), Skill("my_dyn_99", "j", "k", "l")]
     result = bank.apply("propose_skill", SHOE, "footwear")
-    assert (result["status"], result["name"], result["skill_id"]) == ("added", "propose_skill", "dyn_013")
+    assert (result.status, result.name, result.skill_id) == ("added", "propose_skill", "dyn_013")
     added = bank.task_specific_skills["footwear"][-1]
     assert added == Skill("dyn_013", SHOE["title"], SHOE["principle"], SHOE["when_to_apply"])
     general = dict(SHOE, category="general", title="Other", principle="Another.")
-    assert bank.apply("propose_skill", general, "footwear")["skill_id"] == "dyn_014"
+    assert bank.apply("propose_skill", general, "footwear").skill_id == "dyn_014"
     assert bank.general_skills[-1].title == "Other"
-    assert SkillBank().apply("propose_skill", SHOE, "footwear")["skill_id"] == "dyn_001"
+    assert SkillBank().apply("propose_skill", SHOE, "footwear").skill_id == "dyn_001"
     many = SkillBank([Skill("dyn_999", "a", "b", "c")])
-    assert many.apply("propose_skill", SHOE, "footwear")["skill_id"] == "dyn_1000"
+    assert many.apply("propose_skill", SHOE, "footwear").skill_id == "dyn_1000"
 
 
 @pytest.mark.parametrize("change", [
@@ -62,16 +61,16 @@ def test_duplicates_after_folding(change):
     bank.apply("propose_skill", SHOE, "footwear")
     before = bank.to_dict()
     result = bank.apply("propose_skill", SHOE | change, "footwear")
-    assert (result["status"], result["skill_id"]) == ("duplicate", None) and bank.to_dict() == before
+    assert (result.status, result.skill_id) == ("duplicate", None) and bank.to_dict() == before
 
 
 def test_a_duplicate_in_another_family_and_no_false_one():
     """Bug: duplicates are sought in the own family only, or a title within a title counts as one."""
     bank = bank_of(apparel=1)
     twin = dict(SHOE, title="Apparel title 0")
-    assert bank.apply("propose_skill", twin, "footwear")["status"] == "duplicate"
+    assert bank.apply("propose_skill", twin, "footwear").status == "duplicate"
     close = dict(SHOE, title="Apparel title", principle="apparel principle 0!")
-    assert bank.apply("propose_skill", close, "footwear")["status"] == "added"
+    assert bank.apply("propose_skill", close, "footwear").status == "added"
 
 
 @pytest.mark.parametrize("category, status", [("footwear", "added"), ("general", "added"), (" general ", "added"),
@@ -80,7 +79,7 @@ def test_a_duplicate_in_another_family_and_no_false_one():
 def test_category_is_general_or_the_own_family(category, status):
     """Bug: a review of a shoe task writes into other families, where no probe of its own looks."""
     bank = bank_of(apparel=1)
-    assert bank.apply("propose_skill", SHOE | {"category": category}, "footwear")["status"] == status
+    assert bank.apply("propose_skill", SHOE | {"category": category}, "footwear").status == status
     assert len(bank.skills()) == 1 + (status == "added")
 
 
@@ -90,14 +89,14 @@ def test_every_argument_is_required_and_a_text(name):
     whole = {key: SHOE.get(key, "general_0") for key in TOOLS[name]} | {"unasked": 3}
     bank = bank_of(1, footwear=1)
     good = {"propose_skill": "added", "update_skill": "updated", "keep_skill": "kept"}[name]
-    assert bank.apply(name, whole, "footwear", copy_bank=True)["status"] == good
+    assert bank.tried(name, whole, "footwear").status == good
     for key in TOOLS[name]:
         for wrong in ("", " \n", None, 5, ["a"], {"a": "b"}, True):
-            assert bank.apply(name, whole | {key: wrong}, "footwear")["status"] == "invalid_arguments", (key, wrong)
+            assert bank.apply(name, whole | {key: wrong}, "footwear").status == "invalid_arguments", (key, wrong)
         without = {k: v for k, v in whole.items() if k != key}
-        assert bank.apply(name, without, "footwear")["status"] == "invalid_arguments"
+        assert bank.apply(name, without, "footwear").status == "invalid_arguments"
     for wrong in (None, "text", [], 4):
-        assert bank.apply(name, wrong, "footwear")["status"] == "invalid_arguments"
+        assert bank.apply(name, wrong, "footwear").status == "invalid_arguments"
     assert bank.to_dict() == bank_of(1, footwear=1).to_dict()
 
 
@@ -107,15 +106,15 @@ def test_update_by_id_and_by_title():
     bank.general_skills[0].extra = {"confidence": 0.8}
     new = dict(title="New title", principle="New principle.", when_to_apply="Now.", reason="vague")
     result = bank.apply("update_skill", new | {"skill_id": "general_0"}, "footwear")
-    assert (result["status"], result["skill_id"]) == ("updated", "general_0")
+    assert (result.status, result.skill_id) == ("updated", "general_0")
     assert bank.general_skills[-1] == Skill("general_0", "New title", "New principle.", "Now.", {"confidence": 0.8})
     other = new | {"skill_id": "footwear title 1", "title": "T2", "principle": "P2"}
-    assert bank.apply("update_skill", other, "footwear")["skill_id"] == "footwear_1"
-    assert bank.apply("update_skill", other | {"skill_id": "T2"}, "footwear")["skill_id"] == "footwear_1"
+    assert bank.apply("update_skill", other, "footwear").skill_id == "footwear_1"
+    assert bank.apply("update_skill", other | {"skill_id": "T2"}, "footwear").skill_id == "footwear_1"
     assert sorted(s.skill_id for s in bank.skills()) == sorted(s.skill_id for s in bank_of(2, footwear=3).skills())
     before = bank.to_dict()
     for miss in ("footwear title 1", "t2", "general_9", "*"):
-        assert bank.apply("update_skill", other | {"skill_id": miss}, "footwear")["status"] == "not_found"
+        assert bank.apply("update_skill", other | {"skill_id": miss}, "footwear").status == "not_found"
     assert bank.to_dict() == before
 
 
@@ -123,17 +122,17 @@ def test_an_id_wins_over_a_title():
     """Bug: a skill that a confused policy titled `dyn_002` takes all the updates that are meant for dyn_002."""
     bank = SkillBank([Skill("dyn_001", "dyn_002", "p", "w"), Skill("dyn_002", "t", "q", "w")])
     new = dict(skill_id="dyn_002", title="x", principle="y", when_to_apply="z", reason="r")
-    assert bank.apply("update_skill", new, "footwear")["skill_id"] == "dyn_002"
+    assert bank.apply("update_skill", new, "footwear").skill_id == "dyn_002"
     assert [s.title for s in bank.general_skills] == ["dyn_002", "x"]
 
 
 def test_keep_and_unknown_tools_change_nothing():
     """Bug: keep_skill counts as an edit and is probed; an unknown tool raises in the middle of a rollout."""
     bank = bank_of(1)
-    assert bank.apply("keep_skill", {"reason": "fine"}, "footwear")["status"] == "kept"
+    assert bank.apply("keep_skill", {"reason": "fine"}, "footwear").status == "kept"
     for name in ("delete_skill", "Keep_skill", "", None):
         result = bank.apply(name, {"reason": "fine"}, "footwear")
-        assert (result["status"], result["skill_id"], result["name"]) == ("unknown_tool", None, name)
+        assert (result.status, result.skill_id, result.name) == ("unknown_tool", None, name)
     assert bank.to_dict() == bank_of(1).to_dict()
 
 
@@ -144,13 +143,13 @@ def test_a_copy_is_a_copy(name, arguments):
     bank = bank_of(1, footwear=1)
     bank.metadata = {"a": [1]}
     before = copy.deepcopy(bank.to_dict())
-    result = bank.apply(name, arguments, "footwear", copy_bank=True)
-    assert bank.to_dict() == before and result["bank"].to_dict() != before
-    result["bank"].metadata["a"].append(2)
-    for skill in result["bank"].skills():
+    result = bank.tried(name, arguments, "footwear")
+    assert bank.to_dict() == before and result.bank.to_dict() != before
+    result.bank.metadata["a"].append(2)
+    for skill in result.bank.skills():
         skill.title = "changed"
     assert bank.to_dict() == before
-    assert bank.apply(name, arguments, "footwear")["bank"] is bank and bank.to_dict() != before
+    assert bank.apply(name, arguments, "footwear").bank is bank and bank.to_dict() != before
 
 
 # -- retrieval
@@ -164,7 +163,7 @@ def test_a_new_skill_is_always_shown(k, category):
     for skill in bank.skills():
         skill.when_to_apply = "running shoes size 9"  # all others fit the task, the new one does not
     new = dict(SHOE, category=category, title="zzz", principle="yyy", when_to_apply="xxx")
-    skill_id = bank.apply("propose_skill", new, "footwear")["skill_id"]
+    skill_id = bank.apply("propose_skill", new, "footwear").skill_id
     shown = bank.retrieve("running shoes size 9", "footwear", k)
     assert skill_id in [s.skill_id for s in shown] and len(shown) == 2 * k
     bank.apply("update_skill", new | {"skill_id": f"{category}_5", "title": "www", "principle": "v", "reason": "r"},
@@ -249,7 +248,7 @@ def test_a_call_is_read_after_the_thought_and_out_of_its_fence(text):
     result = review(text, bank_of(1), "footwear")
     thought = 0.0 if re.search("<think>.*</think>", text) else -0.5
     tags = 0.0 if "</think>```" not in text else -0.5
-    assert result["status"] == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
+    assert result.status == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
 
 
 def test_an_argument_may_mention_tags():
@@ -276,31 +275,28 @@ def test_only_the_tools_own_arguments_leave_the_parser(tool, extra, tmp_path):
     """Bug: a valid call with an extra argument ends the run, as that is hashed or written later; or moves the skill."""
     own = {"propose_skill": SHOE, "update_skill": {**SHOE, "skill_id": "footwear_0", "reason": "r"}}[tool]
     arguments = {**{key: own[key] for key in TOOLS[tool]}, **extra}
-    result = review(said(tool, arguments), bank_of(1, footwear=1), "footwear")
-    assert result["status"] in CHANGED and set(result["arguments"]) == set(TOOLS[tool])
-    edit, = edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    edit = review(said(tool, arguments), bank_of(1, footwear=1), "footwear", 1)
+    assert edit.changed and set(edit.arguments) == set(TOOLS[tool])
     assert hash(edit.identity) and edit.category == "footwear"
-    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [edit], [], WAYS))
-    assert report.lines_of(tmp_path / "edits.jsonl")[0]["arguments"] == result["arguments"]
+    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [SimpleNamespace(edit=edit)], [], WAYS))
+    assert report.lines_of(tmp_path / "edits.jsonl")[0]["arguments"] == edit.arguments
 
 
 def test_what_a_review_writes_is_stripped_and_valid_everywhere(tmp_path):
     """Bug: half a surrogate pair ends the run when edits.jsonl is written, and every --resume after it."""
     arguments = {**SHOE, "title": " Pick \ud83d ", "category": " general "}
-    result = review(said("propose_skill", arguments).replace("\\\\ud", "\\ud"), SkillBank(), "footwear")
-    edit, = edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    edit = review(said("propose_skill", arguments).replace("\\\\ud", "\\ud"), SkillBank(), "footwear", 1)
     assert edit.arguments["title"] == "Pick ?" and edit.category == "general" == edit.arguments["category"]
-    assert result["bank"].general_skills[0].title == "Pick ?"
-    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [edit], [edit], WAYS))
+    assert edit.bank.general_skills[0].title == "Pick ?"
+    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [SimpleNamespace(edit=edit)], [edit], WAYS))
     assert "Pick ?" in (tmp_path / "edits.jsonl").read_text()
 
 
 def test_an_update_of_a_general_skill_is_general_by_whatever_name():
     """Bug: the update of a general skill is confirmed on one family only; by id and by title it counts as two edits."""
-    bank, edits = bank_of(1, footwear=1), []
-    for target in ("general_0", "general title 0"):
-        result = review(said("update_skill", {**SHOE, "skill_id": target, "reason": "r"}), bank, "footwear")
-        edits += edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    bank = bank_of(1, footwear=1)
+    edits = [review(said("update_skill", {**SHOE, "skill_id": target, "reason": "r"}), bank, "footwear")
+             for target in ("general_0", "general title 0")]
     assert [edit.category for edit in edits] == ["general"] * 2 and edits[0].identity == edits[1].identity
 
 
@@ -308,16 +304,15 @@ def test_nothing_said_ends_a_run(tmp_path):
     """Bug: a mutated review passes the parser and raises in the log, the commit or the printed story."""
     rng, bank, path = random.Random(1), bank_of(2, footwear=2), tmp_path / "edits.jsonl"
     for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(1500)]):
-        result = review(text, bank, "footwear")
-        episode = SimpleNamespace(edit=result, task=number, family="footwear", review=text, reward=0.0, won=False,
-                                  score=0, turns=[], messages=("s", "u"), transcript=lambda text=text: text)
+        episode = SimpleNamespace(edit=review(text, bank, "footwear", number), review=text, won=False, score=0,
+                                  turns=[], messages=("s", "u"), transcript=lambda text=text: text)
         edits = edits_of([episode])
         for edit in edits:
             hash(edit.identity)
             edit.utility = 1.0
         committed = commit(bank, edits) if number % 7 == 0 else []
-        report.append(path, report.edit_rows(number, edits, committed, WAYS))
-        report.sample(tmp_path / "sample.txt", [episode], edits, committed, [0.0])
+        report.append(path, report.edit_rows(number, [episode], committed, WAYS))
+        report.sample(tmp_path / "sample.txt", [episode], committed, [0.0])
         assert isinstance(report.story([episode], edits, committed), str)
     assert len(report.lines_of(path)) > 100
 
@@ -340,16 +335,16 @@ def test_unreadable_calls(text):
     """Bug: two calls count as one, or half a call as a valid edit with empty arguments."""
     name, arguments, error = parse_tool_call(text)
     assert name is None and arguments is None and isinstance(error, str) and "\n" not in error
-    assert review(text, SkillBank(), "footwear")["status"] == "parse_error"
+    assert review(text, SkillBank(), "footwear").status == "parse_error"
 
 
 def test_review_edits_a_copy():
     """Bug: 64 reviews of one iteration edit one bank, each on top of the others."""
     bank = bank_of(1)
     result = review(said("propose_skill", SHOE), bank, "footwear")
-    assert (result["status"], result["arguments"], result["name"]) == ("added", SHOE, "propose_skill")
-    assert len(bank.skills()) == 1 and len(result["bank"].skills()) == 2
-    assert review(said("propose_skill", SHOE), bank, "apparel")["status"] == "invalid_arguments"
+    assert (result.status, result.arguments, result.name) == ("added", SHOE, "propose_skill")
+    assert len(bank.skills()) == 1 and len(result.bank.skills()) == 2
+    assert review(said("propose_skill", SHOE), bank, "apparel").status == "invalid_arguments"
 
 
 KEEP = {"reason": "fine"}
@@ -440,26 +435,26 @@ def test_nothing_said_breaks_anything(tmp_path):
     bank = bank_of(3, footwear=1)
     for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(4000)]):
         result = review(text, bank, "footwear")
-        assert result["status"] in SHAPING, text[:200]
+        assert result.status in SHAPING, text[:200]
         assert -7.0 <= shaping(text, result) <= 0.1
-        seen.add(result["status"])
-        if result["status"] in ("added", "updated"):
-            for skill in result["bank"].skills():
+        seen.add(result.status)
+        if result.status in ("added", "updated"):
+            for skill in result.bank.skills():
                 skill.line().encode("utf-8")  # the tokenizer takes nothing else
             if number % 5 == 0:  # now and then it stays, so that later reviews meet odd skills
-                bank = result["bank"]
+                bank = result.bank
                 bank.save(path)
                 assert SkillBank.load(path) == bank
                 assert len({s.skill_id for s in bank.skills()}) == len(bank.skills())
         else:
-            assert result["bank"].to_dict() == bank.to_dict()
+            assert result.bank.to_dict() == bank.to_dict()
     assert seen == set(SHAPING), "the mutations must reach every status"
 
 
 def test_half_a_surrogate_pair_is_replaced(tmp_path):
     """Bug: JSON's \\ud800 passes the parser, and the tokenizer raises on it when the skill is probed."""
     text = said("propose_skill", SHOE).replace("Choose", "Cho\\ud83dose 💰 \\ud83d\\udcb0")
-    bank = review(text, SkillBank(), "footwear")["bank"]
+    bank = review(text, SkillBank(), "footwear").bank
     assert bank.skills()[0].title == "Cho?ose 💰 💰 the size first"
     bank.common_mistakes = [{"description": "half \ud800"}]  # came with a file: kept, as JSON spells it
     bank.save(tmp_path / "skills.json")
@@ -488,9 +483,11 @@ def test_what_we_write_we_read():
 # -- commit
 
 
-def edit(task, utility, title, name="propose_skill", **more):
-    arguments = dict(SHOE, title=title, principle=f"principle of {title}", **more)
-    return SimpleNamespace(task=task, family="footwear", name=name, arguments=arguments, utility=utility, skill_id="?")
+def edit(bank, task, utility, title, name="propose_skill", **more):
+    """An edit that was tried on a bank, and what its probes said."""
+    made = bank.tried(name, dict(SHOE, title=title, principle=f"principle of {title}", **more), "footwear", task)
+    made.utility = utility
+    return made
 
 
 def titles(bank):
@@ -501,8 +498,9 @@ def test_commit_positive():
     """Bug: harmful edits get in, four rollouts of a task add four wordings of a skill, or a duplicate blocks a task."""
     bank = SkillBank()
     bank.apply("propose_skill", dict(SHOE, title="old", principle="old"), "footwear")
-    edits = [edit(1, 0.2, "second of 1"), edit(1, 0.5, "best of 1"), edit(2, 0.0, "no effect"), edit(3, -0.5, "harm"),
-             edit(4, 0.3, "best OF 1"), edit(5, 0.9, "old"), edit(5, 0.1, "next of 5"), edit(6, 0.01, "slight")]
+    edits = [edit(bank, *row) for row in (
+        (1, 0.2, "second of 1"), (1, 0.5, "best of 1"), (2, 0.0, "no effect"), (3, -0.5, "harm"),
+        (4, 0.3, "best OF 1"), (5, 0.9, "old"), (5, 0.1, "next of 5"), (6, 0.01, "slight"))]
     committed = commit(bank, edits)
     assert [e.arguments["title"] for e in committed] == ["best of 1", "next of 5", "slight"]
     assert titles(bank) == ["old", "slight", "next of 5", "best of 1"]  # the best last: it was probed as the newest
@@ -513,14 +511,15 @@ def test_commit_updates_and_lost_targets():
     """Bug: two updates of one skill by its old title: the second has nothing to update and must be dropped."""
     bank = bank_of(footwear=1)
     reason = dict(skill_id="footwear title 0", reason="r")
-    edits = [edit(1, 0.2, "worse", "update_skill", **reason), edit(2, 0.5, "better", "update_skill", **reason)]
+    edits = [edit(bank, 1, 0.2, "worse", "update_skill", **reason),
+             edit(bank, 2, 0.5, "better", "update_skill", **reason)]
     assert commit(bank, edits) == edits[1:] and titles(bank) == ["better"]
 
 
 def test_commit_none_and_all():
     """Bug: the ablation without commits grows a bank after all; `all` drops what did not help."""
-    edits = [edit(1, -0.5, "harm"), edit(1, 0.5, "good"), edit(2, 0.0, "GOOD"), edit(2, 0.0, "idle")]
     bank = SkillBank()
+    edits = [edit(bank, *row) for row in ((1, -0.5, "harm"), (1, 0.5, "good"), (2, 0.0, "GOOD"), (2, 0.0, "idle"))]
     assert commit(bank, edits, "none") == [] and titles(bank) == []
     assert commit(bank, edits, "all") == [edits[0], edits[1], edits[3]]
     assert titles(bank) == ["harm", "good", "idle"]
@@ -537,6 +536,6 @@ def test_commit_takes_only_the_better_of_two_updates_of_a_skill():
     """Bug: two tasks update dyn_001, and the worse text, measured on a bank that is no more, overwrites the better."""
     bank = SkillBank()
     bank.apply("propose_skill", dict(SHOE, title="old", principle="old"), "footwear")
-    updates = [edit(task, utility, title, name="update_skill", skill_id="dyn_001", reason="vague")
+    updates = [edit(bank, task, utility, title, name="update_skill", skill_id="dyn_001", reason="vague")
                for task, utility, title in ((1, 0.05, "worse"), (2, 1.5, "better"))]
     assert [e.utility for e in commit(bank, updates)] == [1.5] and titles(bank) == ["better"]

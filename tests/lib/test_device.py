@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import dualadv_grpo as grpo
-import policy as policies
 from lib import lora
+from lib.device import pick_device
 from lib.streams import gumbel
 from policy import Config, Decoder, KVCache, Policy, Session, logprobs
 from tools import coldstart
@@ -110,14 +110,14 @@ def test_a_tensor_on_the_wrong_device_is_noticed(model):
 
 def test_the_cpu_has_no_number():
     """Bug: --device cpu:1 is another device than the tensors that are made on "cpu"."""
-    assert policies.pick_device("cpu:1") == torch.device("cpu")
+    assert pick_device("cpu:1") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
 def test_other_devices_are_refused_by_name(name):
     """Bug: --device mps runs into operations that are not there, an hour later."""
     with pytest.raises(ValueError, match=f"--device {name}: this device was never tried; use cpu or cuda"):
-        policies.pick_device(name)
+        pick_device(name)
 
 
 def test_a_card_is_made_the_current_one(monkeypatch):
@@ -127,17 +127,17 @@ def test_a_card_is_made_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", calls.append)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", calls.append)
-    assert policies.pick_device("cuda:1") == torch.device("cuda:1") and calls == [torch.device("cuda:1"), False]
+    assert pick_device("cuda:1") == torch.device("cuda:1") and calls == [torch.device("cuda:1"), False]
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     with pytest.raises(ValueError, match="Tesla T4 has no bfloat16"):
-        policies.pick_device("cuda:0")
+        pick_device("cuda:0")
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "abacus"])
 def test_a_device_that_is_not_there(name):
     """The bug: a CUDA traceback of twenty lines for a laptop without a GPU."""
     with pytest.raises(ValueError, match=f"--device {name}: ") as caught:
-        policies.pick_device(name)
+        pick_device(name)
     assert "\n" not in str(caught.value)
-    assert policies.pick_device("cpu").type == "cpu"
+    assert pick_device("cpu").type == "cpu"

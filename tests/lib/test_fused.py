@@ -1,5 +1,6 @@
 """A compiled piece computes what the plain one does, or is left alone."""
 
+import math
 import shutil
 
 import pytest
@@ -34,3 +35,15 @@ def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch, capsys):
     monkeypatch.setattr(fused, "wanted", lambda tensor: True)
     assert double(torch.ones(1)) == 2 == double(torch.ones(1)) and len(calls) == 1, "it is tried once"
     assert capsys.readouterr().out.count("stays in pieces (no triton") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_products_are_attention(dtype):
+    """Bug: decoding on a card has no scale, a mask that hides nothing, or a softmax in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 2, n, 16, generator=generator).to(dtype) for n in (4, 70, 70))
+    hidden = torch.rand(3, 1, 4, 70, generator=generator) < 0.3
+    mask = torch.zeros(3, 1, 4, 70, dtype=dtype).masked_fill_(hidden, -math.inf)
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    close = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(fused.attend_one(q, k, v, mask), want, atol=close, rtol=0)

@@ -5,7 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib import graphs
-from policy import Buffers, Session
+from lib.buffers import Buffers
+from policy import Session
 from tests.small import FAMILIES, assert_same, prompts
 
 

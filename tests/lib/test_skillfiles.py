@@ -40,7 +40,7 @@ def test_a_skillrl_file_opens_and_saves_unchanged(tmp_path):
     assert bank.common_mistakes == SKILLRL["common_mistakes"] and bank.metadata == SKILLRL["metadata"]
     bank.save(path)
     assert path.read_bytes() == before, "the file is meant to be read by people: same order, no escapes"
-    assert bank.apply("update_skill", {**SHOE, "skill_id": "gen_002", "reason": "r"}, "footwear")["status"] == "updated"
+    assert bank.apply("update_skill", {**SHOE, "skill_id": "gen_002", "reason": "r"}, "footwear").status == "updated"
     bank.save(path)
     assert SkillBank.load(path).general_skills[-1].extra == {"confidence": 0.8, "source_trajectories": ["t12", "t40"]}
 
@@ -232,7 +232,7 @@ def test_a_folder_of_ours_and_others_is_read_changed_and_written_back(tmp_path):
     for number, target in enumerate(["general_0", "md_notes"]):
         text = {key: f"{value} {number}" for key, value in SHOE.items()}
         call = {**text, "skill_id": target, "reason": "r"}
-        assert bank.apply("update_skill", call, "footwear")["status"] == "updated"
+        assert bank.apply("update_skill", call, "footwear").status == "updated"
     bank.save_folders(tmp_path)
     assert SkillBank.load(tmp_path) == bank and len(list(tmp_path.rglob("SKILL.md"))) == 2
     assert "MIT" in (tmp_path / "notes" / "SKILL.md").read_text()
