@@ -33,7 +33,8 @@ def test_every_test_goal_is_played_exactly_once_per_protocol(model, tmp_path, mo
     before = (tmp_path / "bank.json").read_text()
     shown = []
     play = envs.play
-    monkeypatch.setattr(envs, "play", lambda wave, *rest: (shown.append(len(wave[0][0].shown)), play(wave, *rest))[1])
+    monkeypatch.setattr(envs, "play", lambda plays, *rest: (
+        plays and shown.append(len(plays[0].episode.shown)), play(plays, *rest))[1])
     # No review of a random policy parses, so "online" is cheap here; test_online below has one that edits.
     run(model, "--data", data, "--split", "test", "--bank", tmp_path / "bank.json", "--act_tokens", 8,
         "--review_tokens", 8, "--context", 1500, "--rows", 128, "--batch", 128, "--out", tmp_path / "result.json",
@@ -59,10 +60,10 @@ def test_online_grows_a_copy_of_the_bank_from_batch_to_batch(model, monkeypatch)
     how = envs.Sampling(act_tokens=8, review_tokens=8, context=1500)
     monkeypatch.setattr(env, "limit", 3)
 
-    def review(text, bank, family):
+    def review(text, bank, family, task):
         arguments = {"category": "general", "title": f"Rule {text}", "principle": f"Do {text}",
                      "when_to_apply": "always", "evidence": "none"}
-        return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
+        return bank.tried("propose_skill", arguments, family, task)
 
     def probe(policy, env, bank, edits, seed, probing):
         for i, edit in enumerate(edits):

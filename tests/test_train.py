@@ -22,7 +22,7 @@ from tests.real import ROOT
 from tools import runs
 from worlds.webshop import catalogue
 
-SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
+SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
          "--context 1500 --save_every 1 --commit all --probes 1 --lr 1e-3").split()
 
 
@@ -30,10 +30,10 @@ SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_
 def run(train_in_process):
     """Every review becomes a proposal named after what the policy said: a random policy would never make one."""
 
-    def review(text, bank, family):
+    def review(text, bank, family, task):
         arguments = {"category": family, "title": f"Rule {text}", "principle": f"Do {text}", "when_to_apply": "always",
                      "evidence": "none"}
-        return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
+        return bank.tried("propose_skill", arguments, family, task)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envs, "review", review)
@@ -135,7 +135,7 @@ def test_sigkill_at_random_moments(tmp_path):
 
 @pytest.mark.parametrize("flags, what", [
     (["--data", "/no/such/place"], "/no/such/place"), (["--model", "/no/such/model"], "/no/such/model"),
-    (["--env", "chess"], "chess"), (["--device", "quantum"], "quantum"), (["--sft_data", "/no/chats"], "/no/chats"),
+    (["--env", "chess"], "chess"), (["--device", "quantum"], "quantum"),
     (["--context", "400", "--eval_every", "0"], "--context"),
 ])
 def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, capsys, run):
@@ -162,9 +162,10 @@ def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(saved, tmp_p
     assert equal(before[0], everything(saved)[0])
 
 
-@pytest.mark.parametrize("advantage", ["dual", "single", "act_only"])
-def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, run):
-    """dual: reviews paid in S, scaled; single: one advantage for all; act_only: reviews get none."""
+@pytest.mark.parametrize("kind, flags", [("dual", []), ("single", ["--advantage", "single"]),
+                                         ("act", ["--skill_weight", "0"])], ids=["dual", "single", "act"])
+def test_the_ablation_is_a_flag(kind, flags, tmp_path, monkeypatch, run):
+    """dual: reviews paid in S, scaled; single: one advantage for all; with a weight of 0 reviews get none."""
     seen = []
 
     def update(model, reference, optimizer, segments, advantages, *rest):
@@ -176,13 +177,13 @@ def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, run):
 
     monkeypatch.setattr(train.grpo, "update", update)
     monkeypatch.setattr(train, "shaping", lambda text, result: float(len(text) % 7) + 0.1 * len(seen))
-    run(tmp_path, "--steps", "1", "--group", "4", "--eval_every", "0", "--advantage", advantage)
+    run(tmp_path, "--steps", "1", "--group", "4", "--eval_every", "0", *flags)
     act, skill = zip(*seen)
-    if advantage == "dual":
+    if kind == "dual":
         assert act != skill and any(skill) and max(map(abs, skill)) <= 0.2 * 1.51  # (n - 1) / sqrt(n), n = 4
-    if advantage == "single":
+    if kind == "single":
         assert act == skill and any(act)
-    if advantage == "act_only":
+    if kind == "act":
         assert not any(skill)
 
 

@@ -5,7 +5,6 @@ model of 1.5B takes no memory there. What asks for a number (item, a mask as an 
 """
 
 import copy
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ import dualadv_grpo as grpo
 from lib import lora
 from lib.device import pick_device
 from lib.streams import gumbel
-from policy import Config, Decoder, KVCache, Policy, Session, logprobs
+from policy import Config, Decoder, KVCache, Session, logprobs
 from tools import coldstart
 
 META = torch.device("meta")
@@ -26,7 +25,7 @@ CFG = Config(151936, 1536, 28, 12, 2, 128, 8960, 1e-6, 32768, True, True, False,
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Numbers that are asked of a tensor without any: all 8 tokens but the first are sampled, sums are 0 and finite."""
-    get, number = torch.Tensor.__getitem__, torch.Tensor.item
+    get, number, numbers = torch.Tensor.__getitem__, torch.Tensor.item, torch.Tensor.tolist
 
     def item(tensor, index):
         if torch.is_tensor(index) and index.dtype == torch.bool and tensor.is_meta:
@@ -37,6 +36,8 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "__getitem__", item)
     monkeypatch.setattr(torch.Tensor, "item", lambda tensor: 0.0 if tensor.is_meta else number(tensor))
     monkeypatch.setattr(torch.Tensor, "any", lambda tensor: False)
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: numbers(
+        torch.zeros(tensor.shape) if tensor.is_meta else tensor))
     monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: 0.0)
     monkeypatch.setattr(torch, "isfinite", lambda tensor: True)
 
@@ -66,7 +67,6 @@ def test_the_forward_stays_on_its_device_and_in_its_dtype(model):
 def test_a_session_stays_on_its_device(model):
     """Bug: a host tensor in a decoding step: an error on a card, or a wait in each of its steps."""
     policy = SimpleNamespace(model=model, stop={1}, device=META, keep=False, kept=None)
-    policy.buffers = partial(Policy.buffers, policy)
     session = Session(policy, 4, 64)
     session.feed([0, 1], [[5, 6, 7], [5, 6]])
     session.fork([0], 2)

@@ -1,6 +1,7 @@
 """Auditing a bank: a harmful skill is found, and what nobody is shown costs nothing."""
 
 import json
+import sys
 
 import pytest
 
@@ -20,22 +21,34 @@ def skill(number, family, key):
     return Skill(f"dyn_{number:03d}", text["title"], text["principle"], text["when_to_apply"])
 
 
-def test_an_audit_finds_the_harmful_skill(env, tiny, tmp_path, capsys):
+def test_an_audit_finds_the_harmful_skill(env, tiny):
     """Bug: U has the wrong sign, so that the useful skills are retired and the harmful ones stay."""
     bank = SkillBank([skill(1, "general", "search"), skill(2, "general", "options"), skill(3, "general", "skip")],
                      {"footwear": [skill(4, "footwear", "plan")]})
-    probing = Probing(3, graded=True, sampling=HOW)
-    audit.run(tiny, env, bank, 0, probing, tmp_path / "audit.json", tmp_path / "left.json")
-    rows = {row["skill_id"]: row for row in json.loads((tmp_path / "audit.json").read_text())["skills"]}
+    probing = Probing(2, utility="graded", sampling=HOW)
+    found = audit.audit(tiny, env, bank, 0, probing)
+    rows = {row["skill_id"]: row for row in found}
     assert rows["dyn_003"]["utility"] < 0 and rows["dyn_003"]["harmful"] and rows["dyn_003"]["hurts"]
     assert rows["dyn_001"]["utility"] > 0 and not rows["dyn_001"]["harmful"]
-    assert rows["dyn_003"]["games"] == 21 and rows["dyn_004"]["games"] == rows["dyn_004"]["uses"] == 3
+    assert rows["dyn_003"]["games"] == 14 and rows["dyn_004"]["games"] == rows["dyn_004"]["uses"] == 2
     for row in rows.values():
         assert row["interval"][0] <= row["utility"] <= row["interval"][1]
-    left = {s.skill_id for s in SkillBank.load(tmp_path / "left.json").skills()}
-    assert left == {"dyn_001", "dyn_002", "dyn_004"} and len(bank.skills()) == 4, "the bank itself stays"
-    told = capsys.readouterr().out
-    assert "HARMFUL" in told and "without dyn_003" in told
+    assert "HARMFUL" in audit.table(found).splitlines()[-1] and len(bank.skills()) == 4, "the bank itself stays"
+
+
+def test_the_command_retires_the_harmful_skills(tmp_path, monkeypatch, capsys):
+    """Bug: the bank is written with the harmful skill, or over the one that was audited."""
+    SkillBank([skill(1, "general", "search"), skill(3, "general", "skip")]).save(tmp_path / "bank.json")
+    rows = [{"skill_id": "dyn_001", "harmful": False}, {"skill_id": "dyn_003", "harmful": True}]
+    monkeypatch.setattr(audit, "audit", lambda policy, env, bank, seed, probing: rows)
+    monkeypatch.setattr(audit, "table", str)
+    monkeypatch.setattr(sys, "argv", f"audit tiny --bank {tmp_path}/bank.json --probes 5 --out {tmp_path}/audit.json "
+                                     f"--retire {tmp_path}/left.json".split())
+    audit.main()
+    assert json.loads((tmp_path / "audit.json").read_text()) == {"k": 5, "skills": rows}
+    assert [s.skill_id for s in SkillBank.load(tmp_path / "left.json").skills()] == ["dyn_001"]
+    assert len(SkillBank.load(tmp_path / "bank.json").skills()) == 2
+    assert "left.json, without dyn_003" in capsys.readouterr().out
 
 
 def test_a_skill_that_is_not_shown_is_worth_nothing_and_costs_nothing(env, tiny, monkeypatch):

@@ -72,7 +72,7 @@ def flags(*argv):
     return train.read_flags(["--model", "tiny", *argv])
 
 
-def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refused(monkeypatch, capsys):
+def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refused(monkeypatch):
     """Bug: an out-of-memory traceback after a quarter of an hour; or a refusal where a flag would have done."""
     card, cfg = Card(policies.load("tiny")), policies.load("tiny").model.cfg
     plain, less = (sum(of_training(cfg, Training(longest=3072, recompute=on)).values()) for on in (False, True))
@@ -84,11 +84,14 @@ def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refu
 
     def on_a_card_of(size, *argv):
         monkeypatch.setattr(memory, "free", lambda device: size / memory.SHARE - weights + 1000)
-        return fits.check(flags(*argv), card)
+        return fits.forecast(flags(*argv), card)
 
-    assert on_a_card_of(plain) is False and capsys.readouterr().out == ""
-    assert on_a_card_of(plain - 10**6) is True and "--recompute" in capsys.readouterr().out
-    assert on_a_card_of(plain, "--recompute") is True and capsys.readouterr().out == ""
+    assert on_a_card_of(plain) == fits.Forecast(False)
+    tight = on_a_card_of(plain - 10**6)
+    assert tight.recompute and "--recompute" in tight.said
+    asked = on_a_card_of(plain, "--recompute")
+    assert asked.recompute and not asked.said
+    assert on_a_card_of(10**11) == fits.Forecast(False, keep=True), "the cache stays between two rollouts"
     with pytest.raises(ValueError, match=r"training takes 0\.\d GB with these flags, .*--recompute --offload"):
         on_a_card_of(less - 10**6)
     with pytest.raises(ValueError, match="choose a smaller --model"):

@@ -1,28 +1,11 @@
-"""Two command lines: every knob is shown with its default, and what is wrong is one line."""
+"""A command line from a dataclass: every knob is shown with its default, and what is wrong is one line."""
 
-import sys
+import json
 from dataclasses import fields
 
 import pytest
 
-import eval as evaluation
 import train
-
-
-@pytest.mark.parametrize("flags, line", [
-    (["--retire", "x.json"], "--retire FILE wants --audit"),
-    (["a", "b", "c", "--report"], "one run, or two side by side"),
-    (["a", "b"], "several only with --plot and --report"),
-    (["tiny", "--watch", "0"], "--watch 0: must be at least 1"),
-    (["runs/none", "--report"], "runs/none"),
-])
-def test_wrong_flags_are_one_line(flags, line, monkeypatch, capsys):
-    """Bug: a traceback where a flag is missing another."""
-    monkeypatch.setattr(sys, "argv", ["eval.py", *flags])
-    with pytest.raises(SystemExit) as stop:
-        evaluation.main()
-    told = capsys.readouterr().err + str(stop.value.code)
-    assert line in told and "Traceback" not in told
 
 
 def test_help_shows_every_knob_with_its_default(capsys):
@@ -59,3 +42,19 @@ def test_flags_win_over_presets():
     assert train.read_flags(["--model", "tiny", "--lr", "0.5"]).lr == 0.5
     assert train.read_flags(["--model", "somewhere/else"]).lr == train.Flags.lr
     assert train.read_flags(["--model", "somewhere/else"]).out == "runs/webshop-else"
+
+
+def test_a_checkpoint_of_the_cold_start_has_the_presets_of_what_it_was_made_from(tmp_path):
+    """Bug: a tiny of one's own is trained like a model of 1.5B; or a model that has had its cold start gets another."""
+    config = tmp_path / "config.json"
+    for said, preset in (({"world": "guess"}, "tiny"), ({"world": "x", "made_from": "tiny"}, "tiny"),
+                         ({"made_from": "smollm2"}, "smollm2")):
+        config.write_text(json.dumps(said))
+        flags = train.read_flags(["--model", str(tmp_path)])
+        assert flags.lr == train.PRESETS[preset]["lr"] and flags.rows == train.PRESETS[preset].get("rows", 64)
+        assert flags.cold_start == 0, "it had one"
+        assert train.read_flags(["--model", str(tmp_path), "--cold_start", "7"]).cold_start == 7
+    for other in ('{"model_type": "qwen2"}', "{", ""):
+        config.write_text(other)
+        assert train.read_flags(["--model", str(tmp_path)]).lr == train.Flags.lr
+    assert train.read_flags(["--model", "smollm2"]).cold_start == 20

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-import eval as evaluation
+import envs
 from envs import Sampling
 from probes import Probing
 from skillbank import SkillBank
@@ -17,7 +17,7 @@ HOW = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, 
 def test_watching_tells_the_turns_as_they_were(env, tiny, capsys):
     """Bug: the first page or the review is missing, or the watched games are not those of an evaluation."""
     tasks = env.dev_tasks[:2]
-    probing = Probing(2, graded=True, sampling=HOW)
+    probing = Probing(2, utility="graded", sampling=HOW)
     played = watch.watch(tiny, env, SkillBank(), tasks, HOW, 0, probing)
     told = capsys.readouterr().out
     assert "\033" not in told, "no colours into a file"
@@ -27,7 +27,7 @@ def test_watching_tells_the_turns_as_they_were(env, tiny, capsys):
         for turn in episode.turns:  # in their order
             position = told.index(turn.reply, position)
         assert told.index(f"score {episode.score:.2f}", position) > 0
-    again = evaluation.evaluate(tiny, env, SkillBank(), tasks, HOW)
+    again = envs.evaluate(tiny, env, SkillBank(), tasks, HOW)
     assert [e.turns for e in again] == [e.turns for e in played]
     assert "probes without -> with" in told and "utility" in told
 
@@ -68,7 +68,21 @@ def test_a_person_plays_the_same_game(env, capsys):
 
 def test_playing_needs_no_model(monkeypatch, capsys):
     """Bug: a person who wants to look at a world must name a checkpoint first."""
-    monkeypatch.setattr(sys, "argv", ["eval.py", "--play", "--env", "guess"])
+    monkeypatch.setattr(sys, "argv", ["watch", "--play", "--env", "guess"])
     monkeypatch.setattr("builtins.input", lambda prompt: "31")
-    evaluation.main()
+    watch.main()
     assert "You guess a number" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, line", [
+    (["tiny", "0"], "--games 0: must be at least 1"), (["tiny", "--probes", "0"], "--probes 0: must be at least 1"),
+    ([], "name a run directory or a model, or --play"), (["/no/run"], "/no/run"),
+    (["--play", "--env", "chess"], "chess"),
+])
+def test_wrong_flags_are_one_line(flags, line, monkeypatch, capsys):
+    """Bug: a traceback where a flag is missing another."""
+    monkeypatch.setattr(sys, "argv", ["watch", *flags])
+    with pytest.raises(SystemExit) as stop:
+        watch.main()
+    told = capsys.readouterr().err + str(stop.value.code)
+    assert line in told and "tools.watch: " in told and "Traceback" not in told

@@ -221,7 +221,7 @@ def test_a_rollout_records_what_the_model_said_and_pays_ten_for_a_win(download, 
     how = envs.Sampling(act_tokens=8, review_tokens=8, context=2500)
     for episode in envs.rollout(policy, env, env.tasks[:2], SkillBank(), group=2, sampling=how):
         assert episode.steps == 5 and not episode.won
-        assert episode.reward == -0.5 * sum(not turn.valid for turn in episode.turns)
+        assert sum(episode.rewards()) == -0.5 * sum(not turn.valid for turn in episode.turns)
         for segment in episode.segments:
             logp = logprobs(policy.model, torch.tensor([segment.ids]), torch.tensor([segment.job]) != FORCED)
             assert torch.allclose(logp, torch.tensor([segment.logp]), atol=2e-4)

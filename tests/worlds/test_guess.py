@@ -7,6 +7,7 @@ from pathlib import Path
 import envs
 import eval as evaluation
 import train
+from tools import coldstart
 
 
 def test_guess_is_won_by_halving():
@@ -28,8 +29,10 @@ def test_guess_is_won_by_halving():
 
 def test_guess_trains_from_nothing(tmp_path, monkeypatch, capsys):
     """Bug: the README's command for the template does not run; or a new world needs a change in the seven files."""
-    monkeypatch.setattr(sys, "argv", "train.py --env guess --model tiny --cold_start 4 --steps 1 --tasks 2 --group 2 "
-                        "--eval_tasks 4 --act_tokens 12 --review_tokens 24 --out".split() + [str(tmp_path / "run")])
+    monkeypatch.setattr(sys, "argv", f"coldstart --env guess --model tiny --steps 4 --out {tmp_path / 'new'}".split())
+    coldstart.main()
+    monkeypatch.setattr(sys, "argv", f"train.py --env guess --model {tmp_path / 'new'} --steps 1 --tasks 2 --group 2 "
+                        f"--eval_tasks 4 --act_tokens 12 --review_tokens 24 --out {tmp_path / 'run'}".split())
     train.main()
     monkeypatch.setattr(sys, "argv", ["eval.py", str(tmp_path / "run"), "--limit", "4", "--protocols", "none"])
     evaluation.main()

@@ -107,8 +107,8 @@ def test_demonstrations_are_whole_episodes_with_valid_reviews(made):
         for number in re.findall(r"\[(dyn_\d+)\]", chat[0]["content"]):
             bank.general_skills.append(Skill(number, number, number, "Always."))
         result = envs.review(chat[-1]["content"], bank, family)
-        assert result["status"] in ("added", "updated", "kept"), result
-        tools.add(result["status"])
+        assert result.status in ("added", "updated", "kept"), result
+        tools.add(result.status)
         endings.add("SUCCESS" in chat[-2]["content"])
         assert len(chat) <= 2 * made.limit + 3
     assert len(tools) == 3 and endings == {True, False}

@@ -10,12 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import envs
 import policy as policies
 import train
-from envs import Sampling, rollout
-from eval import evaluate, summary
+from envs import Sampling, evaluate, rollout
 from lib.models import shipped
-from skillbank import SkillBank
+from skillbank import Skill, SkillBank
 from tools.coldstart import demonstrations
-from tools.lab import bank_of
+from tools.report import summary
 from worlds.webshop import catalogue
 from worlds.webshop.shopper import WAYS
 
@@ -30,6 +29,13 @@ def house():
         return envs.make("alfworld", "dev")
     except ImportError as error:
         pytest.skip(str(error))
+
+
+def bank_of(env, kind):
+    """A bank with every skill of a kind in each family."""
+    return SkillBank([], {family: [Skill(f"dyn_{i:03d}", text["title"], text["principle"], text["when_to_apply"])
+                                   for i, text in enumerate(env.ways.texts(family)) if text["kind"] == kind]
+                          for family in {env.family(task) for task in env.train_tasks}})
 
 
 @pytest.mark.parametrize("fixture", ["env", "house", "real_shop"])
@@ -72,8 +78,8 @@ def test_it_wins_generated_games_and_heeds_its_skills(house):
 def test_it_writes_all_kinds_of_skills(env, tiny):
     """Bug: reviews that do not parse, or that are all good already, leave nothing to learn."""
     episodes = rollout(tiny, env, env.train_tasks[:24], SkillBank(), sampling=Sampling(1.0, 96, 160, 3072, top_k=4))
-    written = [e.edit["arguments"] for e in episodes if e.edit["status"] == "added"]
-    assert len(written) >= 16, [e.edit["status"] for e in episodes]
+    written = [e.edit.arguments for e in episodes if e.edit.status == "added"]
+    assert len(written) >= 16, [e.edit.status for e in episodes]
     assert {WAYS.kind.get(WAYS.meaning(text)) for text in written} >= {"useful", "harmful"}
 
 

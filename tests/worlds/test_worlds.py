@@ -11,8 +11,9 @@ import train
 import worlds
 from tools.coldstart import corpus, demonstrations
 
-MEMBERS = [name for name in envs.Env.__annotations__] + [
-    name for name, value in vars(envs.Env).items() if callable(value) and not name.startswith("_")]
+MEMBERS = [name for protocol in (envs.Env, worlds.World) for name in (
+    *protocol.__annotations__, *(name for name, value in vars(protocol).items() if callable(value)))
+    if not name.startswith("_")]
 
 
 @functools.cache
@@ -82,7 +83,7 @@ def test_options_are_the_worlds_own(capsys):
     with pytest.raises(SystemExit):
         train.read_flags(["--help"])
     text = capsys.readouterr().out
-    assert "flags of --env webshop" in text and "{dual,single,act_only,gigpo}" in text and "how much:" in text
+    assert "flags of --env webshop" in text and "{dual,single}" in text and "how much:" in text
 
 
 def test_unknown_world_and_split_are_refused_in_one_line():
