@@ -80,7 +80,7 @@ def test_it_learns_from_chats_in_a_file(tmp_path, capsys, make):
     (tmp_path / "chats.jsonl").write_text(json.dumps(chat) + "\n")
     losses = []
     for steps in ("1", "30"):
-        make(tmp_path / steps, "--chats", str(tmp_path / "chats.jsonl"), "--lr", "5e-3", "--batch", "2", "--steps", steps)
+        make(tmp_path / steps, "--chats", str(tmp_path / "chats.jsonl"), *"--lr 5e-3 --batch 2 --steps".split(), steps)
         losses.append(float(capsys.readouterr().out.split("loss ")[-1].split()[0]))
     assert losses[0] > 5 and losses[1] < 1
     policy = policies.load(str(tmp_path / "30"))

@@ -90,5 +90,5 @@ def test_it_is_refused_for_a_world_it_does_not_know(tmp_path, monkeypatch):
                                       str(tmp_path / "run")])
     with pytest.raises(SystemExit) as stop:
         train.main()
-    assert "--cold_start" in stop.value.code and "\n" not in stop.value.code
+    assert "python -m tools.coldstart" in stop.value.code and "\n" not in stop.value.code
     assert json.loads((shipped("webshop") / "config.json").read_text())["world"] == envs.make("webshop").describe()
