@@ -1,5 +1,6 @@
 """The comparison: every variant's flags exist, finished runs are not made again, the table is what the runs logged."""
 
+import functools
 import json
 import re
 import sys
@@ -14,6 +15,11 @@ import train
 from skillbank import SkillBank
 from tools import ablations, report
 from worlds.webshop import catalogue
+
+
+@functools.cache
+def opened(name, *options):
+    return envs.make(name, "train", **dict(options))
 
 
 def arguments(out, **more):
@@ -33,7 +39,7 @@ def test_every_run_is_a_command_that_train_or_eval_takes(part, tmp_path, monkeyp
                 flags = train.read_flags(argv)
                 assert flags.steps == one.steps and flags.lr == (0.5 if one.steps else 1e-6) and not flags.resume, name
                 assert (flags.cold_start > 0) == (one.steps == 0), "only checkpoints of other habits are cold-started"
-                envs.make(flags.env, "train", **flags.options)
+                opened(flags.env, *flags.options.items())
             else:
                 one.run.mkdir(exist_ok=True)
                 (one.run / "latest").write_text("step_00005\n")
