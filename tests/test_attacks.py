@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from skillbank import SHAPING, SkillBank, review, shaping, tool_call
-from tools import attacks
+from studies import attacks
 
 
 def trials(env, name, graded=False, count=12):

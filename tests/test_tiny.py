@@ -15,8 +15,8 @@ from envs import Sampling, rollout
 from eval import evaluate, summary
 from lib.models import shipped
 from skillbank import SkillBank
+from studies.lab import bank_of
 from tools.coldstart import demonstrations
-from tools.lab import bank_of
 from worlds.webshop import catalogue
 from worlds.webshop.shopper import WAYS
 
