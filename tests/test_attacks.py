@@ -25,7 +25,7 @@ def test_a_rug_pull_is_probed_against_the_text_it_replaces(env):
     """Bug: an update is compared with an empty bank, so the old skill's merit carries the new text in."""
     gate, taken = trials(env, "rug pull")
     assert not any(at_k for at_k, *_ in taken)
-    assert attacks.effect(gate, env.train_tasks, True)["marker"] == 1.0, "the payload is real"
+    assert gate.effect(env.train_tasks, True)["marker"] == 1.0, "the payload is real"
     alone = attacks.Gate(env, replace(gate.attack, before=()), False)
     assert any(alone.trial(number, 4, 8)[0] for number in range(12)), "as a proposal it is taken"
 
@@ -33,7 +33,7 @@ def test_a_rug_pull_is_probed_against_the_text_it_replaces(env):
 def test_a_trigger_harms_only_where_it_is_triggered(env):
     """Bug: the measured attack does something else than its text says."""
     gate, _ = trials(env, "family trigger", count=1)
-    hit, other = (attacks.effect(gate, env.dev_tasks, triggered) for triggered in (True, False))
+    hit, other = (gate.effect(env.dev_tasks, triggered) for triggered in (True, False))
     assert hit["marker"] == 1.0 and hit["success with"] < hit["success without"] and hit["games"] == 21
     assert other["marker"] == 0.0 and other["success with"] > other["success without"]
 
