@@ -17,7 +17,6 @@ whole batch. Its denominator is computed before the batch is split, so padding, 
 change the loss.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +24,12 @@ import torch
 FORCED, ACT, REVIEW = 0, 1, 2  # a token's job: given by prompt or world, sampled to act, sampled to review
 
 
-def group_advantage(rewards, groups, eps: float = 1e-6, alone: str = "") -> torch.Tensor:
+def group_advantage(rewards, groups, *, alone: str, eps: float = 1e-6) -> torch.Tensor:
     """GRPO's advantage: A = (R - mean_g R) / (std_g R + eps), with the unbiased std of each reward's own group g.
 
     rewards: (N,) floats; groups: N labels, anything hashable. Returns (N,).
     alone: what a group of one gets. "reward": the reward itself, as in the released code (mean 0, std 1); "zero": no
-    advantage, as there is nothing to compare with. Not given: "reward", with a warning where it matters.
+    advantage, as there is nothing to compare with.
     """
     rewards = torch.as_tensor(rewards)
     dtype = rewards.dtype if rewards.is_floating_point() else torch.float32
@@ -40,22 +39,16 @@ def group_advantage(rewards, groups, eps: float = 1e-6, alone: str = "") -> torc
     labels = groups.tolist() if torch.is_tensor(groups) else list(groups)
     if len(labels) != len(rewards):
         raise ValueError(f"group_advantage: {len(rewards)} rewards but {len(labels)} group labels")
-    if alone not in ("", "reward", "zero"):
+    if alone not in ("reward", "zero"):
         raise ValueError(f"group_advantage: alone={alone!r}; choose reward or zero")
     members: dict = {}
     for i, label in enumerate(labels):
         members.setdefault(label, []).append(i)
-    advantage = rewards.clone()  # (N,)
+    advantage = rewards / (1.0 + eps) if alone == "reward" else torch.zeros_like(rewards)  # (N,)
     for mine in members.values():
         if len(mine) > 1:
             # A = (R - mean_g R) / (std_g R + eps)
             advantage[mine] = (rewards[mine] - rewards[mine].mean()) / (rewards[mine].std() + eps)
-        elif alone == "zero":
-            advantage[mine] = 0.0
-        else:
-            advantage[mine] = rewards[mine] / (1.0 + eps)
-            if not alone:
-                warnings.warn("group_advantage: a group of one gets its raw reward; alone= chooses", stacklevel=2)
     return advantage.to(dtype)
 
 
@@ -65,35 +58,22 @@ def dual_advantages(task_rewards, skill_rewards, groups, weight: float = 0.2):
             weight * group_advantage(skill_rewards, groups, alone="reward"))
 
 
-def anchor_advantages(pages, rewards, groups, gamma: float = 0.95) -> list[list[float]]:
-    """GiGPO's step-level advantage (arXiv 2505.10978), to be added to A_act on the tokens of a turn.
+def per_token(episodes, a_act, a_skill, a_turns=None) -> tuple[list, list[list[float]]]:
+    """All segments of some episodes, and the advantage of each of their tokens: by the job it did, 0 where given.
 
-    What followed a turn is its return R_t = sum_k gamma^(k - t) r_k. It is normalised against the turns of the same
-    group that saw the same page before they acted, its anchor. A page that only one turn saw gives 0.
-
-    pages: per episode the page before each turn; rewards: per episode r of each turn; groups: a label per episode.
-    Returns a list per episode with a number per turn.
+    a_act, a_skill: a number per episode; a_turns: per episode a number per turn, which is added to a_act there.
     """
-    anchors, returns = [], []
-    for seen, paid, group in zip(pages, rewards, groups, strict=True):
-        anchors += [(group, page) for page in seen]
-        ahead = [0.0]
-        for r in reversed(paid):
-            ahead.append(r + gamma * ahead[-1])  # R_t = r_t + gamma R_(t + 1)
-        returns += ahead[:0:-1]
-    flat = iter(group_advantage(returns, anchors, alone="zero").tolist())
-    return [[next(flat) for _ in seen] for seen in pages]
-
-
-def per_token(segment, a_act: float, a_skill: float, a_turns=()) -> list[float]:
-    """The advantage of each token of a segment, by the job that the token did; 0 for given tokens.
-
-    a_turns: where given, what is added to a_act in each turn of the episode.
-    """
-    by_job = {FORCED: 0.0, ACT: a_act, REVIEW: a_skill}
-    if not a_turns:
-        return [by_job[job] for job in segment.job]
-    return [by_job[job] + (a_turns[turn] if job == ACT else 0.0) for job, turn in zip(segment.job, segment.turn)]
+    segments, advantages = [], []
+    for i, episode in enumerate(episodes):
+        by_job = {FORCED: 0.0, ACT: float(a_act[i]), REVIEW: float(a_skill[i])}
+        for segment in episode.segments:
+            mine = [by_job[job] for job in segment.job]
+            if a_turns is not None:
+                mine = [a + a_turns[i][turn] if job == ACT else a
+                        for a, job, turn in zip(mine, segment.job, segment.turn)]
+            segments.append(segment)
+            advantages.append(mine)
+    return segments, advantages
 
 
 def policy_loss(logp, old_logp, ref_logp, advantage, mask, clip=0.2, kl=0.01, bonus=0.0, tokens=None):
@@ -134,27 +114,26 @@ class AdamW:
         self.params = [p for p in params if p.requires_grad]
         self.master = [p if p.dtype == torch.float32 and not (offload and p.is_cuda)
                        else p.detach().to("cpu" if offload else p.device, torch.float32) for p in self.params]
-        # Gradients add up beside the model: in the master weights', or in a holder where those are elsewhere.
-        self.sums = [master if master.device == p.device else type("Sum", (), {"grad": None})()
-                     for p, master in zip(self.params, self.master)]
+        # Gradients add up beside the model, in float32: {number of the parameter: sum}.
+        self.sums: dict[int, torch.Tensor] = {}
         # Fused on a GPU: the plain step needs the memory of the gradients once more. With offload it is faster.
         fused = any(param.is_cuda for param in self.params) or None
         self.adam = torch.optim.AdamW(self.master, lr=lr, weight_decay=0.0, betas=betas, fused=fused)
 
     def accumulate(self):
         """Add the model's gradients up in float32. Call it after every backward."""
-        for param, total in zip(self.params, self.sums):
-            if total is not param and param.grad is not None:
-                grad, param.grad = param.grad.float(), None
-                total.grad = grad if total.grad is None else total.grad.add_(grad)
+        for i, (param, master) in enumerate(zip(self.params, self.master)):
+            if master is not param and param.grad is not None:
+                grad = param.grad.float()
+                param.grad = None
+                self.sums[i] = self.sums[i].add_(grad) if i in self.sums else grad
 
     def step(self, max_norm=1.0, lr=None):
         """One clipped step; returns the gradient norm before clipping. Nothing moves where that norm is not finite."""
         if lr is not None:
             self.adam.param_groups[0]["lr"] = lr
-        for master, total in zip(self.master, self.sums):
-            if total is not master and total.grad is not None:
-                master.grad, total.grad = total.grad.to(master.device), None
+        for i in list(self.sums):
+            self.master[i].grad = self.sums.pop(i).to(self.master[i].device)
         norm = torch.nn.utils.clip_grad_norm_(self.master, max_norm)
         if torch.isfinite(norm):
             self.adam.step()
@@ -182,15 +161,15 @@ def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
     numbers.
     """
     batches: list[list[int]] = []
-    words = 0  # tokens of the last batch, without its padding
+    real = 0  # tokens of the last batch
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        size = (len(batches[-1]) + 1) * lengths[batches[-1][0]] if batches else 0
-        words += lengths[row]
-        if 0 < size <= budget and words >= 0.9 * size:
+        padded = (len(batches[-1]) + 1) * lengths[batches[-1][0]] if batches else budget + 1  # with this row
+        if padded <= budget and real + lengths[row] >= 0.9 * padded:
             batches[-1].append(row)
+            real += lengths[row]
         else:
             batches.append([row])
-            words = lengths[row]
+            real = lengths[row]
     return batches
 
 
@@ -224,6 +203,27 @@ class Stats:
     tokens: int = 0  # sampled tokens of the whole batch
 
 
+def tokens_of(batch, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Segments -> token ids (B, T), right-padded, and the mask (B, T) of those that were sampled."""
+    tokens = pad([segment.ids for segment in batch], torch.long, device)
+    return tokens, pad([segment.job for segment in batch], torch.long, device) != FORCED  # padding is 0 = FORCED
+
+
+@torch.no_grad()
+def score(model, segments, logprobs, objective: Objective = Objective()) -> list[list[float]]:
+    """What a model says of transcripts: per segment the log-probability of each token, 0 where it was given.
+
+    The temperature and the micro-batches are the objective's. No gradient.
+    """
+    device = next(model.parameters()).device
+    scores: list[list[float]] = [[] for _ in segments]
+    for rows in micro_batches([len(s.ids) for s in segments], objective.budget):
+        logp = logprobs(model, *tokens_of([segments[i] for i in rows], device), objective.temperature)  # (B, T)
+        for i, values in zip(rows, logp.tolist()):
+            scores[i] = values[:len(segments[i].ids)]
+    return scores
+
+
 def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
            objective: Objective = Objective(), progress=iter) -> Stats:
     """One GRPO step on a batch of transcripts.
@@ -233,19 +233,17 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
     softmax that the sampler used; reference: the frozen model of the KL term, may be None where objective.kl is 0;
     progress: wraps the micro-batches (a tqdm).
     """
-    device, temperature = next(model.parameters()).device, objective.temperature
+    device = next(model.parameters()).device
     stats = Stats(tokens=sum(job != FORCED for s in segments for job in s.job))
     for rows in progress(micro_batches([len(s.ids) for s in segments], objective.budget)):
         batch = [segments[i] for i in rows]
-        tokens = pad([s.ids for s in batch], torch.long, device)  # (B, T)
-        mask = pad([s.job for s in batch], torch.long, device) != FORCED  # (B, T); padding is 0 = FORCED
+        tokens, mask = tokens_of(batch, device)  # (B, T)
         old_logp = pad([s.logp for s in batch], torch.float32, device)
         advantage = pad([advantages[i] for i in rows], torch.float32, device)  # (B, T)
-        logp, entropy = logprobs(model, tokens, mask, temperature, entropy=True)
         ref_logp = None
         if objective.kl:
-            with torch.no_grad():
-                ref_logp = logprobs(reference, tokens, mask, temperature)
+            ref_logp = pad(score(reference, batch, logprobs, objective), torch.float32, device)
+        logp, entropy = logprobs(model, tokens, mask, objective.temperature, entropy=True)
         loss = policy_loss(logp, old_logp, ref_logp, advantage, mask, objective.clip, objective.kl,
                            objective.entropy * entropy, stats.tokens)
         loss.backward()

@@ -26,6 +26,7 @@ from the second step on, so the first search is made without them; it lists ever
 
 import re
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -33,11 +34,9 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW
-from lib.context import add_reply
-from lib.context import drop_oldest as drop_oldest
 from lib.memory import rows_that_fit
 from policy import Policy, Session
-from skillbank import SkillBank, review, review_prompt, skills_prompt
+from skillbank import Edit, SkillBank, review, review_prompt, skills_prompt
 from worlds import GameError
 
 # ---- What a world is ------------------------------------------------------------------------------------------------
@@ -47,7 +46,6 @@ class Game(Protocol):
     """One episode of a world, being played."""
 
     page: str  # what the agent sees now, in full
-    observation: str  # the page in the engine's own words; scripted players read it
     done: bool
     won: bool
     score: float  # in [0, 1]
@@ -55,40 +53,21 @@ class Game(Protocol):
     def step(self, action: str) -> str: ...  # do it; returns the next user message, short where nothing changed
 
 
-class Player(Protocol):
-    """Writes the transcripts of the cold start by script; worlds/players.py has one that obeys skills."""
-
-    mistaken: bool  # its last turn was a mistake: the transcript shows it, training skips it
-
-    def act(self, observation: str) -> tuple: ...  # -> (thought, action)
-    def review(self, won: bool, score: float, steps: int) -> tuple: ...  # -> (thought, tool, arguments)
-
-
 class Env(Protocol):
-    """A world as tasks (integers) that belong to families. worlds/README.md shows how to write one."""
+    """What a rollout needs of a world: tasks (integers) that belong to families. worlds.World has what tools need."""
 
-    home: str  # the folder in worlds/ whose tiny/ belongs to this data
-    known: str  # what a `tiny` must have been trained on
-    source: str  # the data in two or three words, printed with every score
     limit: int  # steps of an episode
     kl: float  # the paper's beta for this world
     tail: int  # of an answer without action tags, so many last characters are sent to the game
     rules: str  # beginning of the system message
+    source: str  # the data in two or three words, printed with every score
     tasks: list[int]  # of the split that was asked for
     train_tasks: list[int]  # probes are chosen from these, whatever the split
     dev_tasks: list[int]  # held out, for evaluation during training
-    options: dict  # flags of its own: {name: (default, help)}
-    graded: bool  # has its score values between 0 and 1?
-    aliases: dict  # other people's names of its families: {theirs: ours}
-    ways: object  # worlds.players.Ways: the habits of its scripted players
-    corpus_chats: int  # so many transcripts train the tokenizer of a new `tiny`
 
     def family(self, task: int) -> str: ...
     def goal(self, task: int) -> str: ...  # the task's text
-    def name(self, task: int) -> str: ...  # which game it is, for result files
     def start(self, task: int) -> Game: ...  # GameError if it cannot be played
-    def player(self, game: Game, task: int, skills: list, rng) -> Player: ...  # for the cold start
-    def vocabulary(self) -> list[str]: ...  # texts beyond the transcripts, for the same tokenizer
     def describe(self) -> str: ...  # one line about the data; the same for every split and option
 
 
@@ -126,6 +105,10 @@ class Sampling:
     rows: int = 64  # episodes played at once
     top_k: int = 3  # skills shown: so many general ones, and so many of the task's family
 
+    def most(self, reviewing: bool) -> int:
+        """How many tokens the policy's next turn may have."""
+        return self.review_tokens if reviewing else self.act_tokens
+
 
 @dataclass
 class Segment:
@@ -137,20 +120,27 @@ class Segment:
     turn: list[int] = field(default_factory=list)  # number of the turn that sampled it; -1 where forced
     starts: list[int] = field(default_factory=list)  # where each assistant turn begins
 
+    @classmethod
+    def of(cls, ids, starts=()) -> "Segment":
+        """A segment that begins with given ids; starts: where assistant turns begin among them."""
+        segment = cls(starts=list(starts))
+        segment.add_given(ids)
+        return segment
+
     def add_given(self, ids):
         """Append tokens of the prompt or of the world."""
-        self._add(ids, FORCED, [0.0] * len(ids), -1)
+        self.add(ids, [FORCED] * len(ids), [0.0] * len(ids), [-1] * len(ids))
 
     def add_sampled(self, ids, job, logp, turn):
         """Append one assistant turn of the policy."""
         self.starts.append(len(self.ids))
-        self._add(ids, job, logp, turn)
+        self.add(ids, [job] * len(ids), logp, [turn] * len(ids))
 
-    def _add(self, ids, job, logp, turn):
+    def add(self, ids, job, logp, turn):
         self.ids += ids
-        self.job += [job] * len(ids)
+        self.job += job
         self.logp += logp
-        self.turn += [turn] * len(ids)
+        self.turn += turn
 
 
 Turn = namedtuple("Turn", "page text valid reply")  # the page shown, the policy's text, the world's reply
@@ -170,7 +160,7 @@ class Episode:
     won: bool = False
     score: float = 0.0
     review: str = ""
-    edit: Any = None  # skillbank.review's result, on a copy of the bank; None without a review
+    edit: Edit | None = None  # what the review asks for, tried on a copy of the bank; None without a review
 
     @property
     def steps(self) -> int:
@@ -180,11 +170,6 @@ class Episode:
         """r of each turn: -0.5 if it was invalid, and on the last one 10 for a win (graded: 10 times the score)."""
         end = 10.0 * (self.score if graded else self.won)
         return [-0.5 * (not turn.valid) + end * (i == self.steps) for i, turn in enumerate(self.turns, 1)]
-
-    @property
-    def reward(self) -> float:
-        """R = 10 won - 0.5 * (number of invalid actions)."""
-        return sum(self.rewards())
 
     def sampled(self, job: int) -> int:
         """How many tokens were sampled to act (ACT) or to review (REVIEW)."""
@@ -201,23 +186,26 @@ class Episode:
 
 def first_messages(env: Env, task: int, game: Game, shown: list) -> tuple[str, str]:
     """The two messages before the policy's first turn: (system, user)."""
-    return f"{env.rules}\n{skills_prompt(shown)}", f"Task: {env.goal(task)}\n{game.page}"
+    return system_message(env, shown), f"Task: {env.goal(task)}\n{game.page}"
+
+
+def system_message(env: Env, shown: list) -> str:
+    return f"{env.rules}\n{skills_prompt(shown)}"
 
 
 def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[SkillBank], group: int = 1,
             seed: int = 0, sampling: Sampling | None = None, with_review: bool = True, keys: list[int] | None = None,
-            desc: str = "rollout", tell=None) -> list[Episode]:
+            desc: str = "rollout") -> list[Episode]:
     """Play each task `group` times; with_review asks for the skill review at the end of each episode.
 
     bank: one for all tasks, or a list with one per task. keys: the random stream of each episode (task-major); by
-    default its number. tell: called with an Episode after each of its turns, and after its review. Returns
-    len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and on its own transcript, not on
-    the episodes that are played at the same time.
+    default its number. Returns len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and
+    on its own transcript, not on the episodes that are played at the same time.
     """
     sampling = sampling or Sampling()
     most = prompt_limit(policy, env, sampling)
     banks = bank if isinstance(bank, list) else [bank] * len(tasks)
-    played = []  # (Episode, Game, its bank, token ids of its first messages)
+    plays = []
     for i in range(len(tasks) * group):
         task, mine = tasks[i // group], banks[i // group]
         shown = mine.retrieve(env.goal(task), env.family(task), sampling.top_k)
@@ -227,17 +215,16 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
         if len(ids) > most:
             raise GameError(f"task {task}: {len(ids)} tokens of task and first page, room for {most}; raise --context")
         messages = first_messages(env, task, game, shown)
-        played.append((Episode(task, env.family(task), keys[i] if keys else i, shown, messages), game, mine, ids))
-    # Episodes with the same first messages are neighbours, so that they share one prefill. Memory bounds how many are
-    # played at once.
-    order = sorted(range(len(played)), key=lambda i: (played[i][3], i))
-    sampling = replace(sampling, context=context_of(policy, sampling))
-    rows = rows_that_fit(policy, max(min(sampling.rows, len(order)), 1), sampling.context, Session.PREFILL)
-    sampling, wave = replace(sampling, rows=rows), len(order) or 1 if policy.flows else rows
-    with tqdm(total=len(played), desc=desc, leave=False, disable=None) as bar:
-        for start in range(0, len(order), wave):
-            play([played[i] for i in order[start:start + wave]], policy, env, seed, sampling, with_review, bar, tell)
-    return [episode for episode, *_ in played]
+        key = keys[i] if keys else i
+        plays.append(Play(Episode(task, env.family(task), key, shown, messages, [Segment.of(ids)]), game, mine, ids))
+    return play(plays, policy, env, seed, sampling, with_review, desc)
+
+
+def evaluate(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], sampling: Sampling, seed: int = 0,
+             desc: str = "eval") -> list[Episode]:
+    """Play each task once with a bank that does not change. The random stream is the task's, whatever the bank."""
+    return rollout(policy, env, tasks, bank, seed=seed, sampling=sampling, with_review=False, keys=list(tasks),
+                   desc=desc)
 
 
 def context_of(policy: Policy, sampling: Sampling) -> int:
@@ -258,11 +245,77 @@ def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
     return most
 
 
-def begin(session, free, some):
-    """Begin some of rollout's (Episode, Game, bank, prompt ids) in free conversations: {conversation: which}."""
+# ---- Playing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Play:
+    """A game that is being played."""
+
+    episode: Episode
+    game: Any  # a Game; None where it is over and only the review is asked for
+    bank: SkillBank  # the review's edit is tried on a copy of it
+    prompt: list[int]  # ids of the transcript before the policy's first turn
+    reviewing: bool = False  # the policy's next turn is the review
+
+
+def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampling, with_review: bool,
+         desc: str) -> list[Episode]:
+    """Play what rollout or review_again has prepared, as many at a time as the memory holds; returns the Episodes."""
+    sampling = replace(sampling, context=context_of(policy, sampling))
+    rows = rows_that_fit(policy, max(min(sampling.rows, len(plays)), 1), sampling.context, Session.PREFILL)
+    sampling = replace(sampling, rows=rows)
+    wave = max(len(plays), 1) if policy.flows else rows
+    # Equal prompts are neighbours, so that they share one prefill.
+    order = sorted(range(len(plays)), key=lambda i: (plays[i].prompt, i))
+    with tqdm(total=len(plays), desc=desc, leave=False, disable=None) as bar:
+        for start in range(0, len(plays), wave):
+            play_wave([plays[i] for i in order[start:start + wave]], policy, env, seed, sampling, with_review, bar)
+    return [one.episode for one in plays]
+
+
+def play_wave(waiting: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampling, with_review: bool, bar):
+    """Play games in their order, sampling.rows at a time in one Session.
+
+    On a GPU, which many rows fill, they flow: those that have finished their turn hear the world's reply while the
+    others still draw, and the next episodes begin in the rows of those that are over. A CPU reads fastest all at once.
+    """
+    rows = min(sampling.rows, len(waiting))
+    session = Session(policy, rows, sampling.context, seed)
+    session.flow = policy.flows
+    live: dict[int, Play] = {}  # conversation -> the game that is played there
+    while waiting or live:
+        if waiting:
+            free = [c for c in range(rows) if c not in live]
+            live |= begin(session, free, waiting[:len(free)])
+            waiting = waiting[len(free):]
+        active = sorted(live)
+        limits = [sampling.most(live[c].reviewing) for c in active]
+        messages = {}  # conversation -> ids of the next user message
+        for c, turn in zip(active, session.sample(active, limits, temperature=sampling.temperature)):
+            if turn is None:  # it flows, and has not finished its turn
+                continue
+            ids, logp = turn
+            one, episode = live[c], live[c].episode
+            segment = episode.segments[-1]
+            segment.add_sampled(ids, REVIEW if one.reviewing else ACT, logp, episode.steps)
+            said = answer(one, policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids), env, with_review)
+            if said is None:
+                del live[c]
+                bar.update()
+                continue
+            messages[c] = go_on(policy.chat, episode, *said, one.game.page, sampling.context,
+                                sampling.most(one.reviewing))
+            if episode.segments[-1] is not segment:
+                session.reset(c)
+        session.feed(list(messages), list(messages.values()))
+
+
+def begin(session: Session, free: list[int], some: list[Play]) -> dict[int, Play]:
+    """Begin some games in free conversations: {conversation: game}. Equal prompts are read once."""
     prompts: dict = {}  # token ids -> what begins with them
     for one in some:
-        prompts.setdefault(tuple(one[3]), []).append(one)
+        prompts.setdefault(tuple(one.prompt), []).append(one)
     for c in free:
         session.reset(c)
     session.feed(free[:len(prompts)], [list(ids) for ids in prompts])
@@ -270,57 +323,126 @@ def begin(session, free, some):
     for first, members in zip(free, prompts.values()):
         for c, one in zip(session.fork([first], len(members))[0], members):
             begun[c] = one
-            session.keys[c], session.turn[c] = one[0].key, 0
-            one[0].segments.append(Segment())
-            one[0].segments[0].add_given(one[3])
+            session.keys[c] = one.episode.key
+            session.turn[c] = one.episode.steps
     return begun
 
 
-def play(wave, policy, env, seed, sampling, with_review, bar, tell=None):
-    """Play some of rollout's (Episode, Game, bank, prompt ids), in their order, sampling.rows at a time in one Session.
+def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str] | None:
+    """The rules of a game: what the policy's turn does, and what it hears then.
 
-    On a GPU, which many rows fill, they flow: those that have finished their turn hear the world's reply while the
-    others still draw, and the next episodes begin in the rows of those that are over. A CPU reads fastest all at once.
+    Returns (the world's reply, the review's question or ""), or None where the episode is over.
     """
-    rows, waiting = min(sampling.rows, len(wave)), wave
-    session, live, reviewing = Session(policy, rows, sampling.context, seed), {}, set()  # live: conversation -> plays
-    session.flow = policy.flows
-    while waiting or live:
-        if waiting:
-            free = [c for c in range(rows) if c not in live]
-            live |= begin(session, free, waiting[:len(free)])
-            waiting = waiting[len(free):]
-        active = sorted(live)
-        limits = [sampling.review_tokens if c in reviewing else sampling.act_tokens for c in active]
-        replies = {}  # conversation -> ids of the next user message
-        for c, turn in zip(active, session.sample(active, limits, temperature=sampling.temperature)):
-            if turn is None:
-                continue
-            (ids, logp), (episode, game, bank, _) = turn, live[c]
-            episode.segments[-1].add_sampled(ids, REVIEW if c in reviewing else ACT, logp, episode.steps)
-            text = policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids)
-            if c in reviewing:
-                episode.review = text
-                episode.edit = review(text, bank, episode.family)
-                reviewing.remove(c)
-                del live[c]
-                bar.update()
-            else:
-                page, (action, valid) = game.page, project(text, env.tail)
-                reply = game.step(action)
-                episode.turns.append(Turn(page, text, valid, reply))
-                episode.won, episode.score = game.won, game.score
-            if tell:
-                tell(episode)
-            if c not in live:
-                continue
-            if not game.done and episode.steps < env.limit:
-                replies[c] = add_reply(session, c, episode, reply, game.page, "", sampling.act_tokens)
-            elif with_review:
-                reviewing.add(c)
-                question = "\n" + review_prompt(episode.family, game.won, game.score, episode.steps, env.limit)
-                replies[c] = add_reply(session, c, episode, reply, game.page, question, sampling.review_tokens)
-            else:
-                del live[c]
-                bar.update()
-        session.feed(list(replies), list(replies.values()))
+    episode = one.episode
+    if one.reviewing:
+        episode.review = text
+        episode.edit = review(text, one.bank, episode.family, episode.task)
+        return None
+    game = one.game
+    page = game.page
+    action, valid = project(text, env.tail)
+    reply = game.step(action)
+    episode.turns.append(Turn(page, text, valid, reply))
+    episode.won, episode.score = game.won, game.score
+    if not game.done and episode.steps < env.limit:
+        return reply, ""
+    one.reviewing = with_review
+    return (reply, question_of(episode, env)) if with_review else None
+
+
+def question_of(episode: Episode, env: Env) -> str:
+    """The review's question about an episode that is over."""
+    return "\n" + review_prompt(episode.family, episode.won, episode.score, episode.steps, env.limit)
+
+
+def go_on(chat, episode: Episode, reply: str, question: str, page: str, context: int, room: int) -> list[int]:
+    """Append the user message `reply + question` to an episode's transcript; returns the ids to feed.
+
+    room: tokens to leave free for the policy's next turn. Where these do not fit the context, the oldest turns after
+    the task are dropped (the message says how many), the rest is read anew, and the episode goes on in a new segment.
+    All that was sampled before counts as given there: it is trained in the segment before. The new one shows `page`
+    instead of the reply, since "Same page." may refer to a turn that was dropped.
+    """
+    old = episode.segments[-1]
+    ids = chat.turn(reply + question, old.ids[-1])
+    if len(old.ids) + len(ids) + room <= context:
+        old.add_given(ids)
+        return ids
+    prompt, end = old.ids[:old.starts[0]], len(old.ids)
+
+    def user_message(dropped, start, text):
+        note = f"[{episode.steps - len(old.starts) + dropped} earlier turns dropped]\n"
+        return chat.turn(note + text + question, (prompt + old.ids[start:])[-1])
+
+    def total(dropped, start, text=page):
+        return len(prompt) + end - start + len(user_message(dropped, start, text)) + room
+
+    # A quarter stays free, or every later turn would read everything anew.
+    dropped, start = drop_oldest(old.starts, end, lambda *kept: total(*kept) <= context * 3 // 4)
+    words = chat.encode(page)
+    text = page
+    keep = len(words)
+    # One page alone is too long: cut its middle.
+    while keep and (excess := total(dropped, start, text) - context) > 0:
+        keep = max(keep - max(excess, 8), 0)
+        left, right = chat.decode(words[:keep // 2]), chat.decode(words[len(words) - (keep - keep // 2):])
+        text = f"{left} [... {len(words) - keep} tokens cut ...] {right}"
+    starts = [begin - start + len(prompt) for begin in old.starts[dropped:]] or [len(prompt)]
+    episode.segments.append(Segment.of(prompt + old.ids[start:] + user_message(dropped, start, text), starts))
+    return episode.segments[-1].ids
+
+
+def drop_oldest(starts: list[int], end: int, fits: Callable) -> tuple[int, int]:
+    """Drop as few of the oldest turns as possible: (how many, where the first one that is kept begins).
+
+    starts: where each assistant turn of a transcript of `end` tokens begins. fits(dropped, start) says if that is
+    enough; if it never is, all are dropped and start = end.
+    """
+    for dropped, start in enumerate([*starts[1:], end][:len(starts)], 1):
+        if fits(dropped, start):
+            return dropped, start
+    return len(starts), end
+
+
+# ---- Stored episodes ------------------------------------------------------------------------------------------------
+
+
+def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[SkillBank], seed: int = 0,
+                 sampling: Sampling | None = None, ask: Callable[[Episode, Env], str] = question_of) -> list[Episode]:
+    """Ask for the review of episodes that are over, each on its bank, whenever and by whom they were played.
+
+    ask(episode, env): the question; by default the review's own. Returns new Episodes with the same turns; only their
+    reviews count as sampled. With the seed and sampling of the rollout the policy writes the review of the rollout.
+    """
+    sampling = sampling or Sampling()
+    plays = []
+    for episode, bank in zip(episodes, banks, strict=True):
+        # The transcript up to the end of the last action.
+        old = next(segment for segment in reversed(episode.segments) if ACT in segment.job)
+        end = len(old.job) - old.job[::-1].index(ACT)
+        again = replace(episode, segments=[Segment.of(old.ids[:end], [i for i in old.starts if i < end])], review="",
+                        edit=None)
+        last = episode.turns[-1].reply
+        go_on(policy.chat, again, last, ask(episode, env), last, context_of(policy, sampling), sampling.review_tokens)
+        del again.segments[:-1]
+        plays.append(Play(again, None, bank, list(again.segments[0].ids), reviewing=True))
+    return play(plays, policy, env, seed, sampling, True, "reviews")
+
+
+def reprompt(policy: Policy, env: Env, episode: Episode, shown: list) -> list[Segment]:
+    """The same sampled tokens behind another prompt: the episode's segments as if `shown` had been its skills.
+
+    The log-probabilities stay those of the sampler, under the prompt that it read; `dualadv_grpo.score` gives those
+    under this one. ValueError where a segment would be longer than what the model can read.
+    """
+    prompt = policy.chat.opening(system_message(env, shown), episode.messages[1])
+    old = episode.segments[0].starts[0]  # where its prompt ended
+    segments = []
+    for segment in episode.segments:
+        moved = Segment.of(prompt, [start - old + len(prompt) for start in segment.starts])
+        moved.add(segment.ids[old:], segment.job[old:], segment.logp[old:], segment.turn[old:])
+        if len(moved.ids) > policy.model.cfg.max_len:
+            raise ValueError(f"task {episode.task}: with these skills a transcript of {len(moved.ids)} tokens, the "
+                             f"model reads {policy.model.cfg.max_len}; show fewer skills")
+        segments.append(moved)
+    return segments

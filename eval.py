@@ -1,13 +1,8 @@
 """
-Evaluation: every game of a split exactly once, per family and overall, under three protocols side by side.
+Evaluation: every game of a split exactly once, per family and overall, under three bank protocols side by side.
 
-    python eval.py runs/webshop-tiny --env webshop --split test
+    python eval.py runs/webshop-tiny --split test
     python eval.py smollm2 --env webshop --data data/webshop --split test --limit 50
-    python eval.py runs/seed0 runs/seed1 --plot curve.png       # no games, the curves of runs
-    python eval.py runs/webshop-tiny --report                   # no games, the run as an HTML page
-    python eval.py runs/webshop-tiny --watch 3                  # three games in the terminal
-    python eval.py runs/webshop-tiny --audit                    # what is each skill of its bank worth today?
-    python eval.py --play --env webshop                         # play a game yourself
 
     none     no skills in the prompt: what the weights have learned
     frozen   the run's bank as training left it (or --bank FILE)
@@ -27,25 +22,16 @@ import json
 import time
 from pathlib import Path
 
-from envs import Env, Episode, Sampling, rollout
+from envs import Env, Episode, evaluate, rollout
 from lib.files import print_anything, write_atomic
 from lib.streams import mix
 from policy import Policy
-from probes import Edit, Probing, confirm, edits_of, probe
-from skillbank import SkillBank, commit
-from tools import audit, page, report, watch
-from tools.flags import evaluation
-from tools.report import summary as summary
-from tools.runs import BROKEN, SAMPLING, guard, open_target, open_world, probing_of
+from probes import Probing, confirm, edits_of, probe
+from skillbank import Edit, SkillBank, commit
+from tools import report, targets
+from tools.guard import BROKEN, guard
 
 PROTOCOLS = ("none", "frozen", "online")
-
-
-def evaluate(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], sampling: Sampling, seed: int = 0,
-             desc: str = "eval") -> list[Episode]:
-    """Play each task once with a bank that does not change. The random stream is the task's, whatever the bank."""
-    return rollout(policy, env, tasks, bank, seed=seed, sampling=sampling, with_review=False, keys=list(tasks),
-                   desc=desc)
 
 
 def play_online(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], probing: Probing, seed: int = 0,
@@ -71,16 +57,30 @@ def play_online(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], pro
 
 def read_flags(argv=None) -> argparse.Namespace:
     """The command line; a wrong flag ends the program with one line. .model, .settings: what the target holds."""
-    return evaluation(PROTOCOLS, SAMPLING, argv)
+    parser = targets.parser_of("eval.py", "Play every game of a split once, under three bank protocols.")
+    parser.add_argument("--protocols", metavar="LIST", default=",".join(PROTOCOLS), help="default: %(default)s")
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first N games, for a quick look")
+    parser.add_argument("--probes", metavar="N", type=int, help="online: K, probe tasks per edit (default: 4)")
+    parser.add_argument("--batch", metavar="N", type=int, default=16,
+                        help="online: episodes between two commits (default: 16)")
+    parser.add_argument("--out", metavar="JSON", help="result file (default: eval_<split>.json in the run, or here)")
+    args = targets.read(parser, argv, least={"limit": 1, "probes": 1, "batch": 1})
+    args.protocols = args.protocols.split(",")
+    if unknown := set(args.protocols) - set(PROTOCOLS):
+        parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(PROTOCOLS)}")
+    if args.out and Path(args.out).is_dir():
+        parser.error(f"--out {args.out}: is a directory; name a file")
+    return args
 
 
 def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[int],
-                  args: argparse.Namespace, sampling: Sampling) -> dict:
+                  args: argparse.Namespace, sampling) -> dict:
     """One protocol: play the tasks, print a line per family, return what the JSON holds of it."""
-    start, committed = time.time(), list[Edit]()
+    start = time.time()
+    committed: list[Edit] = []
     if protocol == "online":
-        episodes, bank, committed = play_online(policy, env, bank, tasks, probing_of(args, sampling, 4), args.seed,
-                                                args.batch)
+        probing = targets.probing_of(args, sampling, 4)
+        episodes, bank, committed = play_online(policy, env, bank, tasks, probing, args.seed, args.batch)
     else:
         bank = bank if protocol == "frozen" else SkillBank()
         episodes = evaluate(policy, env, bank, tasks, sampling, args.seed, protocol)
@@ -91,32 +91,16 @@ def main():
     print_anything()
     args = read_flags()
     with guard("eval.py", None, (ValueError, ImportError, *BROKEN)):
-        if args.plot:
-            report.plot(args.target, args.plot)
-            return print("\n".join(map(report.digest, args.target)))
-        if args.report:
-            return print(f"wrote {page.write(args.target, args.out)}")
-        if args.play is not None:
-            env, bank = open_world(args)
-            return watch.play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank)
-        policy, env, bank, sampling = open_target(args)
+        policy, env, bank, sampling = targets.open_target(args)
     tasks = env.tasks[:args.limit]
-    words = f" (words: {env.words()})" if hasattr(env, "words") else ""
+    words = targets.words_of(env)
     print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games{words}; bank: "
           f"{len(bank.skills())} skills")
     protocols: dict = {}
-    run = Path(args.target[0])
-    where = run if (run / "latest").is_file() else Path(".")  # of result files
+    result = {"target": args.target, "env": env.describe(), "split": args.split, "games": len(tasks), "words": words,
+              "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
+    out = args.out or targets.place_of(args) / f"eval_{args.split}.json"
     with guard("eval.py", None, BROKEN):
-        if args.watch:
-            probing = probing_of(args, sampling, 4) if args.probes else None
-            return watch.watch(policy, env, bank, tasks[:args.watch], sampling, args.seed, probing)
-        if args.audit:
-            return audit.run(policy, env, bank, args.seed, probing_of(args, sampling, 16),
-                             args.out or where / "audit.json", args.retire)
-        result = {"target": args.target[0], "env": env.describe(), "split": args.split, "games": len(tasks),
-                  "words": words, "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
-        out = args.out or where / f"eval_{args.split}.json"
         for protocol in args.protocols:
             if protocol == "frozen" and not bank.skills() and "none" in protocols:
                 print("frozen   the bank is empty: the same as none")

@@ -21,7 +21,6 @@ A conversation is one chat and has a fixed number; a row is a place in the cache
 """
 
 import math
-import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -30,12 +29,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lib import checkpoints, graphs, lora, models, rope
-from lib.buffers import Buffers
+from lib import buffers, checkpoints, graphs, lora, models, rope
 from lib.chat import Chat
 from lib.checkpoints import Config
-from lib.device import pick_device as pick_device
-from lib.fused import fused
+from lib.fused import attend_one, fused
 from lib.streams import gumbel, mix
 
 # ---- The decoder ----------------------------------------------------------------------------------------------------
@@ -91,15 +88,6 @@ def rotate(x, cos, sin):
     """RoPE on x (B, heads, T, D), cos and sin (B, 1, T, D). The halves of D are its pairs, as in the checkpoints."""
     a, b = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-b, a), dim=-1) * sin
-
-
-def attend_one(q, k, v, attn_mask):
-    """Attention of one new token per row as two plain products, which fill a card where fused kernels leave it idle.
-
-    q (B, KV, H / KV, D); k, v (B, KV, span, D), views of the cache whose first two axes are one to a product: no copy.
-    """
-    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + attn_mask.float()  # (B, KV, H / KV, span)
-    return scores.softmax(-1).to(v.dtype) @ v
 
 
 class Attention(nn.Module):
@@ -270,7 +258,7 @@ class Session:
         self.length = [0] * rows  # how many of them are in the cache
         self.turn = [0] * rows  # how often the conversation was sampled: part of its random stream
         self.row = list(range(rows))  # conversation -> row of the cache; decoding wants the active ones in front
-        self.buffers = policy.buffers(self, rows, max_len)
+        self.buffers = buffers.take(policy, self, KVCache, rows, max_len)
         self.cache, self.spare, self.graphs = self.buffers.cache, self.buffers.spare, self.buffers.graphs
         self.tokens, self.positions = self.buffers.tokens, self.buffers.positions
         self.seeds, self.logp = self.buffers.seeds, self.buffers.logp
@@ -454,21 +442,6 @@ class Policy:
     def device(self):
         return self.model.model.embed_tokens.weight.device
 
-    def buffers(self, session, rows, max_len):
-        """Buffers for a Session: the kept ones where they are free and large enough, else new ones."""
-        kept, weight = self.kept, self.model.model.embed_tokens.weight
-        max_len = graphs.whole(max_len + 1) - 1 if weight.is_cuda else max_len
-        if kept and (kept.user() or kept.rows < rows or kept.spare < max_len or not self.keep):
-            kept = None
-            if not self.kept.user():
-                self.kept = None  # frees them first
-                graphs.release()
-        new = kept or Buffers(KVCache(self.model.cfg, rows, max_len, weight.device, weight.dtype), rows, max_len)
-        new.user = weakref.ref(session)
-        if self.keep and not self.kept:
-            self.kept = new
-        return new
-
     def save(self, path):
         """Write a directory that transformers.AutoModelForCausalLM.from_pretrained opens, then rename it into place."""
         hf = {**self.model.cfg.hf, "eos_token_id": sorted(self.stop)}
@@ -484,12 +457,7 @@ def load(model: str, device="cpu", dtype=None, text=None, seed: int = 0, world: 
     Errors: ValueError or OSError with one line that says what is missing and what to do.
     """
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-    if model == "tiny":
-        hf, weights, tokenizer = checkpoints.read(models.shipped(world)) if text is None else models.tiny(text, seed)
-    elif model == "smollm2":
-        hf, weights, tokenizer = models.smollm2()
-    else:
-        hf, weights, tokenizer = checkpoints.read(model)
+    hf, weights, tokenizer = models.read(model, world, text, seed)
     cfg = Config(**checkpoints.architecture(hf, f"{model}/config.json"))
     if (largest := max(tokenizer.get_vocab().values())) >= cfg.vocab_size:  # ids may have holes
         raise ValueError(f"{model}: the tokenizer has ids up to {largest}, the model {cfg.vocab_size} rows: not a pair")

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from envs import Env, Episode, Sampling, rollout
 from lib.streams import mix
 from policy import Policy
-from skillbank import CHANGED, SkillBank, skills_prompt
+from skillbank import Edit, SkillBank, skills_prompt
 
 
 @dataclass(frozen=True)
@@ -37,47 +37,14 @@ class Probing:
     fresh: int = 8  # further ones for a promising edit, before it is committed
     alpha: float = 0.3  # bonus for the share of comparisons won over those lost (released code: 0.2)
     clip: bool = False  # max(0, U), as in the released code
-    graded: bool = False  # s = score (...) in the place of 1[success] (...)
+    utility: str = "success"  # what a run is scored by, see `worth`
     paired: bool = True  # the same random numbers with the edit and without
     sampling: Sampling = field(default_factory=Sampling)
-    both: bool = False  # s + the world's score: wins as in the paper, and credit for what is nearly one
-
-
-@dataclass
-class Edit:
-    """A valid propose or update of one episode's review, and its measured utility."""
-
-    episode: int  # its number in the iteration
-    task: int
-    family: str
-    name: str  # propose_skill or update_skill
-    arguments: dict
-    bank: SkillBank  # the bank with this edit
-    skill_id: str
-    probes: list[int] | None = None  # tasks; None: probe() chooses them
-    before: list[float] = field(default_factory=list)  # scores without the edit, one per probe
-    after: list[float] = field(default_factory=list)  # and with it
-    utility: float = 0.0
-    confirmed: float | None = None  # utility on fresh probes, where confirm() asked for it
-
-    @property
-    def category(self) -> str:
-        """The list that the skill is in: "general", or a family."""
-        return self.arguments["category"] if self.name == "propose_skill" else self.bank.category(self.skill_id)
-
-    @property
-    def identity(self):
-        """The place and the text it writes. Edits that agree in both are the same edit, whoever wrote them."""
-        target = self.skill_id if self.name == "update_skill" else self.category
-        return self.name, target, *map(self.arguments.get, ("title", "principle", "when_to_apply"))
 
 
 def edits_of(episodes: list[Episode]) -> list[Edit]:
-    """The valid edits among the episodes' reviews."""
-    return [
-        Edit(i, e.task, e.family, e.edit["name"], e.edit["arguments"], e.edit["bank"], e.edit["skill_id"])
-        for i, e in enumerate(episodes) if e.edit and e.edit["status"] in CHANGED
-    ]
+    """The edits among the episodes' reviews that change the bank."""
+    return [episode.edit for episode in episodes if episode.edit and episode.edit.changed]
 
 
 def select(env: Env, task: int, k: int, seed: int, used=(), everywhere: bool = False) -> list[int]:
@@ -99,6 +66,16 @@ def score(success: bool | float, steps: int, limit: int) -> float:
     return float(success) * (1.0 + (limit - steps) / limit)  # s = 1[success] (1 + (T - steps) / T)
 
 
+def worth(episode: Episode, limit: int, kind: str = "success") -> float:
+    """What a probe run is scored by.
+
+    success: s (the paper); graded: s of the world's score in the place of the win; both: s + the world's score, that is
+    wins as in the paper, and credit for what is nearly one.
+    """
+    s = score(episode.score if kind == "graded" else episode.won, episode.steps, limit)
+    return s + episode.score if kind == "both" else s
+
+
 def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: bool = False) -> float:
     """U of an edit from the scores of its K probes without and with it (paper, Eq. 3). No probes: 0.
 
@@ -115,38 +92,54 @@ def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: b
     return max(u, 0.0) if clip else u
 
 
+def play_pairs(policy: Policy, env: Env, pairs: list[tuple[int, SkillBank, SkillBank]], sampling: Sampling,
+               seed: int = 0, paired: bool = True, desc: str = "probes") -> list[tuple[Episode, Episode]]:
+    """Play each task with two banks, without reviews: [(task, bank, other bank)] -> [(Episode, Episode)].
+
+    All games are one batched rollout. Games whose task and shown skills are equal are played once, and are the same
+    Episode in all their pairs. paired: both draw from the stream of the task; else each game has one of its own.
+    """
+    games: dict = {}  # (task, shown skills) -> the bank to play it with
+
+    def game(task, bank):
+        shown = skills_prompt(bank.retrieve(env.goal(task), env.family(task), sampling.top_k))
+        games.setdefault((task, shown), bank)
+        return task, shown
+
+    named = [(game(task, one), game(task, other)) for task, one, other in pairs]
+    tasks = [task for task, _ in games]
+    keys = [mix(task) if paired else mix(task, i) for i, task in enumerate(tasks)]
+    episodes = rollout(policy, env, tasks, list(games.values()), seed=seed, sampling=sampling, with_review=False,
+                       keys=keys, desc=desc)
+    played = dict(zip(games, episodes))
+    return [(played[one], played[other]) for one, other in named]
+
+
 def probe(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: int = 0,
           probing: Probing = Probing()) -> list[Episode]:
     """Fill in probes, before, after and utility of each edit. Returns the probe episodes that were played.
 
     Edits with the same text pool their probes: eight rollouts that propose one skill are one estimate from more runs.
     """
-    runs: dict = {}  # (task, shown skills) -> the bank to play it with
-
-    def run(task, bank):
-        shown = skills_prompt(bank.retrieve(env.goal(task), env.family(task), probing.sampling.top_k))
-        runs.setdefault((task, shown), bank)
-        return task, shown
-
-    pairs: dict = {}  # identity of an edit -> {probe task: (run without, run with)}
+    pairs = [(edit, task) for edit in edits
+             for task in (select(env, edit.task, probing.k, seed) if edit.probes is None else edit.probes)]
+    played = play_pairs(policy, env, [(task, bank, edit.bank) for edit, task in pairs], probing.sampling, seed,
+                        probing.paired)
+    pools: dict = {}  # identity of an edit -> {probe task: (episode without, episode with)}
+    for (edit, task), pair in zip(pairs, played):
+        pools.setdefault(edit.identity, {})[task] = pair
     for edit in edits:
-        probes = select(env, edit.task, probing.k, seed) if edit.probes is None else edit.probes
-        mine = pairs.setdefault(edit.identity, {})
-        mine.update({task: (run(task, bank), run(task, edit.bank)) for task in probes})
-    tasks = [task for task, _ in runs]
-    # The random stream's key is the task alone: that pairs the runs with and without the edit.
-    episodes = rollout(policy, env, tasks, list(runs.values()), seed=seed, sampling=probing.sampling,
-                       with_review=False, keys=[mix(task) if probing.paired else mix(task, i)
-                                                for i, task in enumerate(tasks)], desc="probes")
-    s = {name: score(e.score if probing.graded else e.won, e.steps, env.limit) + (e.score if probing.both else 0.0)
-         for name, e in zip(runs, episodes)}
-    for edit in edits:
-        mine = {task: pair for task, pair in pairs[edit.identity].items() if task != edit.task}
+        mine = {task: pair for task, pair in pools.get(edit.identity, {}).items() if task != edit.task}
         edit.probes = list(mine)
-        edit.before = [s[without] for without, _ in mine.values()]
-        edit.after = [s[with_edit] for _, with_edit in mine.values()]
+        edit.before = [worth(without, env.limit, probing.utility) for without, _ in mine.values()]
+        edit.after = [worth(with_edit, env.limit, probing.utility) for _, with_edit in mine.values()]
         edit.utility = utility(edit.before, edit.after, probing.alpha, probing.clip)
-    return episodes
+    return distinct(played)
+
+
+def distinct(pairs: list[tuple[Episode, Episode]]) -> list[Episode]:
+    """The games that were played for some pairs, each once."""
+    return list({id(episode): episode for pair in pairs for episode in pair}.values())
 
 
 def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: int = 0,
@@ -158,14 +151,18 @@ def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: 
     equally likely): among 30 edits of an iteration some always look good. Fresh probes do not know which edit was
     lucky. A general skill is shown to every family, so it is probed on all of them.
     """
-    best, seed = {}, mix(seed, 1)  # other tasks and other random numbers than those of probe()
-    for edit in sorted(edits, key=lambda edit: edit.utility):
+    seed = mix(seed, 1)  # other tasks and other random numbers than those of probe()
+    best: dict = {}  # task -> its most promising edit
+    for edit in sorted(edits, key=lambda edit: edit.utility):  # a better one takes the place of a worse one
         if edit.utility > 0:
             best[edit.task] = edit
     again = [replace(edit, probes=select(env, edit.task, probing.fresh, seed, edit.probes,
                                          edit.category == "general")) for edit in best.values()]
     # Never clipped: an edit that fresh probes find harmful must lie below one that they find useless.
     played = probe(policy, env, bank, again, seed, replace(probing, clip=False))
+    good = []
     for edit, second in zip(best.values(), again):
         edit.confirmed = second.utility
-    return [edit for edit, second in zip(best.values(), again) if second.utility > 0], played
+        if second.utility > 0:
+            good.append(edit)
+    return good, played

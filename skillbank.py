@@ -19,13 +19,10 @@ the k-th is never shown and its measured utility is noise. Here skills are ranke
 import copy
 import json
 import re
-import uuid
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from lib import skillfiles
 from lib.files import valid_text, write_atomic
-from lib.skillfiles import markup, plain, words
 
 # Tool -> its required string arguments, in the order the prompt names them.
 TOOLS = {
@@ -37,11 +34,18 @@ SHAPING = {  # as the released code adds up its launchers' values: a duplicate i
     "added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.1, "duplicate": -0.4, "invalid_arguments": -1.0,
     "unknown_tool": -1.5, "parse_error": -2.0,
 }
-CHANGED = ("added", "updated")  # the statuses of a call that edits the bank
 # Verbs of world actions. A review that calls one of them as a tool has confused acting with reviewing.
 WORLD_ACTIONS = {"search", "click", "buy", "go", "open", "close", "take", "put", "move", "clean", "heat", "cool", "use",
                  "slice", "examine", "inventory", "look"}
+TEXT = skillfiles.SKILL[1:]  # title, principle, when_to_apply: what an edit writes
 MAX_TEXT = 400  # characters of an argument: long skills would leave no room for the task in the context
+ROOM = 100  # an update may make a skill twice as long, and so many characters more: in more, a second one could hide
+# What a skill's text must not hold: the protocol's tags, role markers, control tokens, the head of another skill.
+MARKUP = re.compile(r"</?(think|action|tool_call|system|user|assistant)\b[^<>]*>|<\|.*?\|>|\[/?INST\]|<</?SYS>>"
+                    r"|^\s*(system|user|assistant)\s*:|^\s*\[\w+\] \S.*:", re.I | re.M)
+FILLER = set(  # words that do not tell which skill fits a task
+    "a an and are as at be before but by do for from i if in into is it its me my not of on or so than that the then "
+    "this to was when where which with you your find looking need want price lower".split())
 
 
 @dataclass
@@ -66,8 +70,7 @@ class SkillBank:
     common_mistakes: list = field(default_factory=list)
     metadata: dict = field(default_factory=dict)
     extra: dict = field(default_factory=dict)  # fields of other tools' files, kept as they were
-    origin: str = field(default="", compare=False)  # tells SKILL.md files of this bank from those of other banks
-    read: set = field(default_factory=set, compare=False)  # the SKILL.md files that it was read from
+    source: skillfiles.Source | None = field(default=None, compare=False)  # the files that it was loaded from
 
     @classmethod
     def load(cls, path) -> "SkillBank":
@@ -75,8 +78,9 @@ class SkillBank:
 
         ValueError names the file and the place that is wrong.
         """
-        bank = cls.from_dict(skillfiles.read(path))
-        bank.origin, bank.read = skillfiles.bank_of(path), {file.resolve() for file in Path(path).rglob("SKILL.md")}
+        data, source = skillfiles.read(path)
+        bank = cls.from_dict(data)
+        bank.source = source
         return bank
 
     @classmethod
@@ -111,15 +115,7 @@ class SkillBank:
 
         A file of another bank, or one written by hand, stays as it is unless it has the title of one of these skills.
         """
-        self.origin = self.origin or uuid.uuid4().hex[:12]
-        skillfiles.write_folders(path, self.to_dict(), self.origin, self.read)
-
-    def fit(self, families, aliases) -> list[str]:
-        """Give families the world's names, by its aliases {other name: name}; returns those it does not have."""
-        for other in [name for name in self.task_specific_skills if name not in families and name in aliases]:
-            skills = self.task_specific_skills.pop(other)
-            self.task_specific_skills.setdefault(aliases[other], []).extend(skills)
-        return sorted(set(self.task_specific_skills) - set(families))
+        self.source = skillfiles.write_folders(path, self.to_dict(), self.source)
 
     def skills(self):
         """Every skill, general ones first."""
@@ -148,50 +144,70 @@ class SkillBank:
             shown += [skills[i] for i in ranked]
         return shown
 
-    def apply(self, name, arguments, family, copy_bank=False):
-        """Carry out one tool call for an episode of this family; with copy_bank on a copy, and this bank stays.
+    def remove(self, ids):
+        """Take the skills of these ids out of the bank."""
+        for skills in (self.general_skills, *self.task_specific_skills.values()):
+            skills[:] = [skill for skill in skills if skill.skill_id not in ids]
 
-        Returns {"status", "name", "arguments" (the tool's own, as stripped valid strings), "skill_id" (of the skill
-        concerned, or None), "bank" (that was edited)}. The status is added, updated, kept, duplicate (title or
-        principle is in the bank already), not_found, invalid_arguments, markup (tags, roles, control tokens) or
-        unknown_tool. A call that is not valid changes nothing and never raises.
+    def apply(self, name, arguments, family, task=None) -> "Edit":
+        """Carry out one tool call for an episode of this family.
+
+        The status is added, updated, kept, duplicate (title or principle is in the bank already), not_found,
+        invalid_arguments, markup (tags, roles, control tokens) or unknown_tool. A call that is not valid changes
+        nothing and never raises.
         """
-        bank = copy.deepcopy(self) if copy_bank else self
         name = valid_text(name) if isinstance(name, str) else None
-        result = {"status": "unknown_tool", "name": name, "arguments": {}, "skill_id": None, "bank": bank}
-        if name in TOOLS:
-            values = clean(name, arguments)
-            result |= {"arguments": values, **bank._apply(name, values, family)} if values else {
-                "status": "invalid_arguments"}
-        return result
-
-    def _apply(self, name, values, family):
+        given = arguments if isinstance(arguments, dict) else {}
+        edit = Edit("unknown_tool", name, given, self, task=task, family=family)
+        if name not in TOOLS:
+            return edit
+        values = clean(name, arguments)
+        if not values:
+            edit.status = "invalid_arguments"
+            return edit
+        edit.arguments = values
         if name == "keep_skill":
-            return {"status": "kept"}
-        text = {key: values[key] for key in ("title", "principle", "when_to_apply")}
-        if any(map(markup, text.values())):
-            return {"status": "markup"}
-        if name == "propose_skill":
-            category = values["category"]
-            if category not in ("general", family):
-                return {"status": "invalid_arguments"}
-            if any(same_text(vars(s), text) for s in self.skills()):
-                return {"status": "duplicate"}
+            edit.status = "kept"
+        elif any(markup(values[key]) for key in TEXT):
+            edit.status = "markup"
+        elif name == "propose_skill":
+            self._propose(edit)
+        else:
+            self._update(edit)
+        return edit
+
+    def tried(self, name, arguments, family, task=None) -> "Edit":
+        """`apply` on a copy: this bank stays as it is, the edit's .bank is the changed one."""
+        return copy.deepcopy(self).apply(name, arguments, family, task)
+
+    def _propose(self, edit):
+        text = {key: edit.arguments[key] for key in TEXT}
+        if edit.arguments["category"] not in ("general", edit.family):
+            edit.status = "invalid_arguments"
+        elif any(same_text(vars(skill), text) for skill in self.skills()):
+            edit.status = "duplicate"
+        else:
             skill = Skill(self._next_id(), **text)
-            self._list(category).append(skill)
-            return {"status": "added", "skill_id": skill.skill_id}
-        by_id = any(s.skill_id == values["skill_id"] for s in self.skills())  # a title may look like another's id
-        for category in ("general", *self.task_specific_skills):
-            for i, skill in enumerate(self._list(category)):
-                if values["skill_id"] == (skill.skill_id if by_id else skill.title):
-                    if sum(map(len, text.values())) > 2 * len(skill.line()) + 100:  # room to hide another skill in
-                        return {"status": "invalid_arguments"}
-                    # An edited skill counts as the newest of its list: it keeps its place while it is probed.
-                    self._list(category).append(Skill(skill.skill_id, **text, extra=skill.extra))
-                    del self._list(category)[i]
-                    values["skill_id"] = skill.skill_id  # also where the title was named: both are the same edit
-                    return {"status": "updated", "skill_id": skill.skill_id}
-        return {"status": "not_found"}
+            self._list(edit.arguments["category"]).append(skill)
+            edit.status, edit.skill_id = "added", skill.skill_id
+
+    def _update(self, edit):
+        text = {key: edit.arguments[key] for key in TEXT}
+        named = edit.arguments["skill_id"]
+        by_id = any(skill.skill_id == named for skill in self.skills())  # a title may look like another's id
+        skill = next((skill for skill in self.skills() if named == (skill.skill_id if by_id else skill.title)), None)
+        if skill is None:
+            edit.status = "not_found"
+        elif sum(map(len, text.values())) > 2 * len(skill.line()) + ROOM:
+            edit.status = "invalid_arguments"
+        else:
+            # An edited skill counts as the newest of its list: it keeps its place while it is probed.
+            mine = self._list(self.category(skill.skill_id))
+            mine.append(Skill(skill.skill_id, **text, extra=skill.extra))
+            mine.remove(skill)
+            edit.status, edit.skill_id = "updated", skill.skill_id
+            # Also where the title was named: both are the same edit.
+            edit.arguments = {**edit.arguments, "skill_id": skill.skill_id}
 
     def _list(self, category):
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
@@ -199,6 +215,41 @@ class SkillBank:
     def _next_id(self):
         taken = [int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_(\d+)", s.skill_id))]
         return f"dyn_{max(taken, default=0) + 1:03d}"
+
+
+@dataclass(eq=False)
+class Edit:
+    """The call of one review: what it asks of the bank, what came of it, and what its probes measured."""
+
+    status: str  # SkillBank.apply's, or parse_error
+    name: str | None  # the tool
+    arguments: dict  # of a valid call the tool's own, as stripped valid strings; else as they were given
+    bank: SkillBank  # the bank with this edit
+    skill_id: str | None = None  # of the skill concerned
+    error: str = ""  # why a review could not be read
+    task: int | None = None
+    family: str = ""
+    probes: list[int] | None = None  # tasks; None: probes.probe chooses them
+    before: list[float] = field(default_factory=list)  # scores without the edit, one per probe
+    after: list[float] = field(default_factory=list)  # and with it
+    utility: float = 0.0
+    confirmed: float | None = None  # utility on fresh probes, where probes.confirm asked for it
+
+    @property
+    def changed(self) -> bool:
+        """Does it change the bank? Only such edits are probed and committed."""
+        return self.status in ("added", "updated")
+
+    @property
+    def category(self) -> str:
+        """The list that the skill is in: "general", or a family."""
+        return self.arguments["category"] if self.name == "propose_skill" else self.bank.category(self.skill_id)
+
+    @property
+    def identity(self) -> tuple:
+        """The place and the text it writes. Edits that agree in both are the same edit, whoever wrote them."""
+        target = self.skill_id if self.name == "update_skill" else self.category
+        return self.name, target, *(self.arguments[key] for key in TEXT)
 
 
 def clean(name: str, arguments) -> dict:
@@ -212,6 +263,21 @@ def clean(name: str, arguments) -> dict:
 def same_text(a: dict, b: dict) -> bool:
     """Are two skills duplicates? Title or principle are equal, up to case and white space."""
     return plain(a["title"]) == plain(b["title"]) or plain(a["principle"]) == plain(b["principle"])
+
+
+def plain(text: str) -> str:
+    """Lower case, white space collapsed: two texts that are equal after this count as the same."""
+    return " ".join(text.lower().split())
+
+
+def markup(text: str) -> bool:
+    """Does a text try to be more than text: does it hold tags, roles or control tokens?"""
+    return bool(MARKUP.search(text))
+
+
+def words(text: str) -> set:
+    """The content words of a text."""
+    return set(re.findall(r"[a-z0-9]+", text.lower())) - FILLER
 
 
 def similarity(task, skill):
@@ -285,26 +351,26 @@ def parse_tool_call(text: str) -> tuple:
     return name, arguments, None
 
 
-def review(text: str, bank: SkillBank, family: str) -> dict:
-    """Parse and apply a review on a copy of the bank: apply()'s result, or status parse_error with the reason."""
+def review(text: str, bank: SkillBank, family: str, task: int | None = None) -> Edit:
+    """Parse a review and apply its call on a copy of the bank; status parse_error, and why, where it has none."""
     name, arguments, error = parse_tool_call(text)
     if error:
-        return {"status": "parse_error", "name": None, "arguments": {}, "skill_id": None, "bank": bank, "error": error}
-    return bank.apply(name, arguments, family, copy_bank=True)
+        return Edit("parse_error", None, {}, bank, error=error, task=task, family=family)
+    return bank.tried(name, arguments, family, task)
 
 
-def shaping(text: str, result: dict) -> float:
+def shaping(text: str, edit: Edit) -> float:
     """The review's reward before its utility: the call's status and the form of the text."""
-    reward = SHAPING["invalid_arguments" if result["status"] == "markup" else result["status"]]
-    name, arguments, _ = parse_tool_call(text)
-    verb = re.split(r"[\W_]+", (name or "").lower())[0]
-    if result["status"] == "unknown_tool" and verb in WORLD_ACTIONS and not name.endswith("_skill"):
+    reward = SHAPING["invalid_arguments" if edit.status == "markup" else edit.status]
+    name = edit.name or ""
+    verb = re.split(r"[\W_]+", name.lower())[0]
+    if edit.status == "unknown_tool" and verb in WORLD_ACTIONS and not name.endswith("_skill"):
         reward -= 3.0
     if not re.search(r"<think>.*?</think>", text, re.S):
         reward -= 0.5
     if not tagged_calls(text):
         reward -= 0.5
-    if any(isinstance(v, str) and re.fullmatch(r"[.…\s]+|<[^<>]*>", v) for v in (arguments or {}).values()):
+    if any(isinstance(value, str) and re.fullmatch(r"[.…\s]+|<[^<>]*>", value) for value in edit.arguments.values()):
         reward -= 1.5  # a placeholder where a text should stand
     return reward
 
@@ -312,7 +378,7 @@ def shaping(text: str, result: dict) -> float:
 # ---- The one place where a bank changes -----------------------------------------------------------------------------
 
 
-def commit(bank: SkillBank, edits: list, rule: str = "positive") -> list:
+def commit(bank: SkillBank, edits: list[Edit], rule: str = "positive") -> list[Edit]:
     """Carry edits with measured .utility over into the bank; returns those that were, the best first.
 
     positive: those with U > 0, at most one per task and per updated skill, a better one before a worse one; none:
@@ -320,16 +386,17 @@ def commit(bank: SkillBank, edits: list, rule: str = "positive") -> list:
     """
     if rule not in ("positive", "none", "all"):
         raise ValueError(f"commit rule {rule!r}: choose positive, none or all")
-    chosen: list = list(edits) if rule == "all" else []
-    for edit in sorted(edits, key=lambda e: -e.utility) if rule == "positive" else ():
-        fits = bank.apply(edit.name, edit.arguments, edit.family, copy_bank=True)["status"] in CHANGED
+    chosen = list(edits) if rule == "all" else []
+    for edit in sorted(edits, key=lambda edit: -edit.utility) if rule == "positive" else ():
+        fits = bank.tried(edit.name, edit.arguments, edit.family).changed
         if edit.utility > 0 and fits and not any(rivals(edit, better) for better in chosen):
-            chosen.insert(0, edit)  # the worst first, so that the best is the newest of its list, as it was probed
+            chosen.append(edit)
     committed = []
-    for edit in chosen:
-        result = bank.apply(edit.name, edit.arguments, edit.family)
-        if result["status"] in CHANGED:
-            edit.skill_id = result["skill_id"]
+    # The worst first, so that the best is the newest of its list, as it was probed.
+    for edit in chosen[::-1] if rule == "positive" else chosen:
+        made = bank.apply(edit.name, edit.arguments, edit.family)
+        if made.changed:
+            edit.skill_id = made.skill_id
             committed.append(edit)
     return committed[::-1] if rule == "positive" else committed
 

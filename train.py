@@ -18,23 +18,20 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import random
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import dualadv_grpo as grpo
 import envs
 import worlds
-from envs import Env, Episode, Sampling, rollout
-from eval import evaluate
+from envs import Env, Episode, Sampling, evaluate, rollout
 from lib.files import print_anything
 from lib.streams import mix
 from policy import Policy, logprobs
 from probes import Probing, confirm, edits_of, probe
 from skillbank import SkillBank, commit, shaping
-from tools import report, runs
+from tools import guard, report, runs
 from tools.flags import flag, parse
 
 # ---- Every flag -----------------------------------------------------------------------------------------------------
@@ -43,7 +40,7 @@ from tools.flags import flag, parse
 @dataclass
 class Flags:
     env: str = flag("webshop", "world to play", choices=worlds.names(), group="what to run")
-    model: str = flag("", "HF id or directory, smollm2, tiny (shipped; with --cold_start made anew); '' is "
+    model: str = flag("", "HF id or directory, smollm2, tiny (shipped); '' is "
                       "Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     out: str = flag("", "run directory; '' is runs/<env>-<model>")
@@ -54,6 +51,8 @@ class Flags:
     wandb: str = flag("", "Weights & Biases project to log to; '' is none")
 
     steps: int = flag(150, "iterations", 0, group="how much")
+    cold_start: int = flag(100, "steps of supervised fine-tuning on scripted transcripts before the first "
+                           "iteration; 0: none. Other settings and data: python -m tools.coldstart", 0)
     tasks: int = flag(8, "tasks per iteration", 1)
     group: int = flag(8, "rollouts per task: the group of GRPO", 1)
     eval_every: int = flag(10, "iterations between two evaluations, the first before training; 0: never", 0)
@@ -67,15 +66,6 @@ class Flags:
     context: int = flag(8192, "most tokens per transcript; the oldest turns beyond it are dropped", 1)
     rows: int = flag(64, "most episodes played at once: bounds the memory of the KV cache", 1)
     top_k: int = flag(3, "skills in a prompt: so many general ones, and so many of the task's family", 0)
-
-    cold_start: int = flag(100, "SFT steps on scripted transcripts or on --sft_data; 0: none", 0,
-                           group="cold start (supervised fine-tuning, SFT, before the first iteration)")
-    sft_data: str = flag("", 'JSON lines {"messages": [{"role", "content"}, ...]} to train on instead')
-    sft_batch: int = flag(16, "transcripts per SFT step", 1)
-    sft_lr: float = flag(1e-5, "peak learning rate of SFT", 0)
-    sft_muon: float = flag(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW for everything", 0)
-    sft_prompt: float = flag(0.0, "weight of the loss on prompt and page tokens", 0)
-    sft_copy: float = flag(1.0, "weight of the loss on words copied from the task or a page", 0)
 
     reviews: str = flag("on", "off is plain GRPO: no review is sampled, nothing is probed, the bank stays as it is",
                         choices=("on", "off"), group="counterfactual utility, commit")
@@ -92,10 +82,8 @@ class Flags:
 
     reward: str = flag("success", "R pays 10 for a win, or 10 times the world's graded score",
                        choices=("success", "graded"), group="DualAdv-GRPO")
-    advantage: str = flag("dual", "dual; single: one advantage from R + S; act_only: reviews are not trained; gigpo: "
-                          "dual, and GiGPO's step-level advantage on acting",
-                          choices=("dual", "single", "act_only", "gigpo"))
-    skill_weight: float = flag(0.2, "lambda: weight of the review's advantage", 0)
+    advantage: str = flag("dual", "dual; single: one advantage from R + S", choices=("dual", "single"))
+    skill_weight: float = flag(0.2, "lambda: weight of the review's advantage; 0: reviews are not trained", 0)
     lr: float = flag(1e-6, "learning rate", 0)
     kl: float = flag(-1.0, "beta: weight of the KL to the reference; -1 is the paper's for the world", -1)
     clip: float = flag(0.2, "PPO clip: the ratio is kept in 1 +- this", 0)
@@ -112,83 +100,86 @@ class Flags:
 # What another model than one of 1.5B needs. A flag that is given wins.
 PRESETS = {
     "tiny": dict(steps=20, tasks=4, eval_every=5, eval_tasks=128, act_tokens=96, review_tokens=160, context=3072,
-                 top_k=4, cold_start=0, sft_batch=2, sft_lr=3e-3, sft_muon=0.02, sft_prompt=0.2, lr=3e-4,
-                 skill_weight=0.5),
+                 top_k=4, cold_start=0, lr=3e-4, skill_weight=0.5),
     "smollm2": dict(steps=20, tasks=4, eval_every=5, eval_tasks=16, act_tokens=64, review_tokens=160, context=4096,
-                    rows=32, cold_start=20, sft_batch=4, sft_lr=2e-4, lr=1e-5, budget=2048),
+                    rows=32, cold_start=20, lr=1e-5, budget=2048),
 }
 
 
-def read_flags(argv=None) -> Flags:
-    """The command line as Flags, presets filled in. A wrong flag ends the program with one line."""
-    return parse(Flags, PRESETS, argv)
+def read_flags(argv=None, kind=Flags, program: str = "train.py") -> Flags:
+    """The command line as `kind`, presets filled in. A wrong flag ends the program with one line."""
+    flags = parse(kind, PRESETS, argv, program, "Train SkillMaster.")
+    flags.out = flags.out or f"runs/{flags.env}-{Path(flags.model).name}"
+    return flags
 
 
 # ---- The loop -------------------------------------------------------------------------------------------------------
 
 
-def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int):
-    """Iterations start .. flags.steps - 1."""
-    kl = env.kl if flags.kl < 0 else flags.kl
-    objective = grpo.Objective(flags.clip, kl, flags.entropy, flags.temperature, flags.max_norm, flags.budget)
-    probing = Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility, flags.utility == "graded",
-                      not flags.unpaired, sampling_of(flags, flags.probe_temperature), flags.utility == "both")
-    save_every = runs.save_every(flags, policy)
+def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int, state):
+    """Iterations start .. flags.steps - 1. state: what `finish` saved of a method's own; this one has nothing."""
+    objective, probing = objective_of(flags, env), probing_of(flags)
     for step in range(start, flags.steps):
-        clock, seed = [time.perf_counter()], mix(flags.seed, step)
-        rng = random.Random(f"{flags.seed}/tasks/{step}")
-        tasks = rng.sample(env.train_tasks, min(flags.tasks, len(env.train_tasks)))
+        clock = report.Clock()
+        seed = mix(flags.seed, step)
+        tasks = tasks_of(flags, env, step)
 
         # 1: act, then review: each episode ends with propose | update | keep
         episodes = rollout(policy, env, tasks, bank, flags.group, seed, sampling_of(flags, flags.temperature),
                            with_review=flags.reviews == "on")
-        clock.append(time.perf_counter())
+        clock.lap("act")
 
         # 2: bank with the edit against bank without: same probe tasks, same random numbers
         edits = edits_of(episodes)
-        probed = probe(policy, env, bank, edits, seed, probing) if flags.commit != "all" else []
-        clock.append(time.perf_counter())
+        probe_games = probe(policy, env, bank, edits, seed, probing) if flags.commit != "all" else []
+        clock.lap("probe")
 
         # 3: R pays acting, S = U + shaping pays reviewing
-        U = {edit.episode: edit.utility for edit in edits}
-        r = [e.rewards(flags.reward == "graded") for e in episodes]
-        R = [sum(turns) for turns in r]
-        S = [U.get(i, 0.0) + shaping(e.review, e.edit) if e.edit else 0.0 for i, e in enumerate(episodes)]
+        R = [sum(e.rewards(flags.reward == "graded")) for e in episodes]
+        S = [e.edit.utility + shaping(e.review, e.edit) if e.edit else 0.0 for e in episodes]
 
         # 4: each is normalised within its group against its own kind
         groups = [i // flags.group for i in range(len(episodes))]
         if flags.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
             a_act = a_skill = grpo.group_advantage([r + s for r, s in zip(R, S)], groups, alone="reward")
         else:
-            weight = 0.0 if flags.advantage == "act_only" else flags.skill_weight  # lambda
-            a_act, a_skill = grpo.dual_advantages(R, S, groups, weight)
-        a_turns: list = [()] * len(episodes)
-        if flags.advantage == "gigpo":  # a baseline of the field: turns that saw the same page are compared, too
-            a_turns = grpo.anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, groups)
+            a_act, a_skill = grpo.dual_advantages(R, S, groups, flags.skill_weight)  # lambda
 
         # 5: one clipped step; every token gets the advantage of the job it did
-        segments = [segment for e in episodes for segment in e.segments]
-        advantages = [grpo.per_token(segment, float(a_act[i]), float(a_skill[i]), a_turns[i])
-                      for i, e in enumerate(episodes) for segment in e.segments]
+        segments, advantages = grpo.per_token(episodes, a_act, a_skill)
         stats = grpo.update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
-                            bar("update"))
-        clock.append(time.perf_counter())
+                            report.bar("update"))
+        clock.lap("update")
 
         # 6: promising edits are probed again on fresh tasks; this is the only place where the bank changes
-        good, confirming = edits, list[Episode]()
+        good = edits
+        confirm_games: list[Episode] = []
         if flags.confirm and flags.commit == "positive":
-            good, confirming = confirm(policy, env, bank, edits, seed, probing)
+            good, confirm_games = confirm(policy, env, bank, edits, seed, probing)
         committed = commit(bank, good, flags.commit)
-        clock.append(time.perf_counter())
+        clock.lap("confirm")
 
-        iteration = report.Iteration(step + 1, episodes, edits, committed, R, S, (a_act, a_skill, a_turns), probed,
-                                     confirming, stats, clock)
-        row = iteration.publish(Path(flags.out), env, bank, tell=step == start)
-        if flags.eval_every and (step + 1) % flags.eval_every == 0:
-            row |= dev_games(flags, env, policy, bank, step + 1)
-        runs.log(flags, row)
-        if (step + 1) % save_every == 0 or step + 1 == flags.steps:
-            runs.save(flags, step + 1, policy, optimizer, bank)
+        finish(flags, env, policy, optimizer, bank, report.Iteration(
+            step + 1, episodes, stats, clock.laps, R, a_act, S, a_skill, committed=committed, probe_games=probe_games,
+            confirm_games=confirm_games))
+
+
+def tasks_of(flags: Flags, env: Env, step: int) -> list[int]:
+    """The tasks of an iteration, drawn from the training split by (seed, step)."""
+    rng = random.Random(f"{flags.seed}/tasks/{step}")
+    return rng.sample(env.train_tasks, min(flags.tasks, len(env.train_tasks)))
+
+
+def objective_of(flags: Flags, env: Env) -> grpo.Objective:
+    """What an update minimises."""
+    kl = env.kl if flags.kl < 0 else flags.kl
+    return grpo.Objective(flags.clip, kl, flags.entropy, flags.temperature, flags.max_norm, flags.budget)
+
+
+def probing_of(flags: Flags) -> Probing:
+    """How edits are probed."""
+    return Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility, flags.utility, not flags.unpaired,
+                   sampling_of(flags, flags.probe_temperature))
 
 
 def sampling_of(flags: Flags, temperature: float) -> Sampling:
@@ -196,9 +187,19 @@ def sampling_of(flags: Flags, temperature: float) -> Sampling:
     return Sampling(temperature, flags.act_tokens, flags.review_tokens, flags.context, flags.rows, flags.top_k)
 
 
-def bar(name):
-    """tqdm that erases itself, and is off when stderr is no terminal."""
-    return partial(tqdm, desc=name, leave=False, disable=None)
+def finish(flags: Flags, env: Env, policy: Policy, optimizer: grpo.AdamW, bank: SkillBank, iteration: report.Iteration,
+           state: dict | None = None):
+    """The end of an iteration, whatever the method: print it, evaluate and save where it is time.
+
+    state: what a method of its own wants back when the run is resumed.
+    """
+    step = iteration.step
+    row = iteration.publish(Path(flags.out), env, bank)
+    if flags.eval_every and step % flags.eval_every == 0:
+        row |= dev_games(flags, env, policy, bank, step)
+    runs.log(flags, row)
+    if step % flags.save_every == 0 or step == flags.steps:
+        runs.save(flags, step, policy, optimizer, bank, state)
 
 
 def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int) -> dict:
@@ -212,25 +213,26 @@ def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int
     return {f"eval_{name}": value for name, value in result.items()}
 
 
-def main():
+def main(kind=Flags, loop=train, program: str = "train.py"):
+    """Open a new run or one to resume, and go through its iterations. A fork has a loop and flags of its own."""
     torch.set_flush_denormal(True)
     print_anything()
-    flags = read_flags()
+    flags = read_flags(kind=kind, program=program)
     # A wrong path, file or size, Ctrl-C, SIGTERM, a full disk: one line, no traceback.
-    with runs.guard("train.py", flags.out, (ValueError, ImportError, *runs.BROKEN)):
-        new = runs.checkpoint_of(flags.out) is None
+    with guard.guard(program, flags.out, (ValueError, ImportError, *guard.BROKEN)):
+        new = guard.checkpoint_of(flags.out) is None
         env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
-        policy, reference, optimizer, bank, start = runs.open_run(flags, env, sampling_of(flags, flags.temperature),
-                                                                  bar)
+        policy, reference, optimizer, bank, start, state = runs.open_run(
+            flags, env, sampling_of(flags, flags.temperature), program)
         print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
               f"{policy.device}; run in {flags.out}", flush=True)
         if new and flags.eval_every:  # a baseline before any update
             runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)})
         if new:
             runs.save(flags, 0, policy, optimizer, bank)
-    with runs.guard("train.py", flags.out, runs.BROKEN):
-        train(flags, env, policy, reference, optimizer, bank, start)
+    with guard.guard(program, flags.out, guard.BROKEN):
+        loop(flags, env, policy, reference, optimizer, bank, start, state)
 
 
 if __name__ == "__main__":

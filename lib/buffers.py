@@ -1,5 +1,7 @@
 """The memory of a `policy.Session`, which a policy keeps on a GPU: recorded steps hold its addresses."""
 
+import weakref
+
 import torch
 
 from lib import graphs
@@ -21,3 +23,22 @@ class Buffers:
         self.logp = torch.zeros(rows, device=device)
         self.graphs = graphs.Graphs() if device.type == "cuda" else None
         self.user = None  # a weak reference to the Session that they belong to
+
+
+def take(policy, session, cache, rows, max_len) -> Buffers:
+    """Buffers for a Session: those that the policy kept, where they are free and large enough, else new ones.
+
+    cache: makes a KV cache, as policy.KVCache does.
+    """
+    kept, weight = policy.kept, policy.model.model.embed_tokens.weight
+    max_len = graphs.whole(max_len + 1) - 1 if weight.is_cuda else max_len
+    if kept and (kept.user() or kept.rows < rows or kept.spare < max_len or not policy.keep):
+        kept = None
+        if not policy.kept.user():
+            policy.kept = None  # frees them first
+            graphs.release()
+    new = kept or Buffers(cache(policy.model.cfg, rows, max_len, weight.device, weight.dtype), rows, max_len)
+    new.user = weakref.ref(session)
+    if policy.keep and not policy.kept:
+        policy.kept = new
+    return new

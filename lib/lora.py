@@ -76,6 +76,9 @@ class Reference:
     def __init__(self, model):
         self.model = model
 
+    def parameters(self):
+        return self.model.parameters()
+
     def hidden(self, tokens):
         with off(self.model):
             return self.model.hidden(tokens)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from lib import checkpoints
 from lib.chat import CHATML
 from lib.checkpoints import download, read_folder
 
@@ -20,8 +21,16 @@ def shipped(world):
     """The directory of the tiny model that was cold-started in a world (its World.home). ValueError where none is."""
     folder = Path(__file__).parents[1] / "worlds" / world / "tiny"
     if not (folder / "config.json").is_file():
-        raise ValueError(f"--model tiny: no model is shipped for {world}; --cold_start 4000 makes one")
+        raise ValueError(f"--model tiny: no model is shipped for {world}; python -m tools.coldstart --env {world} "
+                         "--model tiny --steps 4000 --out DIR makes one")
     return folder
+
+
+def read(model, world, text=None, seed=0):
+    """Of a directory or HF id, `smollm2`, or `tiny`: the one shipped for that world, or one made from `text`."""
+    if model == "tiny":
+        return checkpoints.read(shipped(world)) if text is None else tiny(text, seed)
+    return smollm2() if model == "smollm2" else checkpoints.read(model)
 
 
 def _byte_level(bpe):

@@ -7,6 +7,8 @@ Everything here works on plain dicts in the JSON format; skillbank.py makes a Sk
 import hashlib
 import json
 import re
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from lib.files import one_line, write_atomic
@@ -15,31 +17,19 @@ SKILL = ("skill_id", "title", "principle", "when_to_apply")
 BANK = {"general_skills": list, "task_specific_skills": dict, "common_mistakes": list, "metadata": dict}
 
 
-FILLER = set(  # words that do not tell which skill fits a task
-    "a an and are as at be before but by do for from i if in into is it its me my not of on or so than that the then "
-    "this to was when where which with you your find looking need want price lower".split())
-# What a skill's text must not hold: the protocol's tags, role markers, control tokens, the head of another skill.
-MARKUP = re.compile(r"</?(think|action|tool_call|system|user|assistant)\b[^<>]*>|<\|.*?\|>|\[/?INST\]|<</?SYS>>"
-                    r"|^\s*(system|user|assistant)\s*:|^\s*\[\w+\] \S.*:", re.I | re.M)
+@dataclass(frozen=True)
+class Source:
+    """Where a bank comes from: tells its SKILL.md files from those of other banks, and from those written by hand."""
 
-
-def markup(text: str) -> bool:
-    """Does a text try to be more than text: does it hold tags, roles or control tokens?"""
-    return bool(MARKUP.search(text))
-
-
-def words(text: str) -> set:
-    """The content words of a text."""
-    return set(re.findall(r"[a-z0-9]+", text.lower())) - FILLER
-
-
-def plain(text: str) -> str:
-    """Lower case, white space collapsed: two texts that are equal after this count as the same."""
-    return " ".join(text.lower().split())
+    bank: str  # the identity of the bank, which stands in every file that it writes
+    files: frozenset = frozenset()  # the SKILL.md files that it was read from
 
 
 def read(path):
-    """The bank in a JSON file or a directory of SKILL.md folders, as a checked dict. ValueError says what is wrong."""
+    """(the bank in a JSON file or a directory of SKILL.md folders, as a checked dict; its Source).
+
+    ValueError names the file and the place that is wrong.
+    """
     path = Path(path)
     if path.is_dir():
         data = read_folders(path)
@@ -51,7 +41,7 @@ def read(path):
         except (ValueError, RecursionError) as error:  # not JSON, not even text, or [[[[...
             raise ValueError(f"{path} is not JSON ({error}); a skill bank is a JSON object") from error
     check(data, path)
-    return data
+    return data, Source(bank_of(path), frozenset(file.resolve() for file in path.rglob("SKILL.md")))
 
 
 def check(data, where):
@@ -92,26 +82,26 @@ def quote(value) -> str:
                   json.dumps(value, ensure_ascii=False, default=str))
 
 
-def write_folders(path, data, bank, read=()):
+def write_folders(path, data, source=None) -> Source:
     """Write each skill of a bank as <path>/<slug>/SKILL.md: name = slug of the title, description = when_to_apply.
 
-    bank: the identity of the bank, in every file it writes; read: the files that it was read from. A file that is there
-    already is written over if it has the title of a skill, or if the skill was read from it; it is deleted if this bank
-    wrote it and has no such skill any more. No other file is touched.
+    source: of the bank; None: it was never read nor written, and gets an identity now. A file that is there already is
+    written over if it has the title of a skill, or if the skill was read from it; it is deleted if this bank wrote it
+    and has no such skill any more. No other file is touched. Returns the source.
     """
-    path, taken = Path(path), set()
+    path, taken, source = Path(path), set(), source or Source(uuid.uuid4().hex[:12])
     there = {file: head_of(file) for file in sorted(path.rglob("SKILL.md"))}
     lists = [("general", data["general_skills"]), *data["task_specific_skills"].items()]
     for order, (category, skill) in enumerate((category, skill) for category, skills in lists for skill in skills):
         same = (file for file, head in there.items() if file not in taken and (
             title_of(head) == skill["title"]
-            or file.resolve() in read and "bank" not in metadata_of(head)
+            or file.resolve() in source.files and "bank" not in metadata_of(head)
             and id_of(path, file, head) == skill["skill_id"]))
         file = next(same, None) or free_place(path, skill["title"], {*there, *taken})
         taken.add(file)
         extra = {key: value for key, value in skill.items() if key not in (*SKILL, "metadata")}
         kept = skill.get("metadata") if isinstance(skill.get("metadata"), dict) else {}
-        mine = dict(zip(OURS, (skill["skill_id"], category, skill["title"], order, bank)))
+        mine = dict(zip(OURS, (skill["skill_id"], category, skill["title"], order, source.bank)))
         write_atomic(file, "\n".join([
             "---", f"name: {quote(file.parent.name)}", f"description: {quote(skill['when_to_apply'])}",
             *(f"{quote(key)}: {quote(value)}" for key, value in extra.items()), "metadata:",
@@ -119,8 +109,9 @@ def write_folders(path, data, bank, read=()):
             "---", "", skill["principle"], "",
         ]))
     for file, head in there.items():
-        if file not in taken and metadata_of(head).get("bank") == bank:  # a skill whose title changed has moved
+        if file not in taken and metadata_of(head).get("bank") == source.bank:  # a skill whose title changed has moved
             file.unlink()
+    return source
 
 
 def free_place(path, title, taken):

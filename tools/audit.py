@@ -1,4 +1,4 @@
-"""What is each skill of a bank worth today? Leave it out, and play the same games again: `python eval.py RUN --audit`.
+"""What is each skill of a bank worth today? Leave it out, and play the same games again: `python -m tools.audit RUN`.
 
 Probes tell what an edit was worth when it was written. Since then the bank has grown and the weights have learned what
 it says, or a skill that was lucky then does harm. So each skill is left out in turn, on K training tasks of its family
@@ -8,25 +8,16 @@ rollout, and a game whose prompt does not show the skill is not played twice.
 
 import copy
 import json
+import os
 import statistics
 
-from lib.files import write_atomic
-from probes import Edit, probe, select
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
+
+from lib.files import print_anything, write_atomic
+from probes import play_pairs, select, worth
 from skillbank import skills_prompt
-
-
-def run(policy, env, bank, seed, probing, file, retire=None):
-    """Audit a bank, print the table and write it as JSON. retire: a file for the bank without its harmful skills."""
-    rows = audit(policy, env, bank, seed, probing)
-    print(table(rows) if rows else "the bank is empty: there is nothing to audit")
-    write_atomic(file, json.dumps({"k": probing.k, "skills": rows}, indent=1) + "\n")
-    print(f"wrote {file}")
-    if retire:
-        harmful = {row["skill_id"] for row in rows if row["harmful"]}
-        left = copy.deepcopy(bank)
-        remove(left, harmful)
-        left.save(retire)
-        print(f"wrote {retire}, without {', '.join(sorted(harmful)) or 'any loss: no skill is harmful'}")
+from tools import targets
+from tools.guard import BROKEN, guard
 
 
 def audit(policy, env, bank, seed, probing):
@@ -34,26 +25,28 @@ def audit(policy, env, bank, seed, probing):
     families = sorted({env.family(task) for task in env.train_tasks})
     first = {family: next(task for task in env.train_tasks if env.family(task) == family) for family in families}
     tasks = {family: [first[family], *select(env, first[family], probing.k - 1, seed)] for family in families}
-    edits = []
-    for skill in bank.skills():
-        place, without = bank.category(skill.skill_id), copy.deepcopy(bank)
+    pairs = []  # (task, the bank, the bank without the skill)
+    owners = []  # number of the skill of each pair
+    for number, skill in enumerate(bank.skills()):
+        place = bank.category(skill.skill_id)
+        without = copy.deepcopy(bank)
+        without.remove({skill.skill_id})
         mine = [task for family in (families if place == "general" else [place]) for task in tasks.get(family, [])]
-        remove(without, {skill.skill_id})
-        edits.append(Edit(-1, -1, place, "update_skill", {"title": skill.title}, without, skill.skill_id, mine))
-    probe(policy, env, bank, edits, seed, probing)
-    return [leave_one_out(env, bank, edit, probing) for edit in edits]
+        pairs += [(task, bank, without) for task in mine]
+        owners += [number] * len(mine)
+    played = play_pairs(policy, env, pairs, probing.sampling, seed, desc="audit")
+    return [leave_one_out(env, bank, skill, [pair for pair, owner in zip(played, owners) if owner == number], probing)
+            for number, skill in enumerate(bank.skills())]
 
 
-def leave_one_out(env, bank, edit, probing):
+def leave_one_out(env, bank, skill, played, probing):
     """The worth of one skill from its pairs of games: `judge`'s verdict, and how often prompts showed it (uses)."""
-    skill, top_k = bank.find(edit.skill_id), probing.sampling.top_k
     by_family: dict = {}
-    # The edit leaves the skill out, so its "after" is the game without it.
-    for task, whole, without in zip(edit.probes, edit.before, edit.after):
-        by_family.setdefault(env.family(task), []).append(whole - without)
-    uses = sum(skill.line() in skills_prompt(bank.retrieve(env.goal(task), env.family(task), top_k))
-               for task in edit.probes)
-    return {"skill_id": skill.skill_id, "category": edit.family, "title": skill.title, "uses": uses,
+    for whole, without in played:
+        delta = worth(whole, env.limit, probing.utility) - worth(without, env.limit, probing.utility)
+        by_family.setdefault(whole.family, []).append(delta)
+    uses = sum(skill.line() in skills_prompt(whole.shown) for whole, _ in played)
+    return {"skill_id": skill.skill_id, "category": bank.category(skill.skill_id), "title": skill.title, "uses": uses,
             **judge(by_family, probing.alpha)}
 
 
@@ -78,12 +71,6 @@ def judge(by_family, alpha):
             "harmful": u + 2 * error < 0}
 
 
-def remove(bank, ids):
-    """Take the skills of these ids out of a bank."""
-    for skills in (bank.general_skills, *bank.task_specific_skills.values()):
-        skills[:] = [skill for skill in skills if skill.skill_id not in ids]
-
-
 def table(rows):
     """The rows as text, the most useful skill first."""
     wide = max((len(row["title"]) for row in rows), default=5)
@@ -95,3 +82,33 @@ def table(rows):
                      f"  {row['utility']:+.2f}  {interval:16} {row['wins']}, {row['losses']}"
                      + "; hurts " * bool(hurts) + ", ".join(f"{family} {u:+.2f}" for family, u in hurts) + verdict)
     return "\n".join(lines)
+
+
+def read_flags(argv=None):
+    parser = targets.parser_of("tools.audit", "Leave each skill of the bank out in turn: what is it worth today?")
+    parser.add_argument("--probes", metavar="N", type=int, help="K, probe tasks per family (default: 16)")
+    parser.add_argument("--retire", metavar="FILE", help="write the bank without the harmful skills")
+    parser.add_argument("--out", metavar="JSON", help="result file (default: audit.json in the run, or here)")
+    return targets.read(parser, argv, least={"probes": 1})
+
+
+def main():
+    print_anything()
+    args = read_flags()
+    with guard("tools.audit", None, (ValueError, ImportError, *BROKEN)):
+        policy, env, bank, sampling = targets.open_target(args)
+        probing = targets.probing_of(args, sampling, 16)
+        rows = audit(policy, env, bank, args.seed, probing)
+        print(table(rows) if rows else "the bank is empty: there is nothing to audit")
+        out = args.out or targets.place_of(args) / "audit.json"
+        write_atomic(out, json.dumps({"k": probing.k, "skills": rows}, indent=1) + "\n")
+        print(f"wrote {out}")
+        if args.retire:
+            harmful = {row["skill_id"] for row in rows if row["harmful"]}
+            bank.remove(harmful)
+            bank.save(args.retire)
+            print(f"wrote {args.retire}, without {', '.join(sorted(harmful)) or 'any loss: no skill is harmful'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,9 @@
 """
 The cold start: supervised fine-tuning (SFT) on transcripts before the first iteration. The paper starts from such a
-model.
+model. train.py --cold_start N does it with the settings below; as a command it makes a checkpoint:
+
+    python -m tools.coldstart --env guess --model tiny --steps 50 --out runs/guesser     # a new tiny, from nothing
+    python train.py --env guess --model runs/guesser
 
 A pretrained model needs some dozen steps of plain AdamW to learn the form of a turn and of a review. `tiny` starts from
 nothing. It must first learn to read: that takes Muon on the matrices, many small batches and a share of the loss on the
@@ -9,59 +12,118 @@ shipped, see worlds/*/tiny/README.md.
 """
 
 import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
+
 import random
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 import dualadv_grpo as grpo
 import envs
+import policy as policies
+import worlds
 from lib.chat import read_chats
-from lib.files import one_line
+from lib.device import pick_device
+from lib.files import one_line, print_anything
 from policy import logprobs
 from skillbank import Skill, review_prompt, tool_call
+from tools import report
+from tools.flags import flag, parse
+from tools.guard import BROKEN, UNFINISHED, guard
 from worlds.players import WORDINGS
 
-SAVED = "cold_start.pt"  # in the run directory, as long as the cold start is not finished
 EVERY = 10  # seconds between two saves at least; more where a save takes long, so that saving costs a twentieth at most
 
 
-def cold_start(policy, env, flags, bar):
-    """Train `policy` on flags.cold_start batches of transcripts, scripted or flags.sft_data, and print the loss.
+@dataclass
+class Flags:
+    env: str = flag("webshop", "world whose scripted players write the transcripts", choices=worlds.names(),
+                    group="what to make")
+    model: str = flag("tiny", "HF id or directory to begin with; tiny: a new one, made from nothing")
+    out: str = flag("", "directory of the checkpoint")
+    data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
+    resume: bool = flag(False, "go on with the unfinished cold start in --out")
+    seed: int = flag(0, "seed of all random numbers")
+    device: str = flag("", "cpu, cuda, ...; '' is cuda where there is one")
 
-    Every assistant token is trained, its stop token too, and each given token with weight flags.sft_prompt; a player's
-    mistakes count as given. flags.sft_muon: learning rate of Muon on the matrices inside the layers; 0: AdamW for
-    everything. bar(name) wraps the batches. With flags.resume it goes on where the file SAVED of the run stopped; on a
-    CPU the result is equal bit for bit.
+    steps: int = flag(100, "SFT steps", 1, group="how")
+    chats: str = flag("", 'JSON lines {"messages": [{"role", "content"}, ...]} to train on instead')
+    batch: int = flag(16, "transcripts per step", 1)
+    lr: float = flag(1e-5, "peak learning rate", 0)
+    muon: float = flag(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW for everything", 0)
+    prompt: float = flag(0.0, "weight of the loss on prompt and page tokens", 0)
+    copy: float = flag(1.0, "weight of the loss on words copied from the task or a page", 0)
+    max_norm: float = flag(1.0, "gradient norm above which gradients are scaled down", 0)
+    budget: int = flag(4096, "tokens per micro-batch, padding included", 1)
+    offload: bool = flag(False, "keep optimiser state and master weights in the CPU's memory")
+    recompute: bool = flag(False, "gradient checkpointing: less memory, a third more time")
+
+    context: int = flag(8192, "most tokens per transcript; the oldest turns beyond it are dropped", 1,
+                        group="lengths that a new tiny remembers, see train.py")
+    act_tokens: int = flag(256, "most tokens per action turn", 8)
+    review_tokens: int = flag(512, "most tokens per review", 8)
+    top_k: int = flag(3, "skills in a prompt", 0)
+
+    options: dict = field(default_factory=dict)  # the world's own flags
+
+
+PRESETS = {
+    "tiny": dict(batch=2, lr=3e-3, muon=0.02, prompt=0.2, context=3072, act_tokens=96, review_tokens=160, top_k=4),
+    "smollm2": dict(batch=4, lr=2e-4, budget=2048, context=4096),
+}
+LENGTHS = ("act_tokens", "review_tokens", "context", "top_k")
+# What the cold start of a run takes from the run's flags; the rest is the preset of its model.
+SHARED = ("env", "model", "out", "data", "resume", "seed", "device", "max_norm", "budget", "offload", "recompute",
+          *LENGTHS, "options")
+
+
+def of_run(flags) -> Flags:
+    """The settings of the cold start that train.py --cold_start N makes."""
+    shared = {name: getattr(flags, name) for name in SHARED}
+    return Flags(**{**PRESETS.get(flags.model, {}), **shared, "steps": flags.cold_start})
+
+
+def cold_start(policy, env, flags: Flags):
+    """Train `policy` on flags.steps batches of transcripts, scripted or from flags.chats, and print the loss.
+
+    Every assistant token is trained, its stop token too, and each given token with weight flags.prompt; a player's
+    mistakes count as given. flags.muon: learning rate of Muon on the matrices inside the layers; 0: AdamW for
+    everything. With flags.resume it goes on where the file UNFINISHED in flags.out
+    stopped; on a CPU the result is equal bit for bit.
     """
-    batches, file = batches_of(env, flags), Path(flags.out) / SAVED
+    batches = batches_of(env, flags)
+    file = Path(flags.out) / UNFINISHED
     optimizers = Optimizers(policy, flags)
     rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
     limit = min(flags.context, policy.model.cfg.max_len)
-    first, cut, losses = restore(file, policy, optimizers) if flags.resume and file.is_file() else (0, 0, [])
+    first, cut, losses = restore(file, policy, optimizers, flags) if flags.resume and file.is_file() else (0, 0, [])
     begun = saved = time.monotonic()
     cost = 0.0  # seconds of the last save
-    for step, batch in enumerate(bar("cold start")(batches[first:]), first):
+    for step, batch in enumerate(report.bar("cold start")(batches[first:]), first):
         rows = [policy.chat.transcript(chat) for chat in batch]
         cut += sum(len(ids) > limit for ids, _ in rows)
         rows = [shorten(ids, sampled, limit) for ids, sampled in rows]
-        weights = [weigh(ids, sampled, rules, flags.sft_copy) for ids, sampled in rows]
+        weights = [weigh(ids, sampled, rules, flags.copy) for ids, sampled in rows]
         if not sum(map(sum, weights)):
             raise ValueError(f"cold start: nothing to learn in {limit} tokens of a transcript; raise --context")
-        losses.append(sft_step(policy, rows, weights, flags.sft_prompt, flags.budget, optimizers.accumulate))
+        losses.append(sft_step(policy, rows, weights, flags.prompt, flags.budget, optimizers.accumulate))
         # Warm up over a fiftieth, then straight down to a twentieth of the peak.
         done = (step + 1) / len(batches)
         optimizers.step(min(done / 0.02, 1.05 - done))
         left = (time.monotonic() - begun) / (step + 1 - first) * (len(batches) - step - 1)
         if 10 * (step + 1) // len(batches) > 10 * step // len(batches):  # ten times, or after each of fewer steps
             last = losses[-max(len(batches) // 10, 1):]
-            print(f"cold start: {step + 1} steps, {(step + 1) * flags.sft_batch} transcripts, loss "
+            print(f"cold start: {step + 1} steps, {(step + 1) * flags.batch} transcripts, loss "
                   f"{sum(last) / len(last):.3f} per token, {left / 60:.0f} min left", flush=True)
         if time.monotonic() - saved >= (max(EVERY, 20 * cost) if EVERY else 0):
             begin = time.monotonic()
+            file.parent.mkdir(parents=True, exist_ok=True)
             state = {"step": step + 1, "cut": cut, "losses": losses, "model": policy.model.state_dict(),
-                     "optimizers": optimizers.state_dict()}
+                     "optimizers": optimizers.state_dict(), "settings": settings_of(flags)}
             save_tensors(state, file)
             saved = time.monotonic()
             cost = saved - begin
@@ -69,7 +131,13 @@ def cold_start(policy, env, flags, bar):
         print(f"cold start: {cut} transcripts were longer than {limit} tokens and lost their oldest turns")
 
 
-def restore(file, policy, optimizers):
+def settings_of(flags: Flags) -> dict:
+    """The settings that a cold start must keep when it is resumed."""
+    return {name: value for name, value in {**vars(flags), **flags.options}.items()
+            if name not in ("resume", "device", "out", "data", "options")}
+
+
+def restore(file, policy, optimizers, flags):
     """(first step, cut transcripts, losses) of a saved cold start, whose weights and moments are put in place."""
     try:
         state = torch.load(file, map_location=policy.device, weights_only=True)
@@ -78,6 +146,9 @@ def restore(file, policy, optimizers):
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
         raise ValueError(f"{file} is cut short or damaged ({one_line(error)}); delete it, and --resume begins the cold "
                          "start again") from None
+    for name, value in settings_of(flags).items():
+        if (was := state.get("settings", {}).get(name, value)) != value:
+            raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags")
     print(f"cold start: going on after {state['step']} steps", flush=True)
     return state["step"], state["cut"], state["losses"]
 
@@ -94,12 +165,12 @@ def save_tensors(state, file):
 
 def batches_of(env, flags):
     """The chats of each step: lists of messages."""
-    if flags.sft_data:
-        chats = read_chats(flags.sft_data)
-        return [random.Random(f"{flags.seed}/sft/{step}").choices(chats, k=flags.sft_batch)
-                for step in range(flags.cold_start)]
-    chats = demonstrations(env, flags.cold_start * flags.sft_batch, flags.seed)
-    return [chats[i:i + flags.sft_batch] for i in range(0, len(chats), flags.sft_batch)]
+    if flags.chats:
+        chats = read_chats(flags.chats)
+        return [random.Random(f"{flags.seed}/sft/{step}").choices(chats, k=flags.batch)
+                for step in range(flags.steps)]
+    chats = demonstrations(env, flags.steps * flags.batch, flags.seed)
+    return [chats[i:i + flags.batch] for i in range(0, len(chats), flags.batch)]
 
 
 class Optimizers:
@@ -108,14 +179,14 @@ class Optimizers:
     def __init__(self, policy, flags):
         self.flags, self.muon = flags, None
         rest = [p for p in policy.model.parameters() if p.requires_grad]
-        if flags.sft_muon:
+        if flags.muon:
             if not hasattr(torch.optim, "Muon"):
-                raise ValueError(f"--sft_muon: torch {torch.__version__} has no Muon, 2.9 has; or --sft_muon 0")
+                raise ValueError(f"--muon: torch {torch.__version__} has no Muon, 2.9 has; or --muon 0")
             matrices = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2 and p.requires_grad]
             rest = [p for p in rest if all(p is not matrix for matrix in matrices)]
-            self.muon = torch.optim.Muon(matrices, flags.sft_muon, weight_decay=0.0)
-        self.adam = grpo.AdamW(rest, flags.sft_lr, (0.9, 0.95) if self.muon else (0.9, 0.999),
-                               getattr(flags, "offload", False))
+            self.muon = torch.optim.Muon(matrices, flags.muon, weight_decay=0.0)
+        self.adam = grpo.AdamW(rest, flags.lr, (0.9, 0.95) if self.muon else (0.9, 0.999),
+                               flags.offload)
 
     def accumulate(self):
         self.adam.accumulate()
@@ -130,9 +201,9 @@ class Optimizers:
 
     def step(self, scale):
         """One step at `scale` times the peak learning rates."""
-        self.adam.step(self.flags.max_norm, self.flags.sft_lr * scale)
+        self.adam.step(self.flags.max_norm, self.flags.lr * scale)
         if self.muon:
-            self.muon.param_groups[0]["lr"] = self.flags.sft_muon * scale
+            self.muon.param_groups[0]["lr"] = self.flags.muon * scale
             self.muon.step()
             self.muon.zero_grad()
 
@@ -236,3 +307,44 @@ def corpus(env):
     """The world's own texts, for the tokenizer of a new `tiny`: its lists, its pages and its players' words."""
     chats = demonstrations(env, env.corpus_chats, seed=0)
     return env.vocabulary() + [message["content"] for chat in chats for message in chat]
+
+
+# ---- The command ----------------------------------------------------------------------------------------------------
+
+
+def make(flags: Flags) -> None:
+    """Write the checkpoint that the flags ask for. ValueError or OSError, one line, where that is impossible."""
+    out = Path(flags.out)
+    if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} - {UNFINISHED, f"{UNFINISHED}.new"}):
+        raise ValueError(f"--out {out}: holds something else; name a new directory")
+    if (out / UNFINISHED).is_file() and not flags.resume:
+        raise ValueError(f"--out {out}: holds an unfinished cold start; --resume goes on with it, with the same flags")
+    env = envs.make(flags.env, "train", flags.data, **flags.options)
+    print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
+    new = flags.model == "tiny"
+    lengths = {name: getattr(flags, name) for name in LENGTHS}
+    policy = policies.load(flags.model, pick_device(flags.device), seed=flags.seed, world=env.home,
+                           text=corpus(env) if new else None)
+    if new:  # it has seen no later position and no longer answer: eval.py should know
+        policy.model.cfg.hf |= {"max_position_embeddings": flags.context, "world": env.known, "sampling": lengths}
+    if flags.model in PRESETS:  # which preset of train.py the checkpoint wants
+        policy.model.cfg.hf["made_from"] = flags.model
+    envs.prompt_limit(policy, env, envs.Sampling(**lengths))  # too short a context: say so before the first step
+    policy.model.recompute = flags.recompute
+    cold_start(policy, env, flags)
+    policy.save(out)
+    print(f"wrote {out}; python train.py --env {flags.env} --model {out} trains it", flush=True)
+
+
+def main():
+    torch.set_flush_denormal(True)
+    print_anything()
+    flags = parse(Flags, PRESETS, program="tools.coldstart", text="Train a checkpoint on transcripts (SFT).")
+    if not flags.out:
+        raise SystemExit("tools.coldstart: --out DIR: name the directory of the checkpoint")
+    with guard("tools.coldstart", flags.out, (ValueError, ImportError, *BROKEN)):
+        make(flags)
+
+
+if __name__ == "__main__":
+    main()

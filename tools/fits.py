@@ -103,13 +103,22 @@ def settings(flags, cfg, itemsize, reference) -> Training:
                     reference)
 
 
-def check(flags, policy) -> bool:
-    """Must activations be recomputed for the run to fit its card? Prints so. ValueError, one line, where nothing fits.
+@dataclass(frozen=True)
+class Forecast:
+    """How a run fits its device."""
 
-    On a CPU nothing is checked: memory that is short there is slow, not the end.
+    recompute: bool  # must activations be computed again in backward?
+    keep: bool = False  # does the cache of a rollout fit beside an update, so that it can be kept between rollouts?
+    said: str = ""  # a line where that is not what the flags ask for
+
+
+def forecast(flags, policy) -> Forecast:
+    """How the run fits its card, computed; nothing is set. ValueError, one line, where it does not fit at all.
+
+    On a CPU nothing is computed: memory that is short there is slow, not the end.
     """
     if policy.device.type == "cpu":
-        return flags.recompute
+        return Forecast(flags.recompute)
     cfg, itemsize = policy.model.cfg, policy.model.model["embed_tokens"].weight.element_size()
     # The weights are there already, so they are not among what is still free.
     there = sum(p.numel() for p in policy.model.parameters()) * itemsize
@@ -119,17 +128,16 @@ def check(flags, policy) -> bool:
         how = Training(**{**vars(settings(flags, cfg, itemsize, flags.kl != 0)), **more})
         return sum(of_training(cfg, how).values())
 
-    # Between rollouts the cache and the recorded steps are kept where an update fits beside them.
     cache = memory.of_rollout(cfg, flags.rows, min(flags.context, cfg.max_len), itemsize, Session.PREFILL)
     recomputed = needed(recompute=True)
-    policy.keep = recomputed + cache <= available
-    beside = cache * policy.keep
+    keep = recomputed + cache <= available
+    beside = cache * keep
     if (bytes_needed := needed() + beside) <= available:
-        return flags.recompute
+        return Forecast(flags.recompute, keep)
     if not flags.recompute and recomputed + beside <= available:
-        print(f"training would take {bytes_needed / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
-              f"{policy.device}: activations are recomputed (--recompute), which takes a third more time", flush=True)
-        return True
+        return Forecast(True, keep, f"training would take {bytes_needed / 1e9:.1f} GB, {available / 1e9:.1f} GB may be "
+                                    f"used on {policy.device}: activations are recomputed (--recompute), which takes a "
+                                    "third more time")
     less: dict = {"recompute": True, "offload": True}
     ways: dict = {"--recompute --offload": less, "--recompute --lora 16 --lr 1e-4": {"recompute": True, "lora": 16},
                   f"--recompute --offload --context {flags.context // 2}": {**less, "longest": flags.context // 2}}

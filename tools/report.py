@@ -1,89 +1,124 @@
 """What a run writes for people to read: printed lines, samples, JSON lines, the curve. The method is not here."""
 
+import argparse
 import json
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+
+from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW, Stats
-from lib.files import write_atomic
+from lib.files import print_anything, write_atomic
 from lib.memory import gpu_peak_mb, peak_mb
+from probes import edits_of
+from tools.figures import Panel, draw
+from tools.guard import guard
+
+PARTS = ("act", "probe", "update", "confirm")  # of an iteration, as metrics.jsonl names their seconds and tokens
+SECONDS = tuple(f"{part}_s" for part in PARTS)
+
+
+def bar(name):
+    """tqdm that erases itself, and is off when stderr is no terminal."""
+    return partial(tqdm, desc=name, leave=False, disable=None)
+
+
+class Clock:
+    """Seconds by what they were spent on, in .laps."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """What went by since the last lap was spent on this part."""
+        now = time.perf_counter()
+        self.laps[part] = self.laps.get(part, 0.0) + now - self.last
+        self.last = now
 
 
 @dataclass
 class Iteration:
-    """All that there is to report of one iteration."""
+    """All that there is to report of one iteration. What a method does not have stays at its default."""
 
     step: int
     episodes: list
-    edits: list
-    committed: list
-    R: list  # reward of acting, per episode
-    S: list  # reward of reviewing
-    advantages: tuple  # (A_act, lambda A_skill) per episode, and what GiGPO adds per turn
-    probed: list  # probe episodes
-    confirming: list  # those of confirmation
     stats: Stats
-    clock: list  # time before acting, and after acting, probing, updating, committing
+    seconds: dict  # part -> seconds: Clock.laps
+    R: list  # reward of acting, per episode
+    a_act: list  # its advantage, per episode
+    S: list = field(default_factory=list)  # reward of reviewing
+    a_skill: list = field(default_factory=list)  # its advantage, times lambda
+    a_turns: list = field(default_factory=list)  # per episode what is added to a_act in each turn
+    committed: list = field(default_factory=list)  # the edits that entered the bank
+    probe_games: list = field(default_factory=list)
+    confirm_games: list = field(default_factory=list)
 
-    def publish(self, out, env, bank, tell=False):
+    def __post_init__(self):
+        zeros = [0.0] * len(self.episodes)
+        self.S = self.S or zeros
+        self.a_skill = zeros if len(self.a_skill) == 0 else self.a_skill
+        self.a_turns = self.a_turns or [[] for _ in self.episodes]
+        self.edits = edits_of(self.episodes)
+
+    def publish(self, out, env, bank):
         """Print the iteration, write its samples and edits, return its row of metrics.jsonl."""
         row = self.row(bank)
         print(self.line(row, env.source), flush=True)
         for edit in self.committed:
             print(f"  + {bank.find(edit.skill_id).line()} | U {edit.utility:+.2f}"
                   + ("" if edit.confirmed is None else f", confirmed {edit.confirmed:+.2f}"), flush=True)
-        if tell or self.step % 10 == 0:  # something to watch
+        if self.step == 1 or self.step % 10 == 0:  # something to watch
             print(story(self.episodes, self.edits, self.committed), flush=True)
         samples = out / "samples" / f"step_{self.step:05d}"
-        sample(f"{samples}.txt", self.episodes, self.edits, self.committed, self.R)
+        sample(f"{samples}.txt", self.episodes, self.committed, self.R)
         self.dump(f"{samples}.json")
-        append(out / "edits.jsonl", edit_rows(self.step, self.edits, self.committed, env.ways))
+        append(out / "edits.jsonl", edit_rows(self.step, self.episodes, self.committed, env.ways))
         return row
 
     def dump(self, path):
         """The same two episodes as `sample` writes, with every token and its advantage, for tools/page.py."""
         records = []
         for i in extremes(self.R):
-            episode, (act, skill, turns) = self.episodes[i], (values[i] for values in self.advantages)
+            episode = self.episodes[i]
             records.append({
                 "step": self.step, "number": i, "task": episode.task, "family": episode.family, "won": episode.won,
-                "score": episode.score, "R": self.R[i], "S": self.S[i], "a_act": float(act), "a_skill": float(skill),
-                "a_turns": list(turns), "status": status_of(episode),
-                "fate": "\n".join(line for edit in self.edits if edit.episode == i
-                                  for line in fate(edit, edit in self.committed)),
+                "score": episode.score, "R": self.R[i], "S": self.S[i], "a_act": float(self.a_act[i]),
+                "a_skill": float(self.a_skill[i]), "a_turns": list(self.a_turns[i]), "status": status_of(episode),
+                "fate": "\n".join(fate(episode.edit, episode.edit in self.committed)),
                 "segments": [{"ids": s.ids, "sampled": stretches(s)} for s in episode.segments]})
         write_atomic(path, json.dumps({"episodes": records}, separators=(",", ":")) + "\n")
 
     def row(self, bank):
         """The iteration in numbers."""
-        act_s, probe_s, update_s, confirm_s = (after - before for before, after in zip(self.clock, self.clock[1:]))
         return {"step": self.step, **summary(self.episodes)["all"], "reward": sum(self.R) / len(self.R),
                 "skill_reward": sum(self.S) / len(self.S), "edits": len(self.edits),
                 "utility": sum(e.utility for e in self.edits) / max(len(self.edits), 1),
-                "probe_episodes": len(self.probed) + len(self.confirming), **self.tokens(),
-                "committed": len(self.committed), "skills": len(bank.skills()),
-                **asdict(self.stats), "act_s": act_s, "probe_s": probe_s, "update_s": update_s,
-                "confirm_s": confirm_s, "memory_mb": peak_mb(),
-                "gpu_mb": gpu_peak_mb()}
+                "probe_episodes": len(self.probe_games) + len(self.confirm_games), **self.tokens(),
+                "committed": len(self.committed), "skills": len(bank.skills()), **asdict(self.stats),
+                **{f"{part}_s": self.seconds.get(part, 0.0) for part in dict.fromkeys([*PARTS, *self.seconds])},
+                "memory_mb": peak_mb(), "gpu_mb": gpu_peak_mb()}
 
     def tokens(self):
         """How many tokens were sampled, in all and by purpose."""
         count = {"act": sum(e.sampled(ACT) for e in self.episodes),
                  "review": sum(e.sampled(REVIEW) for e in self.episodes),
-                 "probe": sum(e.sampled(ACT) for e in self.probed),
-                 "confirm": sum(e.sampled(ACT) for e in self.confirming)}
+                 "probe": sum(e.sampled(ACT) for e in self.probe_games),
+                 "confirm": sum(e.sampled(ACT) for e in self.confirm_games)}
         return {"sampled": sum(count.values()), **{f"{name}_sampled": n for name, n in count.items()}}
 
     def line(self, row, source):
         """The same as one line to read."""
+        seconds = " ".join(f"{part} {value:.0f}" for part, value in self.seconds.items())
         return (f"step {self.step} | {source} | success {row['success']:.2f} score {row['score']:.2f} steps "
                 f"{row['steps']:.1f} invalid {row['invalid']:.2f} | edits {row['edits']}/{row['n']} committed "
                 f"{row['committed']} bank {row['skills']} | U {row['utility']:+.3f} ({row['probe_episodes']} probe "
                 "runs) | "
                 f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} | {row['sampled']} tokens, "
-                f"{self.clock[-1] - self.clock[0]:.0f}s (act {row['act_s']:.0f} probe {row['probe_s']:.0f} update "
-                f"{row['update_s']:.0f} confirm {row['confirm_s']:.0f})")
+                f"{sum(self.seconds.values()):.0f}s ({seconds})")
 
 
 def summary(episodes: list) -> dict[str, dict]:
@@ -130,20 +165,25 @@ def cut(path, step):
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["step"] <= step))
 
 
-def edit_rows(step, edits, committed, ways):
+def edit_rows(step, episodes, committed, ways):
     """edits.jsonl: every edit that was probed, in the words of the policy, and what came of it.
 
-    kind: useful, neutral or harmful, where the words are those of the world's scripted players; else None.
+    episode: the number of the episode that was reviewed; kind: useful, neutral or harmful, where the words are those of
+    the world's scripted players; else None.
     """
-    return [{"step": step, "episode": edit.episode, "task": edit.task, "family": edit.family, "name": edit.name,
+    edits = [(i, episode.edit) for i, episode in enumerate(episodes) if episode.edit and episode.edit.changed]
+    return [{"step": step, "episode": i, "task": edit.task, "family": edit.family, "name": edit.name,
              "category": edit.category, "arguments": edit.arguments,
              "kind": ways.kind.get(ways.meaning(edit.arguments)), "probes": edit.probes, "before": edit.before,
              "after": edit.after, "utility": edit.utility, "confirmed": edit.confirmed,
-             "committed": edit in committed, "skill_id": edit.skill_id if edit in committed else ""} for edit in edits]
+             "committed": edit in committed, "skill_id": edit.skill_id if edit in committed else ""}
+            for i, edit in edits]
 
 
 def fate(edit, committed):
-    """What an edit's probes measured and what became of the edit, as lines to read."""
+    """What an edit's probes measured and what became of the edit, as lines to read; none where nothing was edited."""
+    if not edit or not edit.changed:
+        return []
     probes = ", ".join(f"{before:.2f} -> {after:.2f}" for before, after in zip(edit.before, edit.after))
     again = "" if edit.confirmed is None else f", on fresh probes {edit.confirmed:+.3f}"
     return [f"    probes without -> with the edit: {probes or 'none'}",
@@ -162,7 +202,7 @@ def stretches(segment):
 
 
 def status_of(episode):
-    return episode.edit["status"] if episode.edit else "none was asked for"
+    return episode.edit.status if episode.edit else "none was asked for"
 
 
 def story(episodes, edits, committed):
@@ -171,7 +211,7 @@ def story(episodes, edits, committed):
     The edit is a committed one if there is one, else the one with the highest utility.
     """
     edit = max(edits, key=lambda edit: (edit in committed, edit.utility), default=None)
-    episode = episodes[edit.episode if edit else 0]
+    episode = next((episode for episode in episodes if episode.edit is edit), episodes[0])
     lines = [f"  {episode.messages[1].splitlines()[0]}"]
     lines += [f"    {' '.join(turn.text.split())}" for turn in episode.turns]
     lines += [f"    {'won' if episode.won else 'lost'}, score {episode.score:.2f}",
@@ -185,16 +225,13 @@ def extremes(rewards):
     return list(dict.fromkeys([ranked[-1], ranked[0]]))
 
 
-def sample(path, episodes, edits, committed, rewards):
+def sample(path, episodes, committed, rewards):
     """The best and the worst episode of an iteration in full, with the fate of their edits."""
     lines = []
     for i in extremes(rewards):
         lines += [episodes[i].transcript(), f"--- the review's call: {status_of(episodes[i])}"]
-        lines += [line for edit in edits if edit.episode == i for line in fate(edit, edit in committed)]
+        lines += fate(episodes[i].edit, episodes[i].edit in committed)
     write_atomic(path, "\n".join(lines) + "\n")
-
-
-SECONDS = ("act_s", "probe_s", "update_s", "confirm_s")
 
 
 # ---- The curve ------------------------------------------------------------------------------------------------------
@@ -222,7 +259,7 @@ def lines_of(path):
     return rows
 
 
-def edits_of(run):
+def edits_in(run):
     """The rows of a run's edits.jsonl. Runs made before rows had a "kind" get it from their world."""
     rows = lines_of(Path(run) / "edits.jsonl")
     if any("kind" not in row for row in rows):
@@ -233,7 +270,7 @@ def edits_of(run):
 
 def digest(run):
     """A run in four lines: success, what was proposed, what was committed, what K probes alone would have committed."""
-    rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_of(run)
+    rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_in(run)
     last = max(row["step"] for row in rows)
 
     def count(some):
@@ -263,33 +300,39 @@ def digest(run):
 
 def plot(runs, file):
     """Draw runs (directories) into a picture: held-out success, what is proposed, what is in the bank."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ValueError("--plot needs matplotlib: pip install matplotlib") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, (success, useful, bank) = plt.subplots(1, 3, figsize=(12, 3.4), constrained_layout=True)
-    for number, run in enumerate(runs):
-        rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_of(run)
+    success, useful, bank = {}, {}, {}
+    for run in runs:
+        rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_in(run)
         if not rows:
             raise ValueError(f"{run}/metrics.jsonl is empty: nothing to plot yet")
-        look = {"color": f"C{number}", "label": Path(run).name}
-        evals = [row for row in rows if "eval_success" in row]
-        spread = [(r["eval_success"] * (1 - r["eval_success"]) / r["eval_n"]) ** 0.5 for r in evals]
-        success.errorbar([r["step"] for r in evals], [r["eval_success"] for r in evals], spread, capsize=2, **look)
+        name = Path(run).name
+        evals = [(row["step"], row["eval_success"], row["eval_n"]) for row in rows if "eval_success" in row]
+        errors = [(p * (1 - p) / n) ** 0.5 for _, p, n in evals]
+        success[name] = [(step, p, p - error, p + error) for (step, p, _), error in zip(evals, errors)]
         # The share of useful edits, five iterations at a time; words that no player uses count by their utility.
         bins = {}
         for edit in edits:
             good = edit["kind"] == "useful" if edit["kind"] else edit["utility"] > 0
             bins.setdefault((edit["step"] - 1) // 5, []).append(good)
-        useful.plot([5 * b + 3 for b in bins], [sum(some) / len(some) for some in bins.values()], "o-", **look)
-        later = [row for row in rows if row["step"]]
-        bank.plot([r["step"] for r in later], [r["skills"] for r in later], **look)
-    success.set(title="success on held-out games, with the bank", xlabel="iteration", ylim=(0, 1))
-    useful.set(title="share of useful skills among the edits", xlabel="iteration", ylim=(0, 1))
-    bank.set(title="skills in the bank", xlabel="iteration")
-    success.legend()
-    fig.savefig(file, dpi=110)
-    plt.close(fig)
+        useful[name] = [(5 * b + 3, sum(some) / len(some)) for b, some in bins.items()]
+        bank[name] = [(row["step"], row["skills"]) for row in rows if row["step"]]
+    draw([Panel(success, "iteration", title="success on held-out games, with the bank", top=1.0),
+          Panel(useful, "iteration", title="share of useful skills among the edits", top=1.0),
+          Panel(bank, "iteration", title="skills in the bank")], file, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tools.report", description="The figures of runs, and their curves.",
+                                     allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories of train.py")
+    parser.add_argument("--plot", metavar="PNG", help="draw the runs' curves into this picture")
+    args = parser.parse_args()
+    print_anything()
+    with guard("tools.report", None, (ValueError, OSError)):
+        if args.plot:
+            plot(args.runs, args.plot)
+        print("\n".join(map(digest, args.runs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
-"""Look on, and play: `python eval.py RUN --watch 3`, `python eval.py --play --env webshop`.
+"""Look on, and play: `python -m tools.watch RUN 3`, `python -m tools.watch --play --env webshop`.
 
-`watch` plays games of a run in the terminal, turn by turn: the skills shown, each thought, action and page, then the
+`watch` plays games of a run and prints them turn by turn: the skills shown, each thought, action and page, then the
 review and, with --probes K, what its edit changes on K other games. `play_by_hand` lets a person play the same games
 with the same pages.
 """
@@ -10,10 +10,15 @@ import os
 import re
 import sys
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
+
 import envs
 from envs import rollout
+from lib.files import print_anything
 from probes import edits_of, probe
-from skillbank import CHANGED, SkillBank, skills_prompt
+from skillbank import SkillBank, skills_prompt
+from tools import targets
+from tools.guard import BROKEN, guard
 from tools.report import fate, status_of
 
 COLOURS = {"dim": "2", "skill": "33", "thought": "36", "action": "1;34", "good": "32", "bad": "31"}
@@ -37,13 +42,14 @@ def show(text, colour=""):
 
 
 def watch(policy, env, bank, tasks, sampling, seed, probing=None):
-    """Play the tasks one after another and print each turn as it is made. probing: None, or how edits are probed.
+    """Play the tasks one after another, and print each game when it is over. probing: None, or how edits are probed.
 
     Returns the episodes. The random stream is the task's, as in an evaluation.
     """
     played = []
     for task in tasks:
-        episode, = rollout(policy, env, [task], bank, seed=seed, sampling=sampling, keys=[task], tell=Teller())
+        episode, = rollout(policy, env, [task], bank, seed=seed, sampling=sampling, keys=[task])
+        tell(episode)
         played.append(episode)
         edits = edits_of([episode])
         if edits and probing:
@@ -54,27 +60,20 @@ def watch(policy, env, bank, tasks, sampling, seed, probing=None):
     return played
 
 
-class Teller:
-    """Prints an episode as it grows: called after each turn, and after the review."""
-
-    def __init__(self):
-        self.told = 0
-
-    def __call__(self, episode):
-        if not self.told:
-            show(f"=== task {episode.task} ({episode.family})\n{episode.messages[1].splitlines()[0]}")
-            show(skills_prompt(episode.shown), "skill")
-            show("\n".join(episode.messages[1].splitlines()[1:]), "dim")
-        if episode.edit:
-            spoken(episode.review)
-            return show(f"--- {status_of(episode)}", "good" if episode.edit["status"] in CHANGED else "dim")
-        turn = episode.turns[-1]
-        self.told += 1
+def tell(episode):
+    """Print an episode: its skills, its turns, its end, and the review."""
+    task, *page = episode.messages[1].splitlines()
+    show(f"=== task {episode.task} ({episode.family})\n{task}")
+    show(skills_prompt(episode.shown), "skill")
+    show("\n".join(page), "dim")
+    for turn in episode.turns:
         spoken(turn.text)
         show(turn.reply if turn.valid else f"(invalid)\n{turn.reply}", "dim" if turn.valid else "bad")
-        if episode.score or episode.won:
-            show(f"--- {'won' if episode.won else 'lost'}, score {episode.score:.2f}, {episode.steps} steps",
-                 "good" if episode.won else "bad")
+    show(f"--- {'won' if episode.won else 'lost'}, score {episode.score:.2f}, {episode.steps} steps",
+         "good" if episode.won else "bad")
+    if episode.edit:
+        spoken(episode.review)
+        show(f"--- {status_of(episode)}", "good" if episode.edit.changed else "dim")
 
 
 def spoken(text):
@@ -116,3 +115,32 @@ def play_by_hand(env, task, bank=None, ask=None):
     show(f"{'You won' if game.won else 'You lost'}: score {game.score:.2f} after {steps} of {env.limit} steps.",
          "good" if game.won else "bad")
     return game
+
+
+def read_flags(argv=None):
+    parser = targets.parser_of("tools.watch", "Watch games of a run in the terminal, or play them yourself.")
+    parser.add_argument("games", metavar="N", type=int, nargs="?", default=1, help="watch so many games (default: 1)")
+    parser.add_argument("--probes", metavar="N", type=int, help="say what each edit is worth on N other games")
+    parser.add_argument("--play", metavar="N", type=int, nargs="?", const=0,
+                        help="play game N of the split yourself (default: 0); needs no target")
+    args = targets.read(parser, argv, least={"games": 1, "probes": 1, "play": 0}, wanted=False)
+    if not args.target and args.play is None:
+        parser.error("name a run directory or a model, or --play")
+    return args
+
+
+def main():
+    print_anything()
+    args = read_flags()
+    with guard("tools.watch", None, (ValueError, ImportError, *BROKEN)):
+        if args.play is not None:
+            env, bank = targets.open_world(args)
+            play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank)
+        else:
+            policy, env, bank, sampling = targets.open_target(args)
+            probing = targets.probing_of(args, sampling, 4) if args.probes else None
+            watch(policy, env, bank, env.tasks[:args.games], sampling, args.seed, probing)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,11 +2,39 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 
 class GameError(ValueError):
     """A game that cannot be played. The message is one line that names the game and says what is wrong."""
+
+
+class World(Protocol):
+    """What tools need of a world beside envs.Env, which has what a rollout needs. README.md shows how to write one."""
+
+    home: str  # the folder in worlds/ whose tiny/ belongs to this data
+    known: str  # what a `tiny` must have been trained on
+    options: dict  # flags of its own: {name: (default, help)}
+    graded: bool  # has its score values between 0 and 1?
+    aliases: dict  # other people's names of its families: {theirs: ours}
+    ways: Any  # players.Ways: the habits of its scripted players
+    corpus_chats: int  # so many transcripts train the tokenizer of a new `tiny`
+
+    def name(self, task: int) -> str: ...  # which game it is, for result files
+    def player(self, game, task: int, skills: list, rng) -> "Player": ...  # for the cold start
+    def vocabulary(self) -> list[str]: ...  # texts beyond the transcripts, for the same tokenizer
+
+
+class Player(Protocol):
+    """Writes the transcripts of the cold start by script; players.py has one that obeys skills.
+
+    Its games also have `observation`: the page in the engine's own words.
+    """
+
+    mistaken: bool  # its last turn was a mistake: the transcript shows it, training skips it
+
+    def act(self, observation: str) -> tuple: ...  # -> (thought, action)
+    def review(self, won: bool, score: float, steps: int) -> tuple: ...  # -> (thought, tool, arguments)
 
 
 def names() -> list[str]:

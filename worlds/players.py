@@ -8,8 +8,6 @@ that something is left to learn.
 
 from dataclasses import dataclass
 
-from lib.skillfiles import plain
-
 BASE = 0.5  # how often a player has a useful habit that no skill names
 SHOWN = {"useful": 0.95, "neutral": 0.9, "harmful": 0.9}  # a habit that a skill in the prompt names
 UNSHOWN = {"neutral": 0.1, "harmful": 0.03}  # any other habit
@@ -28,6 +26,11 @@ class Habit:
     lesson: str  # the sentence in a review that leads to this skill
 
 
+def spelled(text):
+    """The words of a text, however they are spaced and capitalised."""
+    return tuple(text.lower().split())
+
+
 class Ways:
     """The habits of a world, as skills for each of its families and for "general".
 
@@ -37,7 +40,7 @@ class Ways:
     def __init__(self, habits, families, spoken):
         self.habits, self.families, self.spoken = habits, list(families), spoken
         self.kind = {habit.key: habit.kind for habit in habits}
-        self._keys = {plain(skill[field]): skill["key"] for family in (*families, "general")
+        self._keys = {spelled(skill[field]): skill["key"] for family in (*families, "general")
                       for wording in range(WORDINGS) for skill in self.texts(family, wording)
                       for field in ("title", "principle")}
 
@@ -54,7 +57,7 @@ class Ways:
     def meaning(self, skill):
         """The key of the habit that a skill (or an edit's arguments) names; None for words that no player uses."""
         text = skill if isinstance(skill, dict) else vars(skill)
-        return self._keys.get(plain(text["principle"])) or self._keys.get(plain(text["title"]))
+        return self._keys.get(spelled(text["principle"])) or self._keys.get(spelled(text["title"]))
 
 
 class Player:

@@ -1,0 +1,123 @@
+"""What eval.py, tools.watch and tools.audit are given: a run or a model, its world and its bank."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+import envs
+import policy as policies
+import worlds
+from lib.device import pick_device
+from lib.files import read_json
+from probes import Probing
+from skillbank import SkillBank
+from tools.guard import ANEW, checkpoint_of, guard
+from tools.runs import fit
+
+SAMPLING = [f for f in fields(envs.Sampling) if f.name != "temperature"]  # each is a flag
+
+
+def parser_of(program: str, text: str) -> argparse.ArgumentParser:
+    """A parser with the flags of every command that plays games of a target. A wrong flag ends it with one line."""
+    parser = argparse.ArgumentParser(prog=program, description=text, allow_abbrev=False, add_help=False)
+    parser.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
+    parser.add_argument("target", nargs="?", help="a run directory of train.py, or a model (directory, HF id, smollm2, "
+                                                  "tiny)")
+    parser.add_argument("--env", choices=worlds.names(), help="world (default: the run's, or webshop)")
+    parser.add_argument("--split", default="test", help="train, dev or test; for alfworld also valid_seen or "
+                                                        "valid_unseen, which is its test (default: test)")
+    parser.add_argument("--data", metavar="DIR", help="directory of the real data (default: the run's, or the world's)")
+    parser.add_argument("--bank", metavar="FILE", help="skill bank (default: the run's)")
+    parser.add_argument("--temperature", metavar="X", type=float, default=0.4, help="of sampling (default: 0.4)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the episodes' random streams (default: 0)")
+    parser.add_argument("--device", default="", help="cpu, cuda, ... (default: cuda where there is one)")
+    for f in SAMPLING:
+        parser.add_argument(f"--{f.name}", metavar="N", type=int, help="as in train.py (default: the run's)")
+    return parser
+
+
+def read(parser: argparse.ArgumentParser, argv=None, least=(), wanted: bool = True) -> argparse.Namespace:
+    """The command line, with what its target holds: .model, .settings, .bank, .options of its world.
+
+    least: {flag: least value} of the program's own flags; wanted: must a target be named?
+    """
+    first, _ = parser.parse_known_args(argv)
+    with guard(parser.prog, None, (ValueError, OSError)):
+        model, settings, bank = target_of(first.target) if first.target else ("", {}, None)
+    parser.add_argument("-h", "--help", action="help", help="show this and stop")
+    options = worlds.add_options(parser, first.env or settings.get("env", "webshop"))
+    args = parser.parse_args(argv)
+    if not args.target and wanted:
+        parser.error("name a run directory or a model")
+    args.model, args.settings, args.env = str(model), settings, args.env or settings.get("env", "webshop")
+    args.bank = args.bank or bank
+    args.options = {name: settings.get(name, default) if getattr(args, name) is None else getattr(args, name)
+                    for name, default in options.items()}
+    for name, most in {"temperature": 0, "act_tokens": 1, "review_tokens": 1, "context": 1, "rows": 1, "top_k": 0,
+                       **dict(least)}.items():
+        if getattr(args, name) is not None and not getattr(args, name) >= most:  # `not >=`, so NaN is refused, too
+            parser.error(f"--{name} {getattr(args, name)}: must be at least {most}")
+    return args
+
+
+def target_of(path):
+    """What eval.py is given: (model to load, the run's settings, file of its bank or None).
+
+    path: a run directory, one of its checkpoints, its reference, or any model. A shipped model's config.json names its
+    world; other models have no settings.
+    """
+    path = Path(path)
+    if checkpoint := checkpoint_of(path):
+        return checkpoint, read_json(path / "config.json", ANEW), checkpoint / "skills.json"
+    for run in list(path.resolve().parents)[:2]:  # RUN/reference, RUN/checkpoints/step_00005
+        settings = read_json(run / "config.json", ANEW) if (run / "config.json").is_file() else {}
+        if "env" in settings and (path / "config.json").is_file():
+            bank = path / "skills.json"
+            return path, settings, bank if bank.is_file() else None
+    config = read_json(path / "config.json", ANEW) if (path / "config.json").is_file() else {}
+    if "env" in config:
+        raise ValueError(f"{path} is a run without a checkpoint yet; train.py --resume goes on with it")
+    named = [str(config.get("world")).split(",")[0], path.resolve().parent.name if path.name == "tiny" else ""]
+    world = next((name for name in named if name in worlds.names()), None)
+    return path, {"env": world} if world else {}, None
+
+
+def open_world(args):
+    """(world, bank) of eval.py's target; flags win over the run's settings. One-line errors."""
+    settings, bank = args.settings, SkillBank.load(args.bank) if args.bank else SkillBank()
+    env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
+    if not args.data and settings.get("world", env.describe()) != env.describe():
+        raise ValueError(f"{args.target} was trained in {settings['world']}, this is {env.describe()}; give --data")
+    fit(bank, args.bank, env)
+    return env, bank
+
+
+def open_target(args):
+    """(policy, world, bank, sampling) to evaluate; flags win over the run's settings. One-line errors."""
+    env, bank = open_world(args)
+    policy = policies.load(args.model, pick_device(args.device), world=env.home)
+    settings = {**policy.model.cfg.hf.get("sampling", {}), **args.settings}  # a shipped model brings its lengths
+    own = {f.name: getattr(args, f.name) for f in SAMPLING}
+    own = {name: settings.get(name, getattr(envs.Sampling, name)) if value is None else value
+           for name, value in own.items()}
+    sampling = envs.Sampling(args.temperature, **own)
+    envs.prompt_limit(policy, env, sampling)  # refuse a context that is too short before the first game
+    return policy, env, bank, sampling
+
+
+def probing_of(args, sampling, k: int) -> Probing:
+    """How edits are probed: as in the run, with --probes or k probe tasks each."""
+    settings = args.settings
+    return Probing(args.probes or k, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
+                   settings.get("clip_utility", Probing.clip), settings.get("utility", Probing.utility),
+                   sampling=sampling)
+
+
+def place_of(args) -> Path:
+    """Where results go: into the run, where the target is one, else into the current directory."""
+    return Path(args.target) if (Path(args.target) / "latest").is_file() else Path(".")
+
+
+def words_of(env) -> str:
+    """Whose words the games speak, in brackets, where the world can tell."""
+    return f" (words: {env.words()})" if hasattr(env, "words") else ""
