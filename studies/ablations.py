@@ -35,6 +35,7 @@ from lib.files import read_json, write_atomic
 from lib.models import shipped
 from skillbank import Skill, SkillBank
 from tools.figures import Panel, draw
+from tools.guard import UNFINISHED
 from tools.report import SECONDS, lines_of
 from worlds.webshop.shopper import WAYS
 
@@ -61,7 +62,7 @@ MAIN = tuple(VARIANTS)[:6]  # in the first figure; the others leave a part out
 RARITY = (0.05, 0.1, 0.2, 0.35, 0.5)  # BASE
 RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews off"),
           "plain GRPO, graded reward": (40, "--reviews off --reward graded")}
-FURTHER = "--steps 1200 --batch 2 --lr 1e-3 --muon 0.005 --copy 5 --seed 8"  # half as many steps as make.sh's last
+FURTHER = "--steps 1200 --lr 1e-3 --muon 0.005 --prompt 0 --copy 5 --seed 8"  # half of what made the shipped one
 SEEN = "accessories,apparel,electronics,footwear"
 PARTS = {
     "variants": VARIANTS,
@@ -112,8 +113,9 @@ def commands(args, runs, found):
             if not (start / "config.json").is_file():
                 line = lines.setdefault(base, [])
                 model = quote(str(shipped("webshop") if args.model == "tiny" else args.model))
-                make = f"-m tools.coldstart --env webshop --model {model} --base {base} {FURTHER}"
-                line += [] if line else [f"{python} {make} --out {quote(str(start))} >> {quote(f'{start}.log')} 2>&1"]
+                make = (f"-m tools.coldstart --env webshop --model {model} --base {base} {FURTHER} "
+                        f"--out {quote(str(start))}{' --resume' * (start / UNFINISHED).is_file()}")
+                line += [] if line else [f"{python} {make} >> {quote(f'{start}.log')} 2>&1"]
         todo = []
         if reached(out) < run.steps:
             resume = " --resume" if (out / "config.json").is_file() else ""

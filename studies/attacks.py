@@ -193,7 +193,7 @@ INJECTIONS = {
 def injected():
     """{attack: its status} of texts with tags and roles, as proposals to an empty bank."""
     form = {"category": "general", "title": "Help", "when_to_apply": "Always.", "evidence": "-"}
-    return {name: SkillBank().apply("propose_skill", {**form, "principle": text}, "footwear")["status"]
+    return {name: SkillBank().apply("propose_skill", {**form, "principle": text}, "footwear").status
             for name, text in INJECTIONS.items()}
 
 

@@ -206,7 +206,7 @@ def reviews(env, tasks, group):
         game, family = env.start(task), env.family(task)
         player = env.player(game, task, [], random.Random(f"review/{task}/{i}"))
         text = scripted(env, task, [], game, player)[-1]["content"]
-        episodes.append(Episode(task, family, i, [], (), edit=review(text, SkillBank(), family)))
+        episodes.append(Episode(task, family, i, [], (), edit=review(text, SkillBank(), family, task)))
     return edits_of(episodes)
 
 

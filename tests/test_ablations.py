@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from forks import gigpo
 
 import envs
 import eval as evaluation
 import train
+from forks import gigpo
 from skillbank import SkillBank
 from studies import ablations
 from tools import coldstart, report
+from tools.flags import parse
 from worlds.webshop import catalogue
 
 ROOT = Path(ablations.__file__).parents[1]
@@ -54,13 +55,18 @@ def test_every_command_is_one_that_its_program_takes(part, tmp_path, monkeypatch
     runs = 0
     for program, *argv in (words for line in lines for words in words_of(line)):
         if program == "train.py" or argv[0] == "forks.gigpo":
-            flags = train.read_flags(argv) if program == "train.py" else gigpo.read_flags(argv[1:])
-            assert flags.lr == 0.5 and flags.steps in (5, 10, 20, 40) and not flags.resume and flags.cold_start == 0
+            flags = train.read_flags(argv) if program == "train.py" else train.read_flags(argv[1:], gigpo.Flags)
+            assert flags.lr == 0.5 and flags.steps in (5, 10, 20, 40) and not flags.resume
+            assert flags.cold_start == 0 and flags.act_tokens == 96
             envs.make(flags.env, "train", **flags.options)
             runs += 1
         elif program == "-m":
             assert argv[0] == "tools.coldstart"
-            assert coldstart.read_flags(argv[1:]).steps == 1200
+            made = parse(coldstart.Flags, coldstart.PRESETS, argv[1:])
+            assert made.steps == 1200 and made.muon == 0.005 and made.prompt == 0 and made.batch == 2
+            assert made.options["base"] in ablations.RARITY and made.context == 3072
+            Path(made.out).mkdir(parents=True)  # as it will be when the runs begin: they have tiny's presets then
+            (Path(made.out) / "config.json").write_text('{"world": "webshop"}')
         else:
             run = Path(argv[0])
             run.mkdir(parents=True, exist_ok=True)
