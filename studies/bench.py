@@ -28,7 +28,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -63,12 +63,12 @@ QWEN = {
 
 
 def shape(name):
-    """The config.json of a Qwen2.5."""
-    dim, layers, heads, kv_heads, ffn, vocab, tied = QWEN[name]
-    return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": dim,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-            "intermediate_size": ffn, "vocab_size": vocab, "tie_word_embeddings": tied, "rope_theta": 1e6,
-            "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "hidden_act": "silu"}
+    """The Config of a Qwen2.5."""
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+            "vocab_size", "tie_word_embeddings")
+    return policies.Config(**checkpoints.architecture({
+        **dict(zip(keys, QWEN[name])), "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+        "rope_theta": 1e6, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "hidden_act": "silu"}))
 
 
 def load(args):
@@ -77,7 +77,7 @@ def load(args):
         return policies.load(args.model, args.device, args.dtype, world=args.env)
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = policies.Decoder(policies.Config(**checkpoints.architecture(shape(args.model)))).to(args.dtype)
+        model = policies.Decoder(shape(args.model)).to(args.dtype)
     model = model.to_empty(device=args.device)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -118,11 +118,11 @@ def machine(args):
     copying = min(timed(device, lambda: target.copy_(source))[0] for _ in range(7))  # the best: the first warms up
     product = min(timed(device, lambda: [a @ b for _ in range(5)])[0] / 5 for _ in range(7))
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(": ")[2] for line in cpu.splitlines() if line.startswith("model name")]
-    return {"device": torch.cuda.get_device_name(device) if cuda else "cpu", "cpu": (names or [platform.machine()])[0],
-            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "python": platform.python_version(), "model": args.model,
-            "env": args.env, "dtype": str(args.dtype).removeprefix("torch."), "mini": args.mini,
+    name = cpu.partition("model name\t: ")[2].partition("\n")[0] or platform.machine()
+    return {"device": torch.cuda.get_device_name(device) if cuda else name,
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
+            "torch": torch.__version__, "transformers": transformers.__version__, "model": args.model, "env": args.env,
+            "dtype": str(args.dtype).removeprefix("torch."), "mini": args.mini,
             "copy GB/s": 2 * size / copying / 1e9,  # read and written
             "product TFLOP/s": 2 * n**3 / product / 1e12}
 
@@ -170,33 +170,29 @@ def transcripts(policy, env, count, context):
     """Whole episodes that fit the context: [(ids, sampled)], sampled True on the player's tokens."""
     chats = [policy.chat.transcript(chat) for chat in demonstrations(env, 4 * count, seed=0)]
     fitting = [(ids, sampled) for ids, sampled in chats if len(ids) <= context]
-    if len(fitting) < count:
-        raise ValueError(f"{len(fitting)} of {len(chats)} transcripts fit {context} tokens, {count} are needed")
+    assert len(fitting) >= count, f"{len(fitting)} of {len(chats)} transcripts fit {context} tokens, {count} are needed"
     return fitting[:count]
 
 
-@dataclass
-class Row:
-    """One conversation of a rollout: the tokens it reads before each turn, the number it samples in each."""
-
-    given: list  # token ids read before each turn, the prompt first
-    sampled: list  # number of sampled tokens per turn
-
-    @property
-    def length(self):
-        return sum(map(len, self.given)) + sum(self.sampled)
-
-
 def conversations(policy, env, groups, context):
-    """GROUP rows for each of `groups` transcripts of 5 or more turns; a row's turns are .75 to 1.25 of the player's."""
-    rng, rows = random.Random("bench"), []
+    """GROUP rows for each of `groups` transcripts of 5 or more turns: per turn (ids to read, how many to sample).
+
+    A row samples .75 to 1.25 of what the player wrote.
+    """
+    rng = random.Random("bench")
+    rows: list = []
     for ids, sampled in transcripts(policy, env, 4 * groups, context * 4 // 5):
         spans = [[token for token, _ in span] for _, span in itertools.groupby(zip(ids, sampled), lambda pair: pair[1])]
         if len(spans) // 2 >= 5 and len(rows) < GROUP * groups:  # given, sampled, given, ...
-            rows += [Row(spans[::2], [max(round(len(span) * rng.uniform(0.75, 1.25)), 1) for span in spans[1::2]])
-                     for _ in range(GROUP)]
-    assert len(rows) == GROUP * groups and max(row.length for row in rows) <= context
+            rows += [[(given, max(round(len(mine) * rng.uniform(0.75, 1.25)), 1))
+                      for given, mine in zip(spans[::2], spans[1::2])] for _ in range(GROUP)]
+    assert len(rows) == GROUP * groups and max(map(length, rows)) <= context
     return rows
+
+
+def length(row):
+    """Tokens of a conversation."""
+    return sum(len(given) + count for given, count in row)
 
 
 def reviews(env, tasks, group):
@@ -219,30 +215,32 @@ def lengths(args, env, policy, **more):
     return sampling
 
 
-# ---- 1: rollouts ----------------------------------------------------------------------------------------------------
+# ---- The parts ------------------------------------------------------------------------------------------------------
 
 
 def turns(rows):
     """Per turn: the rows that are still open, the tokens each reads, the number each samples."""
-    for turn in range(max(len(row.sampled) for row in rows)):
-        live = [i for i, row in enumerate(rows) if turn < len(row.sampled)]
-        yield live, [list(rows[i].given[turn]) for i in live], [rows[i].sampled[turn] for i in live]
+    for turn in range(max(map(len, rows))):
+        live = [i for i, row in enumerate(rows) if turn < len(row)]
+        yield live, [list(rows[i][turn][0]) for i in live], [rows[i][turn][1] for i in live]
 
 
 def by_session(policy, keep, fork, rows):
     """(sampled ids per row, prompt tokens read). keep: the cache over turns; fork: a group reads its prompt once."""
-    session, out, read = Session(policy, len(rows), max(row.length for row in rows)), [[] for _ in rows], 0
+    session = Session(policy, len(rows), max(map(length, rows)))
+    out: list = [[] for _ in rows]
+    read = 0
     for turn, (live, given, limits) in enumerate(turns(rows)):
-        feed = live
-        if fork and turn == 0:  # as envs.play does
-            feed, given = live[::GROUP], given[::GROUP]
+        shared = fork and turn == 0  # as envs.begin does
         if not keep:
             given = [session.ids[i] + new for i, new in zip(live, given)]
             for i in live:
                 session.reset(i)
+        feed = live[::GROUP] if shared else live
+        given = given[::GROUP] if shared else given
         session.feed(feed, given)
         read += sum(map(len, given))
-        if fork and turn == 0:
+        if shared:
             session.fork(feed, GROUP)
         for i, (ids, _) in zip(live, session.sample(live, limits, stop=())):
             out[i] += ids
@@ -254,7 +252,9 @@ def by_generate(model, rows):
 
     It has no limit per row, so a turn runs until the longest row is done; only the wanted tokens are kept and counted.
     """
-    ids, out, read = [[] for _ in rows], [[] for _ in rows], 0
+    ids: list = [[] for _ in rows]
+    out: list = [[] for _ in rows]
+    read = 0
     for live, given, limits in turns(rows):
         for i, new in zip(live, given):
             ids[i] += new
@@ -283,34 +283,24 @@ def as_transformers(policy, args):
 def bench_rollout(args, env, bounds):
     policy, groups = load(args), 2 if args.mini or args.device.type == "cpu" else 8
     rows = conversations(policy, env, groups, min(2048 if args.mini else 8192, policy.model.cfg.max_len))
-    warm = [Row(row.given[:2], [4, 4]) for row in rows]
-    wanted = [sum(row.sampled) for row in rows]
-    ways = {"a: HF generate, turn by turn": partial(by_generate, as_transformers(policy, args)),
-            "b: Session, every turn from scratch": partial(by_session, policy, False, False),
-            "c: Session, cache kept over turns": partial(by_session, policy, True, False),
-            "d: and the group's opening read once": partial(by_session, policy, True, True)}
-    results, samples = [], []
-    for name in list(ways):
-        way = ways.pop(name)
-        way(warm)
+    wanted = sum(count for row in rows for _, count in row)
+    results, drawn = [], []
+    for name, way in {"a: HF generate, turn by turn": partial(by_generate, as_transformers(policy, args)),
+                      "b: Session, every turn from scratch": partial(by_session, policy, False, False),
+                      "c: Session, cache kept over turns": partial(by_session, policy, True, False),
+                      "d: and the group's opening read once": partial(by_session, policy, True, True)}.items():
+        way([[(given, 4) for given, _ in row[:2]] for row in rows])  # warms up
         seconds, (ids, read) = timed(args.device, partial(way, rows))
-        assert [len(row) for row in ids] == wanted, name
-        samples.append([token for row in ids for token in row])
-        results.append({"": name, "s": seconds, "tokens/s": sum(wanted) / seconds, "read": read})
-        del way  # and HF's weights
-        clear(args.device)
-    for row, mine in zip(results, samples):
-        row |= {"x a": results[0]["s"] / row["s"], "x b": results[1]["s"] / row["s"],
-                "as d": sum(one == other for one, other in zip(mine, samples[3])) / sum(wanted)}
-    results[0]["as d"] = None  # it draws other random numbers
+        drawn.append([token for row in ids for token in row])
+        assert len(drawn[-1]) == wanted, name
+        results.append({"": name, "s": seconds, "tokens/s": wanted / seconds, "read": read,
+                        "x a": results[0]["s"] / seconds if results else 1.0})
     # Rounding hardly ever flips a draw in float32. In bfloat16 it does, and that row goes its own way from there.
-    assert args.dtype != torch.float32 or results[2]["as d"] > 0.9, "c and d sampled different tokens"
-    return (f"rollout: {groups} groups of {GROUP}, {sum(len(row.sampled) for row in rows) / len(rows):.1f} turns, "
-            f"{sum(wanted):,} sampled tokens, transcripts of up to {max(row.length for row in rows):,}", results,
-            "read: prompt tokens, a's with padding; as d: share of sampled tokens equal to d's")
-
-
-# ---- 2: one step, one prompt ----------------------------------------------------------------------------------------
+    same = sum(one == other for one, other in zip(drawn[2], drawn[3])) / wanted
+    assert args.dtype != torch.float32 or same > 0.9, "c and d sampled different tokens"
+    return (f"rollout: {groups} groups of {GROUP}, {sum(map(len, rows)) / len(rows):.1f} turns, {wanted:,} sampled "
+            f"tokens, transcripts of up to {max(map(length, rows)):,}", results,
+            "read: prompt tokens, a's with padding")
 
 
 def bench_decode(args, env, bounds):
@@ -332,7 +322,7 @@ def bench_decode(args, env, bounds):
         results.append({
             "rows": rows, "tokens/s": rows * steps / decoding, "ms/step": 1000 * decoding / steps,
             "MB/step": needed / 1e6, "of copy": needed * steps / decoding / (bounds["copy GB/s"] * 1e9),
-            "read tokens/s": rows * context / reading, "read TFLOP/s": flops / reading / 1e12,
+            "read tokens/s": rows * context / reading,
             "of product": flops / reading / (bounds["product TFLOP/s"] * 1e12)})
     return (f"decode, {args.model} at a context of {context:,}, and reading it", results,
             "MB/step: weights, and keys and values so far; what fits a CPU's caches is not bound by its memory")
@@ -363,9 +353,6 @@ def bench_flow(args, env, bounds):
     return f"{len(tasks) * GROUP} episodes in {sampling.rows} rows", results, "a CPU plays in step, a GPU flowing"
 
 
-# ---- 3: probes ------------------------------------------------------------------------------------------------------
-
-
 def bench_probes(args, env, bounds):
     policy, bank, alone = load(args), SkillBank(), 4 if args.mini else 8
     edits = reviews(env, env.train_tasks[:4], GROUP)
@@ -386,9 +373,6 @@ def bench_probes(args, env, bounds):
     return (f"probes: {len(edits)} edits, {len({edit.identity for edit in edits})} different, K = {K}, empty bank: "
             f"{results[1]['s/edit'] / results[2]['s/edit']:.2f} times as fast together", results,
             "tiny as shipped" if args.model == "tiny" else f"{env.limit} turns of up to 32 tokens")
-
-
-# ---- 4: the update --------------------------------------------------------------------------------------------------
 
 
 def one_update(args, segments, budget, rank=0, recompute=False, offload=False):
@@ -417,11 +401,11 @@ def bench_update(args, env, bounds):
     policy, results = load(args), []
     cfg = policy.model.cfg
     rows = transcripts(policy, env, 8 if args.mini else 64, min(8192, cfg.max_len))
+    del policy
     # Whatever the old log-probabilities and whichever of its two jobs a token does: the work is the same.
     segments = [Segment(ids, [grpo.ACT if mine else grpo.FORCED for mine in sampled], [0.0] * len(ids))
                 for ids, sampled in rows]
     sizes, count = [len(ids) for ids, _ in rows], sum(sum(sampled) for _, sampled in rows)
-    del policy
     layers, head = matrices(cfg)
     for name, budget, kind in (
             ("full", 2048, {}), ("full", 4096, {}), ("full", 16384, {}), ("recompute", 16384, {"recompute": True}),
@@ -431,21 +415,14 @@ def bench_update(args, env, bounds):
         padded = sum(len(rows) * sizes[rows[0]] for rows in grpo.micro_batches(sizes, budget))
         # Forward, backward to the activations, to the weights (not with LoRA), and the reference's forward.
         products = 2 * (layers * sum(sizes) + head * count) * (3 if "rank" in kind else 4)
-        speed = (products + 4 * attention_flops(cfg, sizes)) / 1e12 / seconds if seconds else None
-        how = fits.Training(args.dtype.itemsize, budget, max(sizes), "recompute" in kind, "offload" in kind,
-                            kind.get("rank", 0))
-        computed = sum(fits.of_training(cfg, how).values())
+        flops = products + 4 * attention_flops(cfg, sizes)
         results.append({
             "": name, "budget": budget, "padding": 1 - sum(sizes) / padded, "s": seconds,
-            "tokens/s": seconds and sum(sizes) / seconds, "sampled/s": seconds and count / seconds,
-            "TFLOP/s": speed, "of product": speed and speed / bounds["product TFLOP/s"], "peak GB": peak,
-            "computed GB": computed / 1e9})
+            "tokens/s": seconds and sum(sizes) / seconds,
+            "of product": seconds and flops / seconds / (bounds["product TFLOP/s"] * 1e12), "peak GB": peak})
     return (f"update: {len(segments)} transcripts, {sum(sizes):,} tokens, {count:,} of them sampled", results,
             "FLOPs: LM head on sampled tokens only, the reference's pass counts, recomputation does not; peak: tensors "
             "on a GPU, else resident; -: no memory, or not for a CPU")
-
-
-# ---- 5: an iteration ------------------------------------------------------------------------------------------------
 
 
 def bench_iteration(args, env, bounds):
@@ -458,21 +435,17 @@ def bench_iteration(args, env, bounds):
     reference = copy.deepcopy(policy.model).requires_grad_(False)
     optimizer = grpo.AdamW(policy.model.parameters(), 1e-6)
     for number in (1, 2):
-        act, episodes = timed(args.device, lambda: rollout(policy, env, env.train_tasks[:tasks], bank, group,
-                                                           sampling=sampling))
-        probing, _ = timed(args.device, lambda: probe(policy, env, bank, edits, probing=Probing(K, sampling=sampling)))
-        segments = [segment for episode in episodes for segment in episode.segments]
-        update = partial(grpo.update, policy.model, reference, optimizer, segments,
-                         [[1.0] * len(segment.ids) for segment in segments], logprobs)
+        play = partial(rollout, policy, env, env.train_tasks[:tasks], bank, group, sampling=sampling)
+        act, episodes = timed(args.device, play)
+        probing, _ = timed(args.device, partial(probe, policy, env, bank, edits, probing=Probing(K, sampling=sampling)))
+        segments, advantages = grpo.per_token(episodes, [1.0] * len(episodes), [1.0] * len(episodes))
+        update = partial(grpo.update, policy.model, reference, optimizer, segments, advantages, logprobs)
         updating, _ = timed(args.device, update)
         recorded = policy.kept.graphs.recorded.values() if policy.kept and policy.kept.graphs else ()
         results.append({"iteration": number, "act s": act, "probe s": probing, "update s": updating,
                         "s": act + probing + updating, "graphs": sum(map(bool, recorded))})
     return (f"iteration, {args.model}: {tasks * group} episodes of up to 6 turns", results,
             "a turn draws up to 24 tokens, a review 48; random weights draw all; graphs: recorded so far")
-
-
-# ---- 6: what fits (computed) ----------------------------------------------------------------------------------------
 
 
 # Memory, bandwidth and bfloat16 products of a card as its maker states them: an RTX 4090, an L40S, an H100, an H200.
@@ -492,15 +465,14 @@ def speeds(cfg, rows, context, rank, card):
 def bench_fit(args, env, bounds):
     results, context, most = [], 8192, 64
     for name, rank, offload in itertools.product(QWEN, (0, 16), (False, True)):
-        cfg = policies.Config(**checkpoints.architecture(shape(name)))
+        cfg = shape(name)
         how = fits.Training(2, longest=context, recompute=True, offload=offload, lora=rank)
         parts = fits.of_training(cfg, how)
         update = sum(parts.values())
         rest = sum(parts[part] for part in ("weights", "reference", "master weights", "moments"))
-        trained = parts["gradients"] // 4  # float32
         row = {"": name, "train": f"LoRA r {rank}" if rank else "full", "offload": "yes" if offload else "no",
-               "trained M": trained / 1e6, "rest GB": rest / 1e9, "update GB": update / 1e9,
-               "host GB": 16 * trained * offload / 1e9}  # master weights, gradients, moments
+               "rest GB": rest / 1e9, "update GB": update / 1e9,
+               "host GB": 4 * parts["gradients"] * offload / 1e9}  # master weights, gradients, moments: float32
         for card in CARDS:
             size = float(card.split()[0]) * 1e9
             rows = sum(memory.of_rollout(cfg, n, context, 2, Session.PREFILL) <= memory.SHARE * (size - rest)
@@ -529,8 +501,7 @@ def main():
     parser.add_argument("--mini", action="store_true", help="less of everything: about two minutes on two CPU cores")
     parser.add_argument("--out", default="runs/bench.json", help="every figure as JSON (default: %(default)s)")
     args = parser.parse_args()
-    parts = args.parts.split(",")
-    if not set(parts) <= set(PARTS):
+    if not set(args.parts.split(",")) <= set(PARTS):
         parser.error(f"--parts {args.parts}: choose from {', '.join(PARTS)}")
     torch.set_flush_denormal(True)
     transformers.utils.logging.disable_progress_bar()
@@ -541,7 +512,7 @@ def main():
         args.dtype = torch.bfloat16 if cuda else torch.float32
         result: dict = {"machine": machine(args)}
         table("machine", [{"": name, " ": value} for name, value in result["machine"].items()], "")
-        for part in parts:
+        for part in args.parts.split(","):
             clear(args.device)
             env = envs.make(args.env)  # anew: some parts change its limit
             seconds, (title, rows, note) = timed(args.device, partial(PARTS[part], args, env, result["machine"]))
