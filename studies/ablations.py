@@ -81,7 +81,6 @@ Run = namedtuple("Run", "part label seed name steps command")  # label: the row;
 # ---- The runs -------------------------------------------------------------------------------------------------------
 
 
-
 def runs_of(args, part):
     """The runs of a part, in the order of its table."""
     runs = []
@@ -104,27 +103,30 @@ def commands(args, runs, found):
     # The runs of the made-up worlds must not play the real ones.
     unset = [f"{name}=" for name in ("WEBSHOP_DATA", "ALFWORLD_DATA") if os.environ.get(name)]
     python = " ".join([*unset, quote(sys.executable)])
-    lines: dict = {}
+    lines: dict = {}  # what is waited for -> commands, one after another
     for run in sorted((run for run in runs if run.name not in found), key=lambda run: run.seed):
-        out, line = args.out / run.name, lines.setdefault(run.name, [])
-        if run.part == "rarity":
-            base = run.label.split()[-1]
-            start = args.out / f"base_{base}"
-            if not (start / "config.json").is_file():
-                line = lines.setdefault(base, [])
-                model = quote(str(shipped("webshop") if args.model == "tiny" else args.model))
-                make = (f"-m tools.coldstart --env webshop --model {model} --base {base} {FURTHER} "
-                        f"--out {quote(str(start))}{' --resume' * (start / UNFINISHED).is_file()}")
-                line += [] if line else [f"{python} {make} >> {quote(f'{start}.log')} 2>&1"]
-        todo = []
+        out = args.out / run.name
+        start = args.out / f"base_{run.label.split()[-1]}"
+        waits = run.part == "rarity" and not (start / "config.json").is_file()
+        line = lines.setdefault(start if waits else out, [])
+        if waits and not line:
+            line.append(f"{python} {checkpoint(args, start)} >> {quote(f'{start}.log')} 2>&1")
         if reached(out) < run.steps:
             resume = " --resume" if (out / "config.json").is_file() else ""
-            todo.append(f"{run.command} --out {quote(str(out))} --steps {run.steps}{resume}")
+            line.append(f"{python} {run.command} --out {quote(str(out))} --steps {run.steps}{resume} "
+                        f">> {quote(f'{out}.log')} 2>&1")
         if run.part == "claims":
-            file = quote(str(out / f"test_{run.steps}.json"))
-            todo.append(f"eval.py {quote(str(out))} --split test --protocols none,frozen --out {file}")
-        line += [f"{python} {one} >> {quote(f'{out}.log')} 2>&1" for one in todo]
-    return [" && ".join(line) for line in lines.values() if line]
+            line.append(f"{python} eval.py {quote(str(out))} --split test --protocols none,frozen "
+                        f"--out {quote(str(out / f'test_{run.steps}.json'))} >> {quote(f'{out}.log')} 2>&1")
+    return [" && ".join(line) for line in lines.values()]
+
+
+def checkpoint(args, start):
+    """The command that trains the shipped model further, on shoppers of another BASE: base_<BASE> is its directory."""
+    model = quote(str(shipped("webshop") if args.model == "tiny" else args.model))
+    resume = " --resume" if (start / UNFINISHED).is_file() else ""
+    return (f"-m tools.coldstart --env webshop --model {model} --base {start.name.removeprefix('base_')} {FURTHER} "
+            f"--out {quote(str(start))}{resume}")
 
 
 def hand_written():
