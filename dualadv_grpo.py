@@ -11,10 +11,9 @@ that it did (paper, section "DualAdv-GRPO"):
     A_skill = (S - mean_g S) / (std_g S + eps) * lambda    on REVIEW tokens
     loss    = mean over sampled tokens of  -min(rho A, clip(rho, 1 - c, 1 + c) A) + beta KL - entropy bonus
 
-Differences from the released code: it counts every turn of a trajectory in the group's mean and std, so that long
-episodes weigh more; here a trajectory counts once, which is GRPO. The loss is one mean over all sampled tokens of the
-whole batch. Its denominator is computed before the batch is split, so padding, row order and micro-batches do not
-change the loss.
+Difference from the released code: it counts every turn of a trajectory in the group's mean and std; here a trajectory
+counts once, which is GRPO. The loss is one mean over all sampled tokens: its denominator is computed before the batch
+is split, so padding, row order and micro-batches do not change it.
 """
 
 from dataclasses import dataclass
@@ -27,14 +26,12 @@ FORCED, ACT, REVIEW = 0, 1, 2  # a token's job: given by prompt or world, sample
 def group_advantage(rewards, groups, *, alone: str, eps: float = 1e-6) -> torch.Tensor:
     """GRPO's advantage: A = (R - mean_g R) / (std_g R + eps), with the unbiased std of each reward's own group g.
 
-    rewards: (N,) floats; groups: N labels, anything hashable. Returns (N,).
-    alone: what a group of one gets. "reward": the reward itself, as in the released code (mean 0, std 1); "zero": no
-    advantage, as there is nothing to compare with.
+    rewards: (N,) floats; groups: N labels, anything hashable. Returns (N,). alone: what a group of one gets, "reward":
+    the reward itself, as in the released code (mean 0, std 1); "zero": there is nothing to compare with.
     """
     rewards = torch.as_tensor(rewards)
     dtype = rewards.dtype if rewards.is_floating_point() else torch.float32
-    # float64: with equal rewards R - mean must be exactly 0. A float32 rounding error divided by eps would look like an
-    # advantage.
+    # float64: with equal rewards R - mean must be 0. A rounding error divided by eps would look like an advantage.
     rewards = rewards.double()
     labels = groups.tolist() if torch.is_tensor(groups) else list(groups)
     if len(labels) != len(rewards):
@@ -80,8 +77,8 @@ def policy_loss(logp, old_logp, ref_logp, advantage, mask, clip=0.2, kl=0.01, bo
     """Clipped surrogate + kl * KL(policy || reference) - bonus, as a mean over the masked tokens. Returns a scalar.
 
     logp, old_logp, ref_logp: (B, T) log-probabilities of the tokens under the policy, the sampler and the reference
-    (ref_logp may be None where kl is 0); advantage: (B, T), or (B,) for one value per row; mask: (B, T), True where
-    sampled; bonus: (B, T), for instance a weight times the entropy; tokens: the denominator, mask.sum() by default. A
+    (may be None where kl is 0); advantage: (B, T), or (B,) for one value per row; mask: (B, T), True where sampled;
+    bonus: (B, T), for instance a weight times the entropy; tokens: the denominator, mask.sum() by default. A
     micro-batch passes the number of sampled tokens of the whole batch.
     """
     mask = mask.bool()
@@ -105,9 +102,8 @@ def k3(logp, ref_logp, mask):
 class AdamW:
     """AdamW on float32 master weights: at lr 1e-6 a bfloat16 weight would round every step to nothing.
 
-    Where the model is float32 the master weights are the model's own, and nothing is held twice. offload: master
-    weights and moments are in the CPU's memory (12 bytes per parameter less on the GPU), gradients are moved there once
-    per step, and the CPU makes the step.
+    Where the model is float32 the master weights are the model's own. offload: master weights and moments are in the
+    CPU's memory (12 bytes per parameter less on the GPU), and the CPU makes the step.
     """
 
     def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.999), offload: bool = False):
@@ -155,10 +151,10 @@ class AdamW:
 
 
 def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Split rows into batches of at most `budget` tokens, padding included; a longer row gets a batch of its own.
+    """Split rows into batches (lists of row numbers) of at most `budget` tokens, padding included.
 
-    Rows are sorted by length, and a batch ends where padding would be more than a tenth of it. Returns lists of row
-    numbers.
+    Rows are sorted by length, and a batch ends where padding would be more than a tenth of it. A row that is longer
+    than the budget gets a batch of its own.
     """
     batches: list[list[int]] = []
     real = 0  # tokens of the last batch
@@ -228,10 +224,9 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
            objective: Objective = Objective(), progress=iter) -> Stats:
     """One GRPO step on a batch of transcripts.
 
-    segments: records with lists .ids, .job (FORCED, ACT or REVIEW per token) and .logp (the sampler's);
-    advantages: per segment a list with one advantage per token, see `per_token`; logprobs: policy.logprobs, the same
-    softmax that the sampler used; reference: the frozen model of the KL term, may be None where objective.kl is 0;
-    progress: wraps the micro-batches (a tqdm).
+    segments: records with lists .ids, .job (FORCED, ACT or REVIEW per token) and .logp (the sampler's); advantages: as
+    `per_token` makes them; logprobs: policy.logprobs, the same softmax that the sampler used; reference: the frozen
+    model of the KL term, None where objective.kl is 0; progress: wraps the micro-batches (a tqdm).
     """
     device = next(model.parameters()).device
     stats = Stats(tokens=sum(job != FORCED for s in segments for job in s.job))

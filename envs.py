@@ -16,12 +16,11 @@ An episode is ONE growing chat. One of a scripted shopper in the made-up shop, w
                The episode is over: SUCCESS, score 1.00, 3 of 15 steps. Family: footwear. Now review it ...
     assistant  <think>...</think><tool_call>{"name": "keep_skill", ...}</tool_call>
 
-So the review reads the trajectory from the KV cache, and one policy acts and reviews on one token sequence. Token ids
-are kept as sampled and are never re-tokenised. Each carries its job (given, acting, reviewing) and the sampler's
-log-probability: that is all dualadv_grpo.py needs.
+So the review reads the trajectory from the KV cache, and one policy acts and reviews on one token sequence. Ids are
+kept as sampled; each carries its job (given, acting, reviewing) and the sampler's log-probability.
 
-Differences from the released code: it builds a new prompt every turn, with a window of history; it shows skills only
-from the second step on, so the first search is made without them; it lists every clickable text a second time.
+The released code builds a new prompt every turn, with a window of history, and shows skills from the second step on, so
+the first search is made without them; it lists every clickable text a second time.
 """
 
 import re
@@ -34,27 +33,16 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW
+from lib.answers import has_thought
+from lib.context import cut_middle, drop_oldest
 from lib.memory import rows_that_fit
 from policy import Policy, Session
 from skillbank import Edit, SkillBank, review, review_prompt, skills_prompt
-from worlds import GameError
-
-# ---- What a world is ------------------------------------------------------------------------------------------------
-
-
-class Game(Protocol):
-    """One episode of a world, being played."""
-
-    page: str  # what the agent sees now, in full
-    done: bool
-    won: bool
-    score: float  # in [0, 1]
-
-    def step(self, action: str) -> str: ...  # do it; returns the next user message, short where nothing changed
+from worlds import Game, GameError
 
 
 class Env(Protocol):
-    """What a rollout needs of a world: tasks (integers) that belong to families. worlds.World has what tools need."""
+    """What a rollout needs of a world: tasks (integers) in families. worlds.World has the rest, worlds.Game a game."""
 
     limit: int  # steps of an episode
     kl: float  # the paper's beta for this world
@@ -73,22 +61,18 @@ class Env(Protocol):
 
 def make(name: str, split: str = "train", data: str | None = None, seed: int = 0, **options) -> Env:
     """Open a world. split: train, dev or test. ValueError, OSError or ImportError, one line, if it cannot be opened."""
-    world = worlds.load(name)
-    if unknown := {option for option, value in options.items() if value} - world.options.keys():
-        raise ValueError(f"--{min(unknown)}: --env {name} has no such option")
-    return world(split, data, seed, **{option: options[option] for option in options.keys() & world.options.keys()})
+    return worlds.open_world(name, split, data, seed, options)
 
 
 def project(text: str, tail: int) -> tuple[str, bool]:
     """The released wrapper's reading of an answer: (action, valid).
 
-    The action is the text between the action tags, lower-cased. Without tags it is the last `tail` characters: they
-    are sent to the game, and count as invalid. A valid answer also has a thought, and no CJK character anywhere.
+    The action is the text between the action tags, lower-cased; without tags the last `tail` characters, which count as
+    invalid. A valid answer also has a thought, and no CJK character anywhere.
     """
     match = re.search(r"<action>(.*?)</action>", text, re.S)
     action = (match[1] if match else text[-tail:]).strip().lower()
-    thought = re.search(r"<think>.*?</think>", text, re.S)
-    return action, bool(match and thought and not re.search(r"[\u4e00-\u9fff]", text))
+    return action, bool(match) and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
 
 
 # ---- Episodes -------------------------------------------------------------------------------------------------------
@@ -104,10 +88,6 @@ class Sampling:
     context: int = 8192  # tokens of one transcript before its oldest turns are dropped
     rows: int = 64  # episodes played at once
     top_k: int = 3  # skills shown: so many general ones, and so many of the task's family
-
-    def most(self, reviewing: bool) -> int:
-        """How many tokens the policy's next turn may have."""
-        return self.review_tokens if reviewing else self.act_tokens
 
 
 @dataclass
@@ -171,26 +151,9 @@ class Episode:
         end = 10.0 * (self.score if graded else self.won)
         return [-0.5 * (not turn.valid) + end * (i == self.steps) for i, turn in enumerate(self.turns, 1)]
 
-    def sampled(self, job: int) -> int:
-        """How many tokens were sampled to act (ACT) or to review (REVIEW)."""
-        return sum(segment.job.count(job) for segment in self.segments)
-
-    def transcript(self) -> str:
-        """The episode as a person reads it."""
-        lines = [f"=== task {self.task} ({self.family})", *self.messages]
-        for turn in self.turns:
-            lines += [f"--- policy{'' if turn.valid else ' (invalid)'}", turn.text, "--- world", turn.reply]
-        lines += [f"--- {'won' if self.won else 'lost'}, score {self.score:.2f}, {self.steps} steps"]
-        return "\n".join(lines + (["--- review", self.review] if self.review else []))
-
-
 def first_messages(env: Env, task: int, game: Game, shown: list) -> tuple[str, str]:
     """The two messages before the policy's first turn: (system, user)."""
-    return system_message(env, shown), f"Task: {env.goal(task)}\n{game.page}"
-
-
-def system_message(env: Env, shown: list) -> str:
-    return f"{env.rules}\n{skills_prompt(shown)}"
+    return f"{env.rules}\n{skills_prompt(shown)}", f"Task: {env.goal(task)}\n{game.page}"
 
 
 def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[SkillBank], group: int = 1,
@@ -198,9 +161,8 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
             desc: str = "rollout") -> list[Episode]:
     """Play each task `group` times; with_review asks for the skill review at the end of each episode.
 
-    bank: one for all tasks, or a list with one per task. keys: the random stream of each episode (task-major); by
-    default its number. Returns len(tasks) * group Episodes in order. What an episode draws depends on (seed, key) and
-    on its own transcript, not on the episodes that are played at the same time.
+    bank: one for all tasks, or a list with one per task. keys: the random stream of each episode (task-major), by
+    default its number: an episode's draws depend on (seed, key) and on its own transcript, not on those beside it.
     """
     sampling = sampling or Sampling()
     most = prompt_limit(policy, env, sampling)
@@ -210,11 +172,12 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
         task, mine = tasks[i // group], banks[i // group]
         shown = mine.retrieve(env.goal(task), env.family(task), sampling.top_k)
         game = env.start(task)
-        while len(ids := policy.chat.opening(*first_messages(env, task, game, shown))) > most and shown:
+        messages = first_messages(env, task, game, shown)
+        while len(ids := policy.chat.opening(*messages)) > most and shown:
             shown = shown[:-1]  # too many words in the bank for this context: fewer skills are shown
+            messages = first_messages(env, task, game, shown)
         if len(ids) > most:
             raise GameError(f"task {task}: {len(ids)} tokens of task and first page, room for {most}; raise --context")
-        messages = first_messages(env, task, game, shown)
         key = keys[i] if keys else i
         plays.append(Play(Episode(task, env.family(task), key, shown, messages, [Segment.of(ids)]), game, mine, ids))
     return play(plays, policy, env, seed, sampling, with_review, desc)
@@ -245,9 +208,6 @@ def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
     return most
 
 
-# ---- Playing --------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Play:
     """A game that is being played."""
@@ -261,54 +221,49 @@ class Play:
 
 def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampling, with_review: bool,
          desc: str) -> list[Episode]:
-    """Play what rollout or review_again has prepared, as many at a time as the memory holds; returns the Episodes."""
-    sampling = replace(sampling, context=context_of(policy, sampling))
-    rows = rows_that_fit(policy, max(min(sampling.rows, len(plays)), 1), sampling.context, Session.PREFILL)
-    sampling = replace(sampling, rows=rows)
-    wave = max(len(plays), 1) if policy.flows else rows
-    # Equal prompts are neighbours, so that they share one prefill.
-    order = sorted(range(len(plays)), key=lambda i: (plays[i].prompt, i))
-    with tqdm(total=len(plays), desc=desc, leave=False, disable=None) as bar:
-        for start in range(0, len(plays), wave):
-            play_wave([plays[i] for i in order[start:start + wave]], policy, env, seed, sampling, with_review, bar)
-    return [one.episode for one in plays]
+    """Play what rollout or review_again has prepared, as many games at a time as the memory holds; the Episodes.
 
-
-def play_wave(waiting: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampling, with_review: bool, bar):
-    """Play games in their order, sampling.rows at a time in one Session.
-
-    On a GPU, which many rows fill, they flow: those that have finished their turn hear the world's reply while the
-    others still draw, and the next episodes begin in the rows of those that are over. A CPU reads fastest all at once.
+    On a GPU, which many rows fill, they flow: who has finished a turn hears the world's reply while others still draw,
+    and the next episode begins in a row that is free. A CPU reads fastest all at once: wave follows wave.
     """
-    rows = min(sampling.rows, len(waiting))
-    session = Session(policy, rows, sampling.context, seed)
-    session.flow = policy.flows
+    context = context_of(policy, sampling)
+    rows = rows_that_fit(policy, max(min(sampling.rows, len(plays)), 1), context, Session.PREFILL)
+    # Equal prompts are neighbours, so that they share one prefill.
+    waiting = [plays[i] for i in sorted(range(len(plays)), key=lambda i: (plays[i].prompt, i))]
     live: dict[int, Play] = {}  # conversation -> the game that is played there
-    while waiting or live:
-        if waiting:
-            free = [c for c in range(rows) if c not in live]
-            live |= begin(session, free, waiting[:len(free)])
-            waiting = waiting[len(free):]
-        active = sorted(live)
-        limits = [sampling.most(live[c].reviewing) for c in active]
-        messages = {}  # conversation -> ids of the next user message
-        for c, turn in zip(active, session.sample(active, limits, temperature=sampling.temperature)):
-            if turn is None:  # it flows, and has not finished its turn
-                continue
-            ids, logp = turn
-            one, episode = live[c], live[c].episode
-            segment = episode.segments[-1]
-            segment.add_sampled(ids, REVIEW if one.reviewing else ACT, logp, episode.steps)
-            said = answer(one, policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids), env, with_review)
-            if said is None:
-                del live[c]
-                bar.update()
-                continue
-            messages[c] = go_on(policy.chat, episode, *said, one.game.page, sampling.context,
-                                sampling.most(one.reviewing))
-            if episode.segments[-1] is not segment:
-                session.reset(c)
-        session.feed(list(messages), list(messages.values()))
+    session: Session | None = None
+    with tqdm(total=len(plays), desc=desc, leave=False, disable=None) as bar:
+        while waiting or live:
+            if session is None:
+                session = Session(policy, min(rows, len(waiting)), context, seed)
+                session.flow = policy.flows
+            if waiting and (policy.flows or not live):
+                free = [c for c in range(len(session.ids)) if c not in live]
+                live |= begin(session, free, waiting[:len(free)])
+                waiting = waiting[len(free):]
+            active = sorted(live)
+            limits = [sampling.review_tokens if live[c].reviewing else sampling.act_tokens for c in active]
+            messages = {}  # conversation -> ids of the next user message
+            for c, turn in zip(active, session.sample(active, limits, temperature=sampling.temperature)):
+                if turn is None:  # it flows, and has not finished its turn
+                    continue
+                ids, logp = turn
+                one, episode = live[c], live[c].episode
+                segment = episode.segments[-1]
+                segment.add_sampled(ids, REVIEW if one.reviewing else ACT, logp, episode.steps)
+                said = answer(one, policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids), env, with_review)
+                if said is None:
+                    del live[c]
+                    bar.update()
+                    continue
+                room = sampling.review_tokens if one.reviewing else sampling.act_tokens
+                messages[c] = go_on(policy.chat, episode, *said, one.game.page, context, room)
+                if episode.segments[-1] is not segment:
+                    session.reset(c)
+            session.feed(list(messages), list(messages.values()))
+            if not live and not policy.flows:
+                session = None  # the memory of one wave is free before the next one begins
+    return [one.episode for one in plays]
 
 
 def begin(session: Session, free: list[int], some: list[Play]) -> dict[int, Play]:
@@ -370,49 +325,26 @@ def go_on(chat, episode: Episode, reply: str, question: str, page: str, context:
         return ids
     prompt, end = old.ids[:old.starts[0]], len(old.ids)
 
-    def user_message(dropped, start, text):
+    def transcript(dropped, start, text=page):
+        kept = prompt + old.ids[start:]
         note = f"[{episode.steps - len(old.starts) + dropped} earlier turns dropped]\n"
-        return chat.turn(note + text + question, (prompt + old.ids[start:])[-1])
-
-    def total(dropped, start, text=page):
-        return len(prompt) + end - start + len(user_message(dropped, start, text)) + room
+        return kept + chat.turn(note + text + question, kept[-1])
 
     # A quarter stays free, or every later turn would read everything anew.
-    dropped, start = drop_oldest(old.starts, end, lambda *kept: total(*kept) <= context * 3 // 4)
-    words = chat.encode(page)
-    text = page
-    keep = len(words)
-    # One page alone is too long: cut its middle.
-    while keep and (excess := total(dropped, start, text) - context) > 0:
-        keep = max(keep - max(excess, 8), 0)
-        left, right = chat.decode(words[:keep // 2]), chat.decode(words[len(words) - (keep - keep // 2):])
-        text = f"{left} [... {len(words) - keep} tokens cut ...] {right}"
+    most = context * 3 // 4 - room
+    dropped, start = drop_oldest(old.starts, end, lambda *kept: len(transcript(*kept)) <= most)
+    text = cut_middle(chat, page, lambda text: len(transcript(dropped, start, text)) + room - context)
     starts = [begin - start + len(prompt) for begin in old.starts[dropped:]] or [len(prompt)]
-    episode.segments.append(Segment.of(prompt + old.ids[start:] + user_message(dropped, start, text), starts))
+    episode.segments.append(Segment.of(transcript(dropped, start, text), starts))
     return episode.segments[-1].ids
-
-
-def drop_oldest(starts: list[int], end: int, fits: Callable) -> tuple[int, int]:
-    """Drop as few of the oldest turns as possible: (how many, where the first one that is kept begins).
-
-    starts: where each assistant turn of a transcript of `end` tokens begins. fits(dropped, start) says if that is
-    enough; if it never is, all are dropped and start = end.
-    """
-    for dropped, start in enumerate([*starts[1:], end][:len(starts)], 1):
-        if fits(dropped, start):
-            return dropped, start
-    return len(starts), end
-
-
-# ---- Stored episodes ------------------------------------------------------------------------------------------------
 
 
 def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[SkillBank], seed: int = 0,
                  sampling: Sampling | None = None, ask: Callable[[Episode, Env], str] = question_of) -> list[Episode]:
-    """Ask for the review of episodes that are over, each on its bank, whenever and by whom they were played.
+    """Ask for the reviews of episodes that are over, each on its bank; ask(episode, env) is the question.
 
-    ask(episode, env): the question; by default the review's own. Returns new Episodes with the same turns; only their
-    reviews count as sampled. With the seed and sampling of the rollout the policy writes the review of the rollout.
+    Returns new Episodes with the same turns; only their reviews count as sampled. With the seed and the sampling of the
+    rollout, a policy writes the same review as then.
     """
     sampling = sampling or Sampling()
     plays = []
@@ -432,10 +364,11 @@ def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[
 def reprompt(policy: Policy, env: Env, episode: Episode, shown: list) -> list[Segment]:
     """The same sampled tokens behind another prompt: the episode's segments as if `shown` had been its skills.
 
-    The log-probabilities stay those of the sampler, under the prompt that it read; `dualadv_grpo.score` gives those
-    under this one. ValueError where a segment would be longer than what the model can read.
+    The log-probabilities stay the sampler's, under the prompt that it read; `dualadv_grpo.score` gives those under this
+    one. ValueError where a segment would be longer than what the model can read.
     """
-    prompt = policy.chat.opening(system_message(env, shown), episode.messages[1])
+    system, _ = first_messages(env, episode.task, env.start(episode.task), shown)
+    prompt = policy.chat.opening(system, episode.messages[1])
     old = episode.segments[0].starts[0]  # where its prompt ended
     segments = []
     for segment in episode.segments:

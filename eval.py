@@ -16,11 +16,9 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
-import argparse
 import copy
 import json
 import time
-from pathlib import Path
 
 from envs import Env, Episode, evaluate, rollout
 from lib.files import print_anything, write_atomic
@@ -55,26 +53,7 @@ def play_online(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], pro
     return episodes, bank, committed
 
 
-def read_flags(argv=None) -> argparse.Namespace:
-    """The command line; a wrong flag ends the program with one line. .model, .settings: what the target holds."""
-    parser = targets.parser_of("eval.py", "Play every game of a split once, under three bank protocols.")
-    parser.add_argument("--protocols", metavar="LIST", default=",".join(PROTOCOLS), help="default: %(default)s")
-    parser.add_argument("--limit", metavar="N", type=int, help="only the first N games, for a quick look")
-    parser.add_argument("--probes", metavar="N", type=int, help="online: K, probe tasks per edit (default: 4)")
-    parser.add_argument("--batch", metavar="N", type=int, default=16,
-                        help="online: episodes between two commits (default: 16)")
-    parser.add_argument("--out", metavar="JSON", help="result file (default: eval_<split>.json in the run, or here)")
-    args = targets.read(parser, argv, least={"limit": 1, "probes": 1, "batch": 1})
-    args.protocols = args.protocols.split(",")
-    if unknown := set(args.protocols) - set(PROTOCOLS):
-        parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(PROTOCOLS)}")
-    if args.out and Path(args.out).is_dir():
-        parser.error(f"--out {args.out}: is a directory; name a file")
-    return args
-
-
-def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[int],
-                  args: argparse.Namespace, sampling) -> dict:
+def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, tasks: list[int], args, sampling) -> dict:
     """One protocol: play the tasks, print a line per family, return what the JSON holds of it."""
     start = time.time()
     committed: list[Edit] = []
@@ -89,16 +68,12 @@ def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, task
 
 def main():
     print_anything()
-    args = read_flags()
+    args = targets.evaluation(PROTOCOLS)
     with guard("eval.py", None, (ValueError, ImportError, *BROKEN)):
         policy, env, bank, sampling = targets.open_target(args)
     tasks = env.tasks[:args.limit]
-    words = targets.words_of(env)
-    print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games{words}; bank: "
-          f"{len(bank.skills())} skills")
     protocols: dict = {}
-    result = {"target": args.target, "env": env.describe(), "split": args.split, "games": len(tasks), "words": words,
-              "temperature": args.temperature, "seed": args.seed, "protocols": protocols}
+    result = {**targets.described(args, env, tasks, bank), "protocols": protocols}
     out = args.out or targets.place_of(args) / f"eval_{args.split}.json"
     with guard("eval.py", None, BROKEN):
         for protocol in args.protocols:

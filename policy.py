@@ -1,13 +1,12 @@
 """
 The policy: one decoder that both acts and reviews, its KV cache, and a sampler you can read.
 
-Three families share this decoder, because they differ in two lines: Llama (plain), Qwen2/2.5 (a bias on q, k, v) and
-Qwen3 (an RMSNorm on q and k). Parameters have the names of the checkpoint, so loading is `load_state_dict`, and what we
-save opens in transformers.
+Three families share this decoder, as they differ in two lines: Llama (plain), Qwen2/2.5 (a bias on q, k, v) and Qwen3
+(an RMSNorm on q and k). Parameters have the checkpoint's names, so what we save opens in transformers.
 
 Why a sampler by hand? An episode is ONE growing chat. A new observation should cost its own tokens and nothing else;
-eight rollouts of a task should read the task once; an episode that is over should leave the batch. `Session` does that
-with one KV cache that lives as long as the episodes. The released code reads the whole prompt again every turn.
+eight rollouts of a task should read it once; an episode that is over should leave the batch. `Session` does that with
+one KV cache that lives as long as the episodes. The released code reads the whole prompt again every turn.
 
     session = Session(policy, rows=16, max_len=2048, seed=0)
     session.feed([0, 8], [ids_of_task_a, ids_of_task_b])    # read two prompts ...
@@ -29,13 +28,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lib import buffers, checkpoints, graphs, lora, models, rope
+from lib import buffers, checkpoints, graphs, lora, models
 from lib.chat import Chat
 from lib.checkpoints import Config
 from lib.fused import attend_one, fused
+from lib.rope import Rope
 from lib.streams import gumbel, mix
-
-# ---- The decoder ----------------------------------------------------------------------------------------------------
 
 
 class KVCache:
@@ -152,7 +150,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.recompute = False  # gradient checkpointing: compute activations again in backward instead of keeping them
-        self.freq = None  # RoPE's frequencies, made on the device of the first tokens
+        self.rope = Rope(cfg)
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(cfg.vocab_size, cfg.dim),
             "layers": nn.ModuleList(Block(cfg) for _ in range(cfg.layers)),
@@ -169,13 +167,8 @@ class Decoder(nn.Module):
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        if self.freq is None or self.freq.device != tokens.device:
-            self.freq = rope.frequencies(self.cfg.rope, self.cfg.head_dim).to(tokens.device)  # (D/2,)
-        angle = positions[..., None] * self.freq  # (B, T, D/2)
-        angle = torch.cat((angle, angle), dim=-1)[:, None]  # (B, 1, T, D)
         x = self.model.embed_tokens(tokens)  # (B, T, dim)
-        scale = rope.attention_factor(self.cfg.rope)
-        cos, sin = (angle.cos() * scale).to(x.dtype), (angle.sin() * scale).to(x.dtype)
+        cos, sin = self.rope(positions, x.dtype)  # (B, 1, T, D)
         mask = None
         if cache is not None:
             # Made once, as numbers: of a mask of bools every layer would make numbers again.
@@ -204,8 +197,8 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
 
     tokens: (B, T) right-padded ids; mask: (B, T) bool, True where a token was sampled (never at t = 0).
     Returns (B, T) float32, 0 outside the mask; with entropy=True also the entropy (B, T) of each of those draws.
-    The LM head is by far the widest product of a small model. It runs on the masked positions only, `chunk` at a time,
-    and each chunk's logits are recomputed in backward, so (B, T, vocab) numbers never exist at once.
+    The LM head, by far the widest product, runs on the masked positions only, `chunk` at a time, and each chunk's
+    logits are recomputed in backward: (B, T, vocab) numbers never exist at once.
     """
     mask = mask.bool()
     if mask[:, 0].any():
@@ -424,9 +417,6 @@ class Session:
         self.ids[c], self.length[c] = [], 0
 
 
-# ---- A policy -------------------------------------------------------------------------------------------------------
-
-
 class Policy:
     """A decoder, its tokenizer and its chat template. `stop`: the ids that end an assistant turn."""
 
@@ -449,18 +439,16 @@ class Policy:
 
 
 def load(model: str, device="cpu", dtype=None, text=None, seed: int = 0, world: str = "webshop") -> Policy:
-    """Open a policy.
+    """Open a policy. ValueError or OSError, one line, says what is missing and what to do.
 
     model: a directory or HF id of a Llama, Qwen2/2.5 or Qwen3 checkpoint; `smollm2`; or `tiny`: the one shipped for
     that world, or, with `text` (strings to train its tokenizer on), a new one with random weights.
     dtype: default float32 on a CPU (bfloat16 is slower there), bfloat16 on a GPU.
-    Errors: ValueError or OSError with one line that says what is missing and what to do.
     """
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     hf, weights, tokenizer = models.read(model, world, text, seed)
     cfg = Config(**checkpoints.architecture(hf, f"{model}/config.json"))
-    if (largest := max(tokenizer.get_vocab().values())) >= cfg.vocab_size:  # ids may have holes
-        raise ValueError(f"{model}: the tokenizer has ids up to {largest}, the model {cfg.vocab_size} rows: not a pair")
+    checkpoints.check_pair(tokenizer, cfg, model)
     with torch.device("meta"):  # shapes only: the weights are the checkpoint's
         decoder = Decoder(cfg)
     shapes = {key: tuple(value.shape) for key, value in decoder.state_dict().items()}

@@ -3,21 +3,16 @@ Probes: what is an edit of the skill bank worth? Play other tasks of the family 
 
 A review may sound wise and be useless. So each proposed or updated skill is scored by its counterfactual utility (the
 paper's Eq. 3). K probe tasks from the training split, of the same family and never the episode's own, are played with
-the edited bank and with the bank as it was. U is the mean difference of their scores, plus a bonus for winning more
-comparisons than the edit loses:
+the edited bank and with the bank as it was:
 
     s       = 1[success] (1 + (T - steps) / T)                         one probe run; T is the step limit
     delta_k = s_k(bank with the edit) - s_k(bank without)
     U       = mean_k delta_k + alpha (wins - losses) / K               wins, losses: signs of the delta_k
 
 U must be the effect of the edit and of nothing else. So both runs are on the SAME tasks (in the released WebShop code
-the probe environment ignores the chosen goals, so before and after are different tasks), and both draw from the SAME
-random stream, keyed by the task: where the skill changes nothing, the two runs are equal token for token.
-
-Probes are played once where they are equal. A run is named by its task and by the skills that its prompt shows, so
-"without" is shared by all edits of a task, equal edits are probed once, and an edit that a probe's prompt does not show
-costs nothing. All runs of an iteration are one batched rollout. The released code plays 2 K episodes per edit, one edit
-after another.
+the probe environment ignores the chosen goals), and both draw from the SAME random stream, keyed by the task: where the
+skill changes nothing, the two runs are equal token for token. Equal runs are played once, all runs of an iteration in
+one batched rollout. The released code plays 2 K episodes per edit, one edit after another.
 """
 
 import random
@@ -48,10 +43,7 @@ def edits_of(episodes: list[Episode]) -> list[Edit]:
 
 
 def select(env: Env, task: int, k: int, seed: int, used=(), everywhere: bool = False) -> list[int]:
-    """k probe tasks for a task: training tasks of its family (or of all families), never itself, none of `used`.
-
-    A family with too few tasks gives fewer.
-    """
+    """k training tasks of a task's family (or of all), never itself, none of `used`; fewer where there are few."""
     family = env.family(task)
     pool = [other for other in env.train_tasks
             if other != task and other not in used and (everywhere or env.family(other) == family)]
@@ -59,19 +51,12 @@ def select(env: Env, task: int, k: int, seed: int, used=(), everywhere: bool = F
 
 
 def score(success: bool | float, steps: int, limit: int) -> float:
-    """s of one probe run: 0 if it failed, else 1 + the share of the step limit that was left, so in [1, 2).
-
-    success may be the world's score in [0, 1]: then s is graded, and in [0, 2).
-    """
+    """s of one probe run: 0 if it failed, else 1 + the share of the limit that was left; times the score if graded."""
     return float(success) * (1.0 + (limit - steps) / limit)  # s = 1[success] (1 + (T - steps) / T)
 
 
 def worth(episode: Episode, limit: int, kind: str = "success") -> float:
-    """What a probe run is scored by.
-
-    success: s (the paper); graded: s of the world's score in the place of the win; both: s + the world's score, that is
-    wins as in the paper, and credit for what is nearly one.
-    """
+    """What a probe run is scored by: s (success, the paper), s of the world's score (graded), or s + that (both)."""
     s = score(episode.score if kind == "graded" else episode.won, episode.steps, limit)
     return s + episode.score if kind == "both" else s
 
@@ -96,8 +81,8 @@ def play_pairs(policy: Policy, env: Env, pairs: list[tuple[int, SkillBank, Skill
                seed: int = 0, paired: bool = True, desc: str = "probes") -> list[tuple[Episode, Episode]]:
     """Play each task with two banks, without reviews: [(task, bank, other bank)] -> [(Episode, Episode)].
 
-    All games are one batched rollout. Games whose task and shown skills are equal are played once, and are the same
-    Episode in all their pairs. paired: both draw from the stream of the task; else each game has one of its own.
+    Games whose task and shown skills are equal are played once, and are one Episode in all their pairs. paired: both
+    draw from the stream of the task; else each game has one of its own.
     """
     games: dict = {}  # (task, shown skills) -> the bank to play it with
 
@@ -109,8 +94,7 @@ def play_pairs(policy: Policy, env: Env, pairs: list[tuple[int, SkillBank, Skill
     named = [(game(task, one), game(task, other)) for task, one, other in pairs]
     tasks = [task for task, _ in games]
     keys = [mix(task) if paired else mix(task, i) for i, task in enumerate(tasks)]
-    episodes = rollout(policy, env, tasks, list(games.values()), seed=seed, sampling=sampling, with_review=False,
-                       keys=keys, desc=desc)
+    episodes = rollout(policy, env, tasks, list(games.values()), 1, seed, sampling, False, keys, desc)
     played = dict(zip(games, episodes))
     return [(played[one], played[other]) for one, other in named]
 
@@ -134,22 +118,16 @@ def probe(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: in
         edit.before = [worth(without, env.limit, probing.utility) for without, _ in mine.values()]
         edit.after = [worth(with_edit, env.limit, probing.utility) for _, with_edit in mine.values()]
         edit.utility = utility(edit.before, edit.after, probing.alpha, probing.clip)
-    return distinct(played)
-
-
-def distinct(pairs: list[tuple[Episode, Episode]]) -> list[Episode]:
-    """The games that were played for some pairs, each once."""
-    return list({id(episode): episode for pair in pairs for episode in pair}.values())
+    return list({id(episode): episode for pair in played for episode in pair}.values())
 
 
 def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: int = 0,
             probing: Probing = Probing()) -> tuple[list[Edit], list[Episode]]:
     """Probe the most promising edit of each task again, on fresh tasks; returns (those still above 0, episodes).
 
-    The best of many estimates is too high. An edit that changes nothing on average gets U > 0 at K = 4 with probability
-    .16 where its probe pairs tie nine times in ten, and .36 where they tie every other time (wins and losses being
-    equally likely): among 30 edits of an iteration some always look good. Fresh probes do not know which edit was
-    lucky. A general skill is shown to every family, so it is probed on all of them.
+    The best of many estimates is too high: an edit that changes nothing on average gets U > 0 at K = 4 with probability
+    .16 where nine of ten of its probe pairs tie, .36 where every other one does. Fresh probes do not know which edit
+    was lucky. A general skill is shown to every family, so it is probed on all of them.
     """
     seed = mix(seed, 1)  # other tasks and other random numbers than those of probe()
     best: dict = {}  # task -> its most promising edit

@@ -19,9 +19,10 @@ the k-th is never shown and its measured utility is noise. Here skills are ranke
 import copy
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from lib import skillfiles
+from lib.answers import has_thought, tagged, without_thoughts
 from lib.files import valid_text, write_atomic
 
 # Tool -> its required string arguments, in the order the prompt names them.
@@ -74,10 +75,7 @@ class SkillBank:
 
     @classmethod
     def load(cls, path) -> "SkillBank":
-        """Read a JSON file in SkillRL's and SkillMaster's format, or a directory of SKILL.md folders.
-
-        ValueError names the file and the place that is wrong.
-        """
+        """From a JSON file as SkillRL has it, or a directory of SKILL.md folders. ValueError names what is wrong."""
         data, source = skillfiles.read(path)
         bank = cls.from_dict(data)
         bank.source = source
@@ -85,36 +83,17 @@ class SkillBank:
 
     @classmethod
     def from_dict(cls, data):
-        def skills(items):
-            own = skillfiles.SKILL
-            return [Skill(*(item[k] for k in own), {k: v for k, v in item.items() if k not in own}) for item in items]
-
-        families = {family: skills(items) for family, items in data.get("task_specific_skills", {}).items()}
-        return cls(skills(data.get("general_skills", [])), families, data.get("common_mistakes", []),
-                   data.get("metadata", {}), {k: v for k, v in data.items() if k not in skillfiles.BANK})
+        return cls(**skillfiles.fields_of(data, Skill))
 
     def to_dict(self):
-        def row(skill):
-            data = asdict(skill)
-            return {**{k: data[k] for k in skillfiles.SKILL}, **data["extra"]}
-
-        return {
-            "general_skills": [row(s) for s in self.general_skills],
-            "task_specific_skills": {f: [row(s) for s in v] for f, v in self.task_specific_skills.items()},
-            "common_mistakes": self.common_mistakes,
-            **({"metadata": self.metadata} if self.metadata else {}),
-            **self.extra,
-        }
+        return skillfiles.as_dict(self)
 
     def save(self, path):
         """Write the JSON file; a kill leaves the old one or the new one."""
         write_atomic(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
     def save_folders(self, path):
-        """Write each skill as <path>/<slug of its title>/SKILL.md, which coding agents read; `load` reads it back.
-
-        A file of another bank, or one written by hand, stays as it is unless it has the title of one of these skills.
-        """
+        """Write each skill as <path>/<slug of its title>/SKILL.md; what others wrote there stays."""
         self.source = skillfiles.write_folders(path, self.to_dict(), self.source)
 
     def skills(self):
@@ -152,62 +131,51 @@ class SkillBank:
     def apply(self, name, arguments, family, task=None) -> "Edit":
         """Carry out one tool call for an episode of this family.
 
-        The status is added, updated, kept, duplicate (title or principle is in the bank already), not_found,
-        invalid_arguments, markup (tags, roles, control tokens) or unknown_tool. A call that is not valid changes
-        nothing and never raises.
+        The edit's status is added, updated, kept, duplicate (title or principle is there already), not_found, markup
+        (tags, roles, control tokens), invalid_arguments or unknown_tool: then nothing changes. Never raises.
         """
         name = valid_text(name) if isinstance(name, str) else None
         given = arguments if isinstance(arguments, dict) else {}
-        edit = Edit("unknown_tool", name, given, self, task=task, family=family)
+        values = clean(name, given)
+        edit = Edit("invalid_arguments", name, values or given, self, task=task, family=family)
         if name not in TOOLS:
-            return edit
-        values = clean(name, arguments)
-        if not values:
-            edit.status = "invalid_arguments"
-            return edit
-        edit.arguments = values
-        if name == "keep_skill":
-            edit.status = "kept"
-        elif any(markup(values[key]) for key in TEXT):
-            edit.status = "markup"
-        elif name == "propose_skill":
-            self._propose(edit)
-        else:
-            self._update(edit)
+            edit.status = "unknown_tool"
+        elif values:
+            edit.status = self._carry_out(edit)
         return edit
 
     def tried(self, name, arguments, family, task=None) -> "Edit":
         """`apply` on a copy: this bank stays as it is, the edit's .bank is the changed one."""
         return copy.deepcopy(self).apply(name, arguments, family, task)
 
-    def _propose(self, edit):
+    def _carry_out(self, edit) -> str:
+        """Change the bank as a call with clean arguments asks; returns the status."""
+        if edit.name == "keep_skill":
+            return "kept"
         text = {key: edit.arguments[key] for key in TEXT}
-        if edit.arguments["category"] not in ("general", edit.family):
-            edit.status = "invalid_arguments"
-        elif any(same_text(vars(skill), text) for skill in self.skills()):
-            edit.status = "duplicate"
-        else:
-            skill = Skill(self._next_id(), **text)
-            self._list(edit.arguments["category"]).append(skill)
-            edit.status, edit.skill_id = "added", skill.skill_id
-
-    def _update(self, edit):
-        text = {key: edit.arguments[key] for key in TEXT}
+        if any(map(MARKUP.search, text.values())):
+            return "markup"
+        if edit.name == "propose_skill":
+            if edit.arguments["category"] not in ("general", edit.family):
+                return "invalid_arguments"
+            if any(same_text(vars(skill), text) for skill in self.skills()):
+                return "duplicate"
+            edit.skill_id = self._next_id()
+            self._list(edit.arguments["category"]).append(Skill(edit.skill_id, **text))
+            return "added"
         named = edit.arguments["skill_id"]
         by_id = any(skill.skill_id == named for skill in self.skills())  # a title may look like another's id
         skill = next((skill for skill in self.skills() if named == (skill.skill_id if by_id else skill.title)), None)
         if skill is None:
-            edit.status = "not_found"
-        elif sum(map(len, text.values())) > 2 * len(skill.line()) + ROOM:
-            edit.status = "invalid_arguments"
-        else:
-            # An edited skill counts as the newest of its list: it keeps its place while it is probed.
-            mine = self._list(self.category(skill.skill_id))
-            mine.append(Skill(skill.skill_id, **text, extra=skill.extra))
-            mine.remove(skill)
-            edit.status, edit.skill_id = "updated", skill.skill_id
-            # Also where the title was named: both are the same edit.
-            edit.arguments = {**edit.arguments, "skill_id": skill.skill_id}
+            return "not_found"
+        if sum(map(len, text.values())) > 2 * len(skill.line()) + ROOM:
+            return "invalid_arguments"
+        # An edited skill counts as the newest of its list: it keeps its place while it is probed.
+        mine = self._list(self.category(skill.skill_id))
+        mine.append(Skill(skill.skill_id, **text, extra=skill.extra))
+        mine.remove(skill)
+        edit.skill_id = edit.arguments["skill_id"] = skill.skill_id  # by id or by title, both are the same edit
+        return "updated"
 
     def _list(self, category):
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
@@ -237,7 +205,7 @@ class Edit:
 
     @property
     def changed(self) -> bool:
-        """Does it change the bank? Only such edits are probed and committed."""
+        """Does it change the bank? Only then is it probed and committed."""
         return self.status in ("added", "updated")
 
     @property
@@ -252,12 +220,12 @@ class Edit:
         return self.name, target, *(self.arguments[key] for key in TEXT)
 
 
-def clean(name: str, arguments) -> dict:
+def clean(name: str | None, arguments: dict) -> dict:
     """The arguments that a tool asks for, as stripped valid strings; {} where one is missing, empty or too long."""
-    values = [arguments.get(key) for key in TOOLS[name]] if isinstance(arguments, dict) else []
-    texts = [valid_text(value).strip() for value in values if isinstance(value, str)]
-    fits = len(texts) == len(TOOLS[name]) and all(0 < len(text) <= MAX_TEXT for text in texts)
-    return dict(zip(TOOLS[name], texts)) if fits else {}
+    wanted = TOOLS.get(name, ())
+    texts = [valid_text(arguments[key]).strip() for key in wanted if isinstance(arguments.get(key), str)]
+    fits = len(texts) == len(wanted) and all(0 < len(text) <= MAX_TEXT for text in texts)
+    return dict(zip(wanted, texts)) if fits else {}
 
 
 def same_text(a: dict, b: dict) -> bool:
@@ -268,11 +236,6 @@ def same_text(a: dict, b: dict) -> bool:
 def plain(text: str) -> str:
     """Lower case, white space collapsed: two texts that are equal after this count as the same."""
     return " ".join(text.lower().split())
-
-
-def markup(text: str) -> bool:
-    """Does a text try to be more than text: does it hold tags, roles or control tokens?"""
-    return bool(MARKUP.search(text))
 
 
 def words(text: str) -> set:
@@ -309,26 +272,9 @@ def review_prompt(family, won, score, steps, limit):
     ])
 
 
-def tool_call(name, arguments):
-    """The text of a call, as the format above wants it."""
-    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
-
-
-def tagged_calls(text: str) -> list[str]:
-    """What stands between <tool_call> tags outside of thoughts, which may mention the tags."""
-    return re.findall(r"<tool_call>(.*?)</tool_call>", without_thoughts(text), re.S)
-
-
-def without_thoughts(text: str) -> str:
-    head, closed, tail = text.partition("</think>")
-    if closed and "<think>" not in head:  # the prompt may have opened the thought
-        text = tail
-    return re.sub(r"<think>.*?</think>", "", text, flags=re.S)
-
-
 def parse_tool_call(text: str) -> tuple:
     """Read the tool call in a review: (name, arguments, None), or (None, None, what is wrong). Never raises."""
-    found = tagged_calls(text)
+    found = tagged(text, "tool_call")
     if len(found) > 1:
         return None, None, f"{len(found)} tool calls where exactly one is asked for"
     if found:
@@ -366,23 +312,20 @@ def shaping(text: str, edit: Edit) -> float:
     verb = re.split(r"[\W_]+", name.lower())[0]
     if edit.status == "unknown_tool" and verb in WORLD_ACTIONS and not name.endswith("_skill"):
         reward -= 3.0
-    if not re.search(r"<think>.*?</think>", text, re.S):
+    if not has_thought(text):
         reward -= 0.5
-    if not tagged_calls(text):
+    if not tagged(text, "tool_call"):
         reward -= 0.5
     if any(isinstance(value, str) and re.fullmatch(r"[.…\s]+|<[^<>]*>", value) for value in edit.arguments.values()):
         reward -= 1.5  # a placeholder where a text should stand
     return reward
 
 
-# ---- The one place where a bank changes -----------------------------------------------------------------------------
-
-
 def commit(bank: SkillBank, edits: list[Edit], rule: str = "positive") -> list[Edit]:
     """Carry edits with measured .utility over into the bank; returns those that were, the best first.
 
-    positive: those with U > 0, at most one per task and per updated skill, a better one before a worse one; none:
-    nothing (the released training); all: every valid edit, in their order. Duplicates are dropped.
+    positive: those with U > 0, the best of each task and of each updated skill; none: nothing (the released training);
+    all: every valid edit, in their order. Duplicates are dropped.
     """
     if rule not in ("positive", "none", "all"):
         raise ValueError(f"commit rule {rule!r}: choose positive, none or all")

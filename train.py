@@ -2,7 +2,6 @@
 Train SkillMaster: one policy that acts in a text world and keeps its own skill bank.
 
     python train.py --env webshop                                   # tiny model, made-up shop, a laptop
-    python train.py --env webshop --model smollm2 --data DIR        # SmolLM2-135M on the real WebShop
     python train.py --env webshop --model Qwen/Qwen2.5-1.5B-Instruct --data DIR       # one GPU
 
 The whole method is the loop in `train` below: act, review, probe, normalise, update, commit. Every random choice is a
@@ -34,14 +33,11 @@ from skillbank import SkillBank, commit, shaping
 from tools import guard, report, runs
 from tools.flags import flag, parse
 
-# ---- Every flag -----------------------------------------------------------------------------------------------------
-
 
 @dataclass
 class Flags:
     env: str = flag("webshop", "world to play", choices=worlds.names(), group="what to run")
-    model: str = flag("", "HF id or directory, smollm2, tiny (shipped); '' is "
-                      "Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
+    model: str = flag("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     out: str = flag("", "run directory; '' is runs/<env>-<model>")
     resume: bool = flag(False, "continue the run in --out")
@@ -51,8 +47,7 @@ class Flags:
     wandb: str = flag("", "Weights & Biases project to log to; '' is none")
 
     steps: int = flag(150, "iterations", 0, group="how much")
-    cold_start: int = flag(100, "steps of supervised fine-tuning on scripted transcripts before the first "
-                           "iteration; 0: none. Other settings and data: python -m tools.coldstart", 0)
+    cold_start: int = flag(100, "SFT steps on scripted transcripts before (tools.coldstart has more flags); 0: none", 0)
     tasks: int = flag(8, "tasks per iteration", 1)
     group: int = flag(8, "rollouts per task: the group of GRPO", 1)
     eval_every: int = flag(10, "iterations between two evaluations, the first before training; 0: never", 0)
@@ -111,9 +106,6 @@ def read_flags(argv=None, kind=Flags, program: str = "train.py") -> Flags:
     flags = parse(kind, PRESETS, argv, program, "Train SkillMaster.")
     flags.out = flags.out or f"runs/{flags.env}-{Path(flags.model).name}"
     return flags
-
-
-# ---- The loop -------------------------------------------------------------------------------------------------------
 
 
 def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int, state):
@@ -205,12 +197,9 @@ def finish(flags: Flags, env: Env, policy: Policy, optimizer: grpo.AdamW, bank: 
 def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int) -> dict:
     """Play held-out games with the bank as it is. They are always the same games, so that evaluations compare."""
     start = time.perf_counter()
-    dev = env.dev_tasks[:flags.eval_tasks]
-    result = report.summary(evaluate(policy, env, bank, dev, sampling_of(flags, flags.eval_temperature)))["all"]
-    print(f"eval at step {step} | success {result['success']:.3f} score {result['score']:.3f} steps "
-          f"{result['steps']:.1f} invalid {result['invalid']:.2f} | {result['n']} dev games, {env.source}, bank "
-          f"{len(bank.skills())} | {time.perf_counter() - start:.0f}s", flush=True)
-    return {f"eval_{name}": value for name, value in result.items()}
+    games = env.dev_tasks[:flags.eval_tasks]
+    episodes = evaluate(policy, env, bank, games, sampling_of(flags, flags.eval_temperature))
+    return report.dev_row(step, episodes, env.source, bank, time.perf_counter() - start)
 
 
 def main(kind=Flags, loop=train, program: str = "train.py"):
@@ -225,8 +214,6 @@ def main(kind=Flags, loop=train, program: str = "train.py"):
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
         policy, reference, optimizer, bank, start, state = runs.open_run(
             flags, env, sampling_of(flags, flags.temperature), program)
-        print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-              f"{policy.device}; run in {flags.out}", flush=True)
         if new and flags.eval_every:  # a baseline before any update
             runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)})
         if new:

@@ -178,6 +178,12 @@ def write(path, hf, weights, tokenizer):
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_pair(tokenizer, cfg, name):
+    """ValueError where a tokenizer has ids that the model has no row for."""
+    if (largest := max(tokenizer.get_vocab().values())) >= cfg.vocab_size:  # ids may have holes
+        raise ValueError(f"{name}: the tokenizer has ids up to {largest}, the model {cfg.vocab_size} rows: not a pair")
+
+
 def fit(weights, shapes, cfg, device, dtype, name):
     """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names one that differs."""
     ignored = ("rotary_emb.inv_freq",) + (("lm_head.weight",) if cfg.tied else ())

@@ -4,6 +4,7 @@ Skill banks on disk: SkillRL's and SkillMaster's JSON, checked place by place, a
 Everything here works on plain dicts in the JSON format; skillbank.py makes a SkillBank of them. The method is not here.
 """
 
+import copy
 import hashlib
 import json
 import re
@@ -23,6 +24,31 @@ class Source:
 
     bank: str  # the identity of the bank, which stands in every file that it writes
     files: frozenset = frozenset()  # the SKILL.md files that it was read from
+
+
+def fields_of(data, skill) -> dict:
+    """What a SkillBank is made of, from a checked dict; skill: makes one skill of SKILL's fields and the others."""
+    def skills(items):
+        return [skill(*(item[k] for k in SKILL), {k: v for k, v in item.items() if k not in SKILL}) for item in items]
+
+    return {"general_skills": skills(data.get("general_skills", [])),
+            "task_specific_skills": {f: skills(v) for f, v in data.get("task_specific_skills", {}).items()},
+            "common_mistakes": data.get("common_mistakes", []), "metadata": data.get("metadata", {}),
+            "extra": {k: v for k, v in data.items() if k not in BANK}}
+
+
+def as_dict(bank) -> dict:
+    """A SkillBank in the JSON format."""
+    def row(skill):
+        return {**{k: getattr(skill, k) for k in SKILL}, **copy.deepcopy(skill.extra)}
+
+    return {
+        "general_skills": [row(s) for s in bank.general_skills],
+        "task_specific_skills": {f: [row(s) for s in v] for f, v in bank.task_specific_skills.items()},
+        "common_mistakes": bank.common_mistakes,
+        **({"metadata": bank.metadata} if bank.metadata else {}),
+        **bank.extra,
+    }
 
 
 def read(path):

@@ -1,18 +1,27 @@
-"""The report page: what a run logged is in it, nothing that it shows can run, and it works in a real browser."""
+"""The page of a run: what was logged is in it, nothing that it shows can run, and it works in a real browser."""
 
+import base64
+import hashlib
+import html
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 from transformers import AutoTokenizer
 
 from dualadv_grpo import ACT, REVIEW
 from lib.chat import Chat
-from tests.browser import BINARY, Browser
+from lib.files import write_atomic
 from tools import page, report
 
 HOSTILE = "<script>alert(1)</script>"
-QUOTED = '"><img src=x onerror=alert(2)> {{ 7 * 7 }} \' </script><script>console.log("ran")</script>'
+QUOTED = '"><img src=x onerror=alert(2)> {{ 7 * 7 }} \' </script><script>document.title = "ran"</script>'
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+EPISODE = {"step": 1, "number": 0, "task": 3, "family": "footwear", "won": True, "score": 1.0, "R": 10.0, "S": 0.8,
+           "a_act": 1.5, "a_skill": -0.5, "a_turns": [0.5], "status": "added", "fate": HOSTILE, "segments": []}
 
 
 def edit(step, episode, title, **more):
@@ -25,15 +34,14 @@ def edit(step, episode, title, **more):
 
 @pytest.fixture
 def run(tmp_path, random_tiny):
-    """A run directory whose texts are hostile: titles, reviews and pages."""
-    out = tmp_path / "run"
+    """A run directory whose texts are hostile: its name, titles, reviews and pages."""
+    out = tmp_path / "a <b> $run"
     AutoTokenizer.from_pretrained(random_tiny).save_pretrained(out / "reference")
     chat = Chat(AutoTokenizer.from_pretrained(random_tiny))
     (out / "config.json").write_text(json.dumps({"env": "webshop", "model": "tiny", "seed": 0, "world": HOSTILE}))
-    report.append(out / "metrics.jsonl", [
-        {"step": step, "success": step / 4, "score": 0.5, "skills": step, "utility": -0.1, "sampled": 2000,
-         "eval_success": step / 4, "eval_score": 0.5, "act_sampled": 900, "review_sampled": 100, "probe_sampled": 900,
-         "confirm_sampled": 100, **dict.fromkeys(report.SECONDS, 1.5)} for step in range(3)])
+    report.append(out / "metrics.jsonl", [{"step": 0, "eval_success": 0.0, "eval_score": 0.25}] + [
+        {"step": step, "success": step / 4, "score": 0.5, "skills": step, "utility": -0.1, "sampled": 3000,
+         "entropy": 0.5, "act_s": 20.0, "probe_s": 25.0} for step in (1, 2)])
     update = {"name": "update_skill", "confirmed": None, "committed": False, "utility": -0.5, "arguments": {
         "skill_id": "dyn_001", "title": QUOTED, "principle": "Click no option first.", "when_to_apply": "Always."}}
     report.append(out / "edits.jsonl", [edit(1, 0, HOSTILE), edit(2, 4, QUOTED, **update)])
@@ -44,36 +52,36 @@ def run(tmp_path, random_tiny):
         [len(given), ACT, 0, [-0.5] * len(acted)], [2 * len(given) + len(acted), REVIEW, 1, [-1.0] * len(reviewed)]]}
     note = chat.encode("old task [2 earlier turns dropped]\nnew page")
     second = {"ids": note + acted, "sampled": [[len(note), ACT, 0, [0.0] * len(acted)]]}
-    (out / "samples").mkdir()
-    (out / "samples" / "step_00001.json").write_text(json.dumps({"episodes": [
-        {"step": 1, "number": 0, "task": 3, "family": "footwear", "won": True, "score": 1.0, "R": 10.0, "S": 0.8,
-         "a_act": 1.5, "a_skill": -0.5, "a_turns": [], "status": "added", "fate": HOSTILE,
-         "segments": [first, second]}]}))
+    write_atomic(out / "samples" / "step_00001.json", json.dumps({"episodes": [{**EPISODE,
+                                                                                "segments": [first, second]}]}))
     return out
 
 
-def written(run, tmp_path, *more):
-    page.write([run, *more], tmp_path / "page.html")
-    return (tmp_path / "page.html").read_text(encoding="utf-8")
+def written(*paths):
+    page.main([str(path) for path in paths])
+    return (paths[0] / "report.html").read_text(encoding="utf-8")
 
 
-def test_hostile_text_is_text(run, tmp_path):
+def test_hostile_text_is_text(run):
     """Bug: a product titled <script> runs in the reader's browser, or a quote closes an attribute."""
-    text = written(run, tmp_path)
-    assert text.count("<script") == 1 and "<img" not in text and "{{" in text
+    text = written(run)
+    assert text.count("<script") == 1 and "<img" not in text and "<b> $run" not in text and "{{" in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "49" not in re.findall(r"onerror[^<]*", text)[0]
-    assert "http" not in re.sub(r"Content-Security-Policy|http-equiv", "", text), "no network"
+    script = re.findall("<script>(.*)</script>", text, re.S)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline';\n  script-src 'sha256-{digest}'; base-uri" in text
+    assert "http" not in re.sub(r'http-equiv|xmlns(:xlink)?="[^"]*"', "", text), "no network"
 
 
-def test_what_was_logged_is_there(run, tmp_path):
+def test_what_was_logged_is_there(run):
     """Bug: an update is shown without what it replaces, a dropped turn is not marked, an advantage has one colour."""
-    text = written(run, tmp_path)
-    assert "<del>every</del>" in text and "<ins>no</ins>" in text
-    assert "The context was full" in text and "old task" not in text and "new page" in text
-    assert "--act: rgba(var(--good), 0.36)" in text and "--skill: rgba(var(--bad), 0.12)" in text
+    text = written(run)
+    assert "<del>Click every option first. (Always.)</del> <ins>Click no option first. (Always.)</ins>" in text
+    assert 'class="soft dropped">\nnew page' in text and "old task" not in text
+    assert "rgba(var(--good), 0.48)" in text and "rgba(var(--bad), 0.12)" in text
     assert 'title="p 0.607"' in text and 'title="p 0.368"' in text  # exp(-0.5), exp(-1)
-    assert "0.00\u00a0→\u00a01.25" in text and "not confirmed" not in text and "no use" in text
-    assert "6,000 sampled tokens" in text
+    assert "0.00→1.25" in text and ">committed<" in text and ">no use<" in text
+    assert "6,000 sampled tokens,\n1.5 minutes" in text
 
 
 def test_a_character_of_many_tokens_is_whole(random_tiny):
@@ -85,60 +93,85 @@ def test_a_character_of_many_tokens_is_whole(random_tiny):
 
 
 def test_long_runs_are_thinned_out(tmp_path, random_tiny):
-    """Bug: the page of a run of 150 iterations has a hundred megabytes."""
+    """Bug: the page of a run of 150 iterations has a hundred megabytes, or lacks its last iteration."""
     AutoTokenizer.from_pretrained(random_tiny).save_pretrained(tmp_path / "reference")
-    for step in range(1, 101):
-        report.write_atomic(tmp_path / "samples" / f"step_{step:05d}.json", json.dumps({"episodes": [
-            {"step": step, "number": n, "task": 0, "family": "f", "won": False, "score": 0.0, "R": 0.0, "S": 0.0,
-             "a_act": 0.0, "a_skill": 0.0, "a_turns": [], "status": "", "fate": "", "segments": []} for n in (0, 1)]}))
-    found = [e["step"] for e in page.transcripts(tmp_path, 40)]
-    assert len(found) == 40 and found[0] == 1 and found[-1] == 100
+    for step in range(1, 151):
+        write_atomic(tmp_path / "samples" / f"step_{step:05d}.json", json.dumps({"episodes": [
+            {**EPISODE, "step": step, "number": n} for n in (0, 1)]}))
+    steps = [step for step, _ in page.transcripts(tmp_path, 40)]
+    assert 30 < len(steps) <= 40 and steps == sorted(steps) and steps[0] < 10 and steps[-1] == 150
+    assert page.transcripts(tmp_path / "new", 40) == {}
 
 
 def test_a_real_run_has_a_page_and_two_have_one(train_in_process, tmp_path):
-    """Bug: the page needs a field that no run writes, or the token ids of another tokenizer."""
-    flags = ["--env", "webshop", "--tasks", "1", "--group", "2", "--eval_every", "0", "--steps", "1", "--cold_start",
-             "0", "--act_tokens", "8", "--review_tokens", "8", "--context", "1024", "--advantage", "gigpo"]
-    for name in ("one", "two"):
-        train_in_process(flags, 2, tmp_path / name)
-    text = written(tmp_path / "one", tmp_path, tmp_path / "two")
-    assert "one and two" in text and 'class="c0 d1"' in text and "--turn:" in text
-    assert "You shop in a text web store" in text
+    """Bug: the page needs a field that no run writes, or the curves of two runs that are both named seed0 are one."""
+    pytest.importorskip("matplotlib")
+    flags = ["--env", "webshop", "--tasks", "1", "--group", "2", "--eval_every", "0", "--steps", "1",
+             "--cold_start", "0", "--act_tokens", "8", "--review_tokens", "8", "--context", "1024"]
+    paths = [tmp_path / name / "seed0" for name in ("one", "two")]
+    for path in paths:
+        train_in_process(flags, 2, path)
+    text = written(*paths)
+    assert text.count("You shop in a text web store") >= 2 and 'id="run2-1-' in text
+    svg = text[text.index("<svg"):text.index("</svg>")]
+    assert all(f"{path}</text>" in svg for path in paths) and "seconds of an iteration" in svg
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.skipif(BINARY is None, reason="no Chromium here")
-def test_in_a_browser_nothing_runs_and_everything_works(run, tmp_path):
+def test_without_matplotlib_there_is_a_page(run, monkeypatch, capsys):
+    """Bug: nobody sees a run's transcripts because a package for curves is missing."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    text = written(run)
+    note = "no curves: a figure needs matplotlib: pip install matplotlib"
+    assert note in text and "<svg" not in text and capsys.readouterr().out.splitlines()[0] == note
+
+
+@pytest.mark.parametrize("argv,status,words", [
+    ([], 2, "RUN"), (["one", "two", "three"], 2, "three"), (["."], 1, "metrics.jsonl cannot be read"),
+    ([".", "--out", "."], 2, "is a directory")])
+def test_a_wrong_call_ends_with_one_line(argv, status, words, tmp_path, monkeypatch, capsys):
+    """Bug: a traceback for a typing error, or another exit status than the other commands have."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        page.main(argv)
+    told = end.value.code if isinstance(end.value.code, str) else capsys.readouterr().err.strip()
+    assert told.startswith("tools.page: ") and words in told and "\n" not in told
+    assert (end.value.code == 2) == (status == 2)
+
+
+def in_browser(text, tmp_path):
+    """The page's DOM as text, after its scripts have run."""
+    (tmp_path / "copy.html").write_text(text, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=5000",
+             f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom"]
+    return subprocess.run([CHROMIUM, *flags, (tmp_path / "copy.html").as_uri()], capture_output=True, text=True,
+                          timeout=100, check=True).stdout
+
+
+PLAY = """<pre id="told"></pre><script>
+const told = [], one = selector => document.querySelector(selector);
+const see = () => told.push([...document.querySelectorAll("#edits tbody tr")].filter(row => row.offsetHeight)
+  .map(row => row.cells[1].textContent).join() + " of " + one("#count").textContent);
+const type = text => { one("#words").value = text; one("#words").dispatchEvent(new Event("input")); see(); };
+const sort = column => { document.querySelectorAll("#edits th")[column].click(); see(); };
+type("NO option"); type("committed"); type(""); sort(1); sort(1); sort(7); sort(7);
+one("#edits a").click();
+setTimeout(() => {
+  told.push(one("[title='p 0.607']").offsetHeight > 0, getComputedStyle(one(".turn")).backgroundColor);
+  one("#told").textContent = JSON.stringify(told);
+}, 1000);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_in_a_browser_the_page_works_and_nothing_else_runs(run, tmp_path):
     """Bug: the page's own script is blocked by its policy, a filter shows what it should hide, or alert(1) ran."""
-    written(run, tmp_path)
-    browser = Browser((tmp_path / "page.html").as_uri())
-    try:
-        assert browser.run("document.title") == "run"
-        shown = "[...document.querySelectorAll('#edits tbody tr')].filter(row => row.offsetHeight).length"
-        assert browser.run(shown) == 2
-        browser.run("words.value = 'no option'; words.dispatchEvent(new Event('input'))")
-        assert browser.run(shown) == 1 and browser.run("document.getElementById('count').textContent") == "1 of 2"
-        browser.run("words.value = ''; fate.value = 'committed'; fate.dispatchEvent(new Event('input'))")
-        assert browser.run(shown) == 1
-        first = "document.querySelector('#edits tbody td').textContent"
-        browser.run("document.querySelectorAll('#edits th')[0].click()")
-        assert browser.run(first) == "1"
-        browser.run("document.querySelectorAll('#edits th')[0].click()")
-        assert browser.run(first) == "2"
-        browser.run("document.querySelector('#edits a').click()")  # opens the episode
-        token = "document.querySelector('details.e .a')"
-        x, y = browser.run(f"{token}.scrollIntoView({{block: 'center'}}); "
-                           f"(b => [b.x + b.width / 2, b.y + b.height / 2])({token}.getBoundingClientRect())")
-        browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        assert browser.run("[...document.querySelectorAll('[title]:hover')].pop().title") == "p 0.607"
-        colour = f"getComputedStyle({token}).backgroundColor"
-        assert browser.run(colour) == "rgba(0, 114, 178, 0.36)"
-        browser.run("document.getElementsByName('mode')[2].click()")
-        assert browser.run(colour) == "rgba(213, 94, 0, 0.12)"
-        paper = "getComputedStyle(document.body).backgroundColor"
-        assert browser.run(paper) == "rgb(255, 255, 255)"
-        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
-        assert browser.run(paper) == "rgb(22, 22, 22)"
-        assert browser.run("document.scripts.length") == 1 and browser.run("document.images.length") == 0
-        assert browser.said == [], browser.said
-    finally:
-        browser.close()
+    text = written(run)
+    foreign = in_browser(text + "<script>document.title = 'ran'</script><p onclick='1' id=x></p>", tmp_path)
+    assert '<span id="count">2 of 2</span>' in foreign and "<title>ran" not in foreign
+    # The same with a policy that lets the test in.
+    dom = in_browser(re.sub("script-src 'sha256-[^']*'", "script-src 'unsafe-inline'", text) + PLAY, tmp_path)
+    told = json.loads(html.unescape(re.findall(r'<pre id="told">(.*?)</pre>', dom)[0]))
+    assert told == ["2 of 1 of 2", "1 of 1 of 2", "1,2 of 2 of 2", "1,2 of 2 of 2", "2,1 of 2 of 2", "2,1 of 2 of 2",
+                    "1,2 of 2 of 2", True, "rgba(0, 114, 178, 0.48)"]

@@ -15,6 +15,7 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
+import json
 import random
 import time
 from dataclasses import dataclass, field
@@ -27,10 +28,11 @@ import envs
 import policy as policies
 import worlds
 from lib.chat import read_chats
+from lib.context import drop_oldest
 from lib.device import pick_device
 from lib.files import one_line, print_anything
 from policy import logprobs
-from skillbank import Skill, review_prompt, tool_call
+from skillbank import Skill, review_prompt
 from tools import report
 from tools.flags import flag, parse
 from tools.guard import BROKEN, UNFINISHED, guard
@@ -241,7 +243,7 @@ def shorten(ids, sampled, limit):
         return ids, sampled
     turns = [i for i in range(1, len(ids)) if sampled[i] and not sampled[i - 1]] or [len(ids)]
     # The last turn is the review: one action must stay before it.
-    _, start = envs.drop_oldest(turns[:-1], len(ids), lambda _, start: turns[0] + len(ids) - start <= limit)
+    _, start = drop_oldest(turns[:-1], len(ids), lambda _, start: turns[0] + len(ids) - start <= limit)
     if start == len(ids):
         return ids[:limit], sampled[:limit]
     end = sampled.index(False, start)
@@ -301,6 +303,11 @@ def scripted(env, task, shown, game, player):
     chat[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
     thought, name, arguments = player.review(game.won, game.score, steps)
     return chat + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
+
+
+def tool_call(name, arguments):
+    """The text of a call, as the review's prompt wants it."""
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
 
 
 def corpus(env):

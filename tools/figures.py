@@ -18,11 +18,11 @@ class Panel:
     lines: bool = True  # False: points alone
 
 
-def draw(panels: list[Panel], file, height: float = 3.4, dpi: int = 80) -> None:
-    """Write the panels as one figure: to a path (by its ending) or to a binary file (as SVG).
+def draw(panels: list[Panel], file, height: float = 3.4, dpi: int = 80, columns: int | None = None) -> None:
+    """Write the panels as one figure: to a path (by its ending) or to a binary file (as SVG for a page of HTML).
 
-    A label has the same colour in all panels, and stands in the legend of the first panel that has it. ValueError, one
-    line, where matplotlib is missing.
+    A label has the same colour in all panels, and stands in the legend of the first panel that has it. height: of a
+    row; columns: panels of a row, None: all. ValueError, one line, where matplotlib is missing.
     """
     try:
         import matplotlib
@@ -32,11 +32,15 @@ def draw(panels: list[Panel], file, height: float = 3.4, dpi: int = 80) -> None:
     import matplotlib.pyplot as plt
 
     matplotlib.rcParams["svg.hashsalt"] = "skillmaster"  # equal figures are equal files
-    fig, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), height), squeeze=False,
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
+    matplotlib.rcParams["text.parse_math"] = False  # a run may be named $x
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, height * rows), squeeze=False,
                              constrained_layout=True)
     labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
-    told = set()
-    for axis, panel in zip(axes[0], panels):
+    told: set[str] = set()
+    for axis, panel in zip(axes.flat, panels):
         for label, points in panel.curves.items():
             number = labels.index(label)
             colour = f"C{number % COLOURS}"
@@ -51,8 +55,10 @@ def draw(panels: list[Panel], file, height: float = 3.4, dpi: int = 80) -> None:
         if any(label not in told for label in panel.curves):
             axis.legend(fontsize=8)
         told |= panel.curves.keys()
+    for axis in axes.flat[len(panels):]:
+        axis.remove()
     if hasattr(file, "write"):
-        fig.savefig(file, format="svg", metadata={"Date": None})
+        fig.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     else:
         fig.savefig(file, dpi=dpi)
     plt.close(fig)

@@ -1,34 +1,19 @@
 "use strict";
 const rows = [...document.querySelectorAll("#edits tbody tr")];
-const words = document.getElementById("words"), fate = document.getElementById("fate");
+const words = document.getElementById("words");
 function filter() {
-  const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
-  for (const row of rows) {
-    const text = row.textContent.toLowerCase();
-    row.hidden = !(wanted.every(word => text.includes(word)) && (!fate.value || row.dataset.fate === fate.value));
-    shown += !row.hidden;
-  }
-  document.getElementById("count").textContent = `${shown} of ${rows.length}`;
+  const wanted = words.value.toLowerCase().split(/\s+/);
+  for (const row of rows) row.hidden = !wanted.every(word => row.textContent.toLowerCase().includes(word));
+  document.getElementById("count").textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length}`;
 }
 words.addEventListener("input", filter);
-fate.addEventListener("input", filter);
 filter();
 document.querySelectorAll("#edits th").forEach((head, column) => {
-  let up = false;
+  let way = -1;
   head.addEventListener("click", () => {
-    up = !up;
-    const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
-    rows.sort((a, b) => {
-      const [x, y] = [value(a), value(b)], [m, n] = [parseFloat(x), parseFloat(y)];
-      const order = isNaN(m) || isNaN(n) ? x.localeCompare(y) : m - n;
-      return up ? order : -order;
-    });
+    way = -way;
+    const text = row => row.cells[column].textContent.trim();
+    rows.sort((a, b) => way * (text(a) - text(b) || text(a).localeCompare(text(b)))); // as numbers, where both are
     document.querySelector("#edits tbody").append(...rows);
   });
 });
-for (const mode of document.getElementsByName("mode"))
-  mode.addEventListener("change", () => { document.body.className = mode.value; });
-document.querySelectorAll("#edits a").forEach(link => link.addEventListener("click", () => {
-  document.getElementById(link.hash.slice(1)).open = true;
-}));

@@ -104,10 +104,11 @@ class Iteration:
 
     def tokens(self):
         """How many tokens were sampled, in all and by purpose."""
-        count = {"act": sum(e.sampled(ACT) for e in self.episodes),
-                 "review": sum(e.sampled(REVIEW) for e in self.episodes),
-                 "probe": sum(e.sampled(ACT) for e in self.probe_games),
-                 "confirm": sum(e.sampled(ACT) for e in self.confirm_games)}
+        def sampled(episodes, job):
+            return sum(segment.job.count(job) for episode in episodes for segment in episode.segments)
+
+        count = {"act": sampled(self.episodes, ACT), "review": sampled(self.episodes, REVIEW),
+                 "probe": sampled(self.probe_games, ACT), "confirm": sampled(self.confirm_games, ACT)}
         return {"sampled": sum(count.values()), **{f"{name}_sampled": n for name, n in count.items()}}
 
     def line(self, row, source):
@@ -136,6 +137,15 @@ def summary(episodes: list) -> dict[str, dict]:
         }
         for name, some in groups.items()
     }
+
+
+def dev_row(step, episodes, source, bank, seconds):
+    """Print an evaluation during training; returns what metrics.jsonl holds of it."""
+    result = summary(episodes)["all"]
+    print(f"eval at step {step} | success {result['success']:.3f} score {result['score']:.3f} steps "
+          f"{result['steps']:.1f} invalid {result['invalid']:.2f} | {result['n']} dev games, {source}, bank "
+          f"{len(bank.skills())} | {seconds:.0f}s", flush=True)
+    return {f"eval_{name}": value for name, value in result.items()}
 
 
 def protocol(name, episodes, seconds, env, bank, committed):
@@ -219,6 +229,15 @@ def story(episodes, edits, committed):
     return "\n".join(lines + (fate(edit, edit in committed) if edit else [f"    {status_of(episode)}"]))
 
 
+def transcript(episode):
+    """An episode as a person reads it."""
+    lines = [f"=== task {episode.task} ({episode.family})", *episode.messages]
+    for turn in episode.turns:
+        lines += [f"--- policy{'' if turn.valid else ' (invalid)'}", turn.text, "--- world", turn.reply]
+    lines += [f"--- {'won' if episode.won else 'lost'}, score {episode.score:.2f}, {episode.steps} steps"]
+    return "\n".join(lines + (["--- review", episode.review] if episode.review else []))
+
+
 def extremes(rewards):
     """The numbers of the episodes with the highest and the lowest reward; one number where it is the same episode."""
     ranked = sorted(range(len(rewards)), key=rewards.__getitem__)
@@ -229,7 +248,7 @@ def sample(path, episodes, committed, rewards):
     """The best and the worst episode of an iteration in full, with the fate of their edits."""
     lines = []
     for i in extremes(rewards):
-        lines += [episodes[i].transcript(), f"--- the review's call: {status_of(episodes[i])}"]
+        lines += [transcript(episodes[i]), f"--- the review's call: {status_of(episodes[i])}"]
         lines += fate(episodes[i].edit, episodes[i].edit in committed)
     write_atomic(path, "\n".join(lines) + "\n")
 

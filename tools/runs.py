@@ -78,6 +78,8 @@ def open_run(flags, env, sampling, program="train.py"):
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{checkpoint / 'trainer.pt'} is of another model ({one_line(error)}); {ANEW}") from None
     flags.save_every = save_every(flags, policy)
+    print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
+          f"{policy.device}; run in {flags.out}", flush=True)
     return policy, reference, optimizer, bank, start, trainer.get("state", {})
 
 

@@ -60,6 +60,24 @@ def read(parser: argparse.ArgumentParser, argv=None, least=(), wanted: bool = Tr
     return args
 
 
+def evaluation(protocols, argv=None) -> argparse.Namespace:
+    """The command line of eval.py; .protocols: a list of some of these."""
+    parser = parser_of("eval.py", "Play every game of a split once, under three bank protocols.")
+    parser.add_argument("--protocols", metavar="LIST", default=",".join(protocols), help="default: %(default)s")
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first N games, for a quick look")
+    parser.add_argument("--probes", metavar="N", type=int, help="online: K, probe tasks per edit (default: 4)")
+    parser.add_argument("--batch", metavar="N", type=int, default=16,
+                        help="online: episodes between two commits (default: 16)")
+    parser.add_argument("--out", metavar="JSON", help="result file (default: eval_<split>.json in the run, or here)")
+    args = read(parser, argv, least={"limit": 1, "probes": 1, "batch": 1})
+    args.protocols = args.protocols.split(",")
+    if unknown := set(args.protocols) - set(protocols):
+        parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(protocols)}")
+    if args.out and Path(args.out).is_dir():
+        parser.error(f"--out {args.out}: is a directory; name a file")
+    return args
+
+
 def target_of(path):
     """What eval.py is given: (model to load, the run's settings, file of its bank or None).
 
@@ -118,6 +136,11 @@ def place_of(args) -> Path:
     return Path(args.target) if (Path(args.target) / "latest").is_file() else Path(".")
 
 
-def words_of(env) -> str:
-    """Whose words the games speak, in brackets, where the world can tell."""
-    return f" (words: {env.words()})" if hasattr(env, "words") else ""
+def described(args, env, tasks, bank) -> dict:
+    """Print what is evaluated on what; returns what the result file says of it."""
+    # Whose words the games speak, where the world can tell.
+    words = f" (words: {env.words()})" if hasattr(env, "words") else ""
+    print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games{words}; bank: {len(bank.skills())} "
+          "skills")
+    return {"target": args.target, "env": env.describe(), "split": args.split, "games": len(tasks), "words": words,
+            "temperature": args.temperature, "seed": args.seed}

@@ -9,6 +9,17 @@ class GameError(ValueError):
     """A game that cannot be played. The message is one line that names the game and says what is wrong."""
 
 
+class Game(Protocol):
+    """One episode of a world, being played."""
+
+    page: str  # what the agent sees now, in full
+    done: bool
+    won: bool
+    score: float  # in [0, 1]
+
+    def step(self, action: str) -> str: ...  # do it; returns the next user message, short where nothing changed
+
+
 class World(Protocol):
     """What tools need of a world beside envs.Env, which has what a rollout needs. README.md shows how to write one."""
 
@@ -47,6 +58,14 @@ def load(name: str) -> Any:
     if name not in names():
         raise ValueError(f"--env {name}: there is no such world; choose from {', '.join(names())}")
     return import_module(f"worlds.{name}.world").World
+
+
+def open_world(name: str, split: str, data: str | None, seed: int, options: dict) -> Any:
+    """A `World`. options: flags of worlds; those of other worlds must have no value. ValueError, one line, else."""
+    world = load(name)
+    if unknown := {option for option, value in options.items() if value} - world.options.keys():
+        raise ValueError(f"--{min(unknown)}: --env {name} has no such option")
+    return world(split, data, seed, **{option: options[option] for option in options.keys() & world.options.keys()})
 
 
 def add_options(parser, name: str) -> dict:

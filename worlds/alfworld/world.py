@@ -6,7 +6,7 @@ generated; a score on generated games is no ALFWorld score, and every printed li
 A step has 13 to 66 admissible commands. A message lists those that the page does not show: what can be done with the
 thing in hand, and a lamp's "use". Going to a place, opening it and taking a thing are in the rules; places and things
 are on the pages; "Nothing happens." repeats no list. A reply then takes 26 of SmolLM2's tokens, 23 of them the page,
-instead of 193 (generated games; real ones 23, 20, 222): tools/lab.py.
+instead of 193 (generated games; real ones 23, 20, 222): studies/lab.py.
 """
 
 import json
