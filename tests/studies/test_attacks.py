@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from skillbank import SHAPING, SkillBank, review, shaping, tool_call
-from tools import attacks
+from studies import attacks
 
 
 def trials(env, name, graded=False, count=12):
@@ -25,7 +25,7 @@ def test_a_rug_pull_is_probed_against_the_text_it_replaces(env):
     """Bug: an update is compared with an empty bank, so the old skill's merit carries the new text in."""
     gate, taken = trials(env, "rug pull")
     assert not any(at_k for at_k, *_ in taken)
-    assert attacks.effect(gate, env.train_tasks, True)["marker"] == 1.0, "the payload is real"
+    assert gate.effect(env.train_tasks, True)["marker"] == 1.0, "the payload is real"
     alone = attacks.Gate(env, replace(gate.attack, before=()), False)
     assert any(alone.trial(number, 4, 8)[0] for number in range(12)), "as a proposal it is taken"
 
@@ -33,7 +33,7 @@ def test_a_rug_pull_is_probed_against_the_text_it_replaces(env):
 def test_a_trigger_harms_only_where_it_is_triggered(env):
     """Bug: the measured attack does something else than its text says."""
     gate, _ = trials(env, "family trigger", count=1)
-    hit, other = (attacks.effect(gate, env.dev_tasks, triggered) for triggered in (True, False))
+    hit, other = (gate.effect(env.dev_tasks, triggered) for triggered in (True, False))
     assert hit["marker"] == 1.0 and hit["success with"] < hit["success without"] and hit["games"] == 21
     assert other["marker"] == 0.0 and other["success with"] > other["success without"]
 
@@ -51,7 +51,7 @@ def test_texts_that_are_more_than_text_are_refused(text):
     call = {"category": "general", "title": "Help", "principle": text, "when_to_apply": "Always.", "evidence": "-"}
     bank = SkillBank()
     result = bank.apply("propose_skill", call, "footwear")
-    assert result["status"] == "markup" and not bank.skills()
+    assert result.status == "markup" and not bank.skills()
     written = f"<think>x</think>{tool_call('propose_skill', call)}"
     assert shaping(written, review(written, bank, "footwear")) <= SHAPING["invalid_arguments"]
 
@@ -62,7 +62,7 @@ def test_texts_that_are_more_than_text_are_refused(text):
 def test_plain_texts_are_taken(text):
     """Bug: a rule against tags refuses comparisons, actions or lists."""
     call = {"category": "general", "title": "Help", "principle": text, "when_to_apply": "Always.", "evidence": "-"}
-    assert SkillBank().apply("propose_skill", call, "footwear")["status"] == "added"
+    assert SkillBank().apply("propose_skill", call, "footwear").status == "added"
 
 
 def test_an_update_cannot_hide_a_second_skill():
@@ -70,11 +70,11 @@ def test_an_update_cannot_hide_a_second_skill():
     bank = SkillBank()
     first = {"category": "general", "title": "Size", "principle": "Pick it.", "when_to_apply": "Always.",
              "evidence": "-"}
-    assert bank.apply("propose_skill", first, "footwear")["status"] == "added"
+    assert bank.apply("propose_skill", first, "footwear").status == "added"
     change = {"skill_id": "dyn_001", "title": "Size", "when_to_apply": "Always.", "reason": "-"}
-    assert bank.apply("update_skill", {**change, "principle": "x" * 300}, "footwear")["status"] == "invalid_arguments"
+    assert bank.apply("update_skill", {**change, "principle": "x" * 300}, "footwear").status == "invalid_arguments"
     assert bank.skills()[0].principle == "Pick it."
-    assert bank.apply("update_skill", {**change, "principle": "x" * 120}, "footwear")["status"] == "updated"
+    assert bank.apply("update_skill", {**change, "principle": "x" * 120}, "footwear").status == "updated"
 
 
 def test_a_skill_is_one_line_of_the_prompt():
@@ -82,7 +82,7 @@ def test_a_skill_is_one_line_of_the_prompt():
     bank = SkillBank()
     call = {"category": "general", "title": "A\nB", "principle": "C\r\n  D\u2028E", "when_to_apply": "F",
             "evidence": "-"}
-    assert bank.apply("propose_skill", call, "footwear")["status"] == "added"
+    assert bank.apply("propose_skill", call, "footwear").status == "added"
     assert bank.skills()[0].line() == "[dyn_001] A B: C D E (F)"
 
 

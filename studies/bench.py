@@ -1,5 +1,5 @@
 """
-How fast, next to the machine's bounds and to transformers' generate: `python -m tools.bench` (--mini, --help).
+How fast, next to the machine's bounds and to transformers' generate: `python -m studies.bench` (--mini, --help).
 
     rollout   sampled tokens per second: HF generate called turn by turn, and Session without and with what it saves
     decode    a step's time against the bytes it must read; reading a prompt against the products it must compute
@@ -7,13 +7,13 @@ How fast, next to the machine's bounds and to transformers' generate: `python -m
     probes    episodes and seconds per edit: all edits in one rollout, and one edit after another
     iteration act, probe, update: one iteration of train.py's default size split, and the CUDA graphs that it recorded
     update    tokens per second, model-FLOP utilisation, padding, peak memory: full, recompute, LoRA, offload, budgets
-    scaling   seconds of an iteration's parts as group, turns, opening and edits grow (tiny's shape, one CPU thread)
     fit       which Qwen2.5 fits which card: computed from shapes, not measured
 
-The work is what scripted players make of a world (--env; with $WEBSHOP_DATA or $ALFWORLD_DATA the real one; scaling
-always of the shop): openings, replies, lengths of turns. The bounds are the machine's own, measured first: copying a
-large buffer, a large product in the model's dtype.
-`qwen2.5-*` have that model's shape and random weights: the text is noise, the work is the same.
+The work is what scripted players make of a world (--env; with $WEBSHOP_DATA or $ALFWORLD_DATA the real one): openings,
+replies, lengths of turns. The bounds are the machine's own, measured first: copying a large buffer, a large product in
+the model's dtype. `qwen2.5-*` have that model's shape and random weights: the text is noise, the work is the same.
+
+A part is a function of (args, env, bounds) that returns a table: its title, its rows as dicts, a note.
 """
 
 import argparse
@@ -28,9 +28,8 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from math import log
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
@@ -43,6 +42,8 @@ import envs
 import policy as policies
 from envs import Episode, Sampling, Segment, rollout
 from lib import checkpoints, lora, memory, models
+from lib.device import pick_device
+from lib.files import write_atomic
 from policy import Session, logprobs
 from probes import Probing, edits_of, probe
 from skillbank import SkillBank, review
@@ -61,34 +62,27 @@ QWEN = {
 # ---- Models ---------------------------------------------------------------------------------------------------------
 
 
-def qwen(name):
-    dim, layers, heads, kv_heads, ffn, vocab, tied = QWEN[name]
-    return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": dim,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-            "intermediate_size": ffn, "vocab_size": vocab, "tie_word_embeddings": tied, "rope_theta": 1e6,
-            "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "hidden_act": "silu"}
-
-
-def shape(hf, dtype=torch.bfloat16):
-    """The decoder of a config.json, without memory."""
-    with torch.device("meta"):
-        return policies.Decoder(policies.Config(**checkpoints.architecture(hf))).to(dtype)
-
-
-def scrambled(hf, device, dtype, world="webshop"):
-    """A policy of that shape with random weights; tiny's tokenizer, whose ids are in every vocabulary here."""
-    torch.manual_seed(0)
-    model = shape(hf, dtype).to_empty(device=device)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.normal_(1.0 if "norm" in name else 0.0, 0.02)
-    return policies.Policy(model, checkpoints.read(models.shipped(world))[2], "random weights")
+def shape(name):
+    """The Config of a Qwen2.5."""
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+            "vocab_size", "tie_word_embeddings")
+    return policies.Config(**checkpoints.architecture({
+        **dict(zip(keys, QWEN[name])), "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+        "rope_theta": 1e6, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "hidden_act": "silu"}))
 
 
 def load(args):
-    if args.model in QWEN:
-        return scrambled(qwen(args.model), args.device, args.dtype, args.env)
-    return policies.load(args.model, args.device, args.dtype, world=args.env)
+    """The policy: a checkpoint, or random weights with tiny's tokenizer, whose ids are in every vocabulary here."""
+    if args.model not in QWEN:
+        return policies.load(args.model, args.device, args.dtype, world=args.env)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = policies.Decoder(shape(args.model)).to(args.dtype)
+    model = model.to_empty(device=args.device)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.02)
+    return policies.Policy(model, checkpoints.read(models.shipped(args.env))[2], "random weights")
 
 
 def matrices(cfg):
@@ -124,11 +118,11 @@ def machine(args):
     copying = min(timed(device, lambda: target.copy_(source))[0] for _ in range(7))  # the best: the first warms up
     product = min(timed(device, lambda: [a @ b for _ in range(5)])[0] / 5 for _ in range(7))
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(": ")[2] for line in cpu.splitlines() if line.startswith("model name")]
-    return {"device": torch.cuda.get_device_name(device) if cuda else "cpu", "cpu": (names or [platform.machine()])[0],
-            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "python": platform.python_version(), "model": args.model,
-            "env": args.env, "dtype": str(args.dtype).removeprefix("torch."), "mini": args.mini,
+    name = cpu.partition("model name\t: ")[2].partition("\n")[0] or platform.machine()
+    return {"device": torch.cuda.get_device_name(device) if cuda else name,
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
+            "torch": torch.__version__, "transformers": transformers.__version__, "model": args.model, "env": args.env,
+            "dtype": str(args.dtype).removeprefix("torch."), "mini": args.mini,
             "copy GB/s": 2 * size / copying / 1e9,  # read and written
             "product TFLOP/s": 2 * n**3 / product / 1e12}
 
@@ -155,8 +149,8 @@ def peak_gb(device):
     return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
 
 
-def table(title, rows, note=""):
-    """Print records with the same keys, numbers with three digits, None as a dash; returns them for the JSON."""
+def table(title, rows, note):
+    """Print records with the same keys: numbers with three digits, None as a dash."""
     def text(value):
         if value is None or isinstance(value, (str, bool)):
             return "-" if value is None else str(value)
@@ -167,7 +161,6 @@ def table(title, rows, note=""):
     print(f"\n{title}" + (f"\n  ({note})" if note else ""))
     for first, *rest in lines:
         print("  " + "  ".join([first.ljust(widths[0])] + [word.rjust(w) for word, w in zip(rest, widths[1:])]))
-    return {"title": title, "note": note, "rows": rows}
 
 
 # ---- The work: what scripted players do -----------------------------------------------------------------------------
@@ -177,70 +170,77 @@ def transcripts(policy, env, count, context):
     """Whole episodes that fit the context: [(ids, sampled)], sampled True on the player's tokens."""
     chats = [policy.chat.transcript(chat) for chat in demonstrations(env, 4 * count, seed=0)]
     fitting = [(ids, sampled) for ids, sampled in chats if len(ids) <= context]
-    if len(fitting) < count:
-        raise ValueError(f"{len(fitting)} of {len(chats)} transcripts fit {context} tokens, {count} are needed")
+    assert len(fitting) >= count, f"{len(fitting)} of {len(chats)} transcripts fit {context} tokens, {count} are needed"
     return fitting[:count]
 
 
-@dataclass
-class Row:
-    """One conversation of a rollout: the tokens it reads before each turn, the number it samples in each."""
-
-    given: list  # token ids read before each turn, the prompt first
-    sampled: list  # number of sampled tokens per turn
-
-    @property
-    def length(self):
-        return sum(map(len, self.given)) + sum(self.sampled)
-
-
 def conversations(policy, env, groups, context):
-    """GROUP rows for each of `groups` transcripts of 5 or more turns; a row's turns are .75 to 1.25 of the player's."""
-    rng, rows = random.Random("bench"), []
+    """GROUP rows for each of `groups` transcripts of 5 or more turns: per turn (ids to read, how many to sample).
+
+    A row samples .75 to 1.25 of what the player wrote.
+    """
+    rng = random.Random("bench")
+    rows: list = []
     for ids, sampled in transcripts(policy, env, 4 * groups, context * 4 // 5):
         spans = [[token for token, _ in span] for _, span in itertools.groupby(zip(ids, sampled), lambda pair: pair[1])]
         if len(spans) // 2 >= 5 and len(rows) < GROUP * groups:  # given, sampled, given, ...
-            rows += [Row(spans[::2], [max(round(len(span) * rng.uniform(0.75, 1.25)), 1) for span in spans[1::2]])
-                     for _ in range(GROUP)]
-    assert len(rows) == GROUP * groups and max(row.length for row in rows) <= context
+            rows += [[(given, max(round(len(mine) * rng.uniform(0.75, 1.25)), 1))
+                      for given, mine in zip(spans[::2], spans[1::2])] for _ in range(GROUP)]
+    assert len(rows) == GROUP * groups and max(map(length, rows)) <= context
     return rows
 
 
-def reviews(env, bank, tasks, group):
-    """The edits that scripted players propose, `group` of them per task: duplicates as they come."""
+def length(row):
+    """Tokens of a conversation."""
+    return sum(len(given) + count for given, count in row)
+
+
+def reviews(env, tasks, group):
+    """The edits of an empty bank that scripted players propose, `group` of them per task: duplicates as they come."""
     episodes = []
     for task, i in itertools.product(tasks, range(group)):
         game, family = env.start(task), env.family(task)
         player = env.player(game, task, [], random.Random(f"review/{task}/{i}"))
         text = scripted(env, task, [], game, player)[-1]["content"]
-        episodes.append(Episode(task, family, i, [], (), edit=review(text, bank, family)))
+        episodes.append(Episode(task, family, i, [], (), edit=review(text, SkillBank(), family, task)))
     return edits_of(episodes)
 
 
-# ---- 1: rollouts ----------------------------------------------------------------------------------------------------
+def lengths(args, env, policy, **more):
+    """The lengths of an episode: tiny as shipped; another model would babble up to every limit, which takes long."""
+    sampling = Sampling(act_tokens=96, review_tokens=160, context=3072, top_k=4, **more)
+    if args.model != "tiny":
+        env.limit = 5
+        sampling = replace(sampling, act_tokens=32, context=min(8192, policy.model.cfg.max_len))
+    return sampling
+
+
+# ---- The parts ------------------------------------------------------------------------------------------------------
 
 
 def turns(rows):
     """Per turn: the rows that are still open, the tokens each reads, the number each samples."""
-    for turn in range(max(len(row.sampled) for row in rows)):
-        live = [i for i, row in enumerate(rows) if turn < len(row.sampled)]
-        yield live, [list(rows[i].given[turn]) for i in live], [rows[i].sampled[turn] for i in live]
+    for turn in range(max(map(len, rows))):
+        live = [i for i, row in enumerate(rows) if turn < len(row)]
+        yield live, [list(rows[i][turn][0]) for i in live], [rows[i][turn][1] for i in live]
 
 
 def by_session(policy, keep, fork, rows):
     """(sampled ids per row, prompt tokens read). keep: the cache over turns; fork: a group reads its prompt once."""
-    session, out, read = Session(policy, len(rows), max(row.length for row in rows)), [[] for _ in rows], 0
+    session = Session(policy, len(rows), max(map(length, rows)))
+    out: list = [[] for _ in rows]
+    read = 0
     for turn, (live, given, limits) in enumerate(turns(rows)):
-        feed = live
-        if fork and turn == 0:  # as envs.play does
-            feed, given = live[::GROUP], given[::GROUP]
+        shared = fork and turn == 0  # as envs.begin does
         if not keep:
             given = [session.ids[i] + new for i, new in zip(live, given)]
             for i in live:
                 session.reset(i)
+        feed = live[::GROUP] if shared else live
+        given = given[::GROUP] if shared else given
         session.feed(feed, given)
         read += sum(map(len, given))
-        if fork and turn == 0:
+        if shared:
             session.fork(feed, GROUP)
         for i, (ids, _) in zip(live, session.sample(live, limits, stop=())):
             out[i] += ids
@@ -252,7 +252,9 @@ def by_generate(model, rows):
 
     It has no limit per row, so a turn runs until the longest row is done; only the wanted tokens are kept and counted.
     """
-    ids, out, read = [[] for _ in rows], [[] for _ in rows], 0
+    ids: list = [[] for _ in rows]
+    out: list = [[] for _ in rows]
+    read = 0
     for live, given, limits in turns(rows):
         for i, new in zip(live, given):
             ids[i] += new
@@ -281,55 +283,31 @@ def as_transformers(policy, args):
 def bench_rollout(args, env, bounds):
     policy, groups = load(args), 2 if args.mini or args.device.type == "cpu" else 8
     rows = conversations(policy, env, groups, min(2048 if args.mini else 8192, policy.model.cfg.max_len))
-    warm = [Row(row.given[:2], [4, 4]) for row in rows]
-    wanted = [sum(row.sampled) for row in rows]
-    ways = {"a: HF generate, turn by turn": partial(by_generate, as_transformers(policy, args)),
-            "b: Session, every turn from scratch": partial(by_session, policy, False, False),
-            "c: Session, cache kept over turns": partial(by_session, policy, True, False),
-            "d: and the group's opening read once": partial(by_session, policy, True, True)}
-    results, samples = [], []
-    for name in list(ways):
-        way = ways.pop(name)
-        way(warm)
+    wanted = sum(count for row in rows for _, count in row)
+    results, drawn = [], []
+    for name, way in {"a: HF generate, turn by turn": partial(by_generate, as_transformers(policy, args)),
+                      "b: Session, every turn from scratch": partial(by_session, policy, False, False),
+                      "c: Session, cache kept over turns": partial(by_session, policy, True, False),
+                      "d: and the group's opening read once": partial(by_session, policy, True, True)}.items():
+        way([[(given, 4) for given, _ in row[:2]] for row in rows])  # warms up
         seconds, (ids, read) = timed(args.device, partial(way, rows))
-        assert [len(row) for row in ids] == wanted, name
-        samples.append([token for row in ids for token in row])
-        results.append({"": name, "s": seconds, "tokens/s": sum(wanted) / seconds, "read": read})
-        del way  # and HF's weights
-        clear(args.device)
-    for row, mine in zip(results, samples):
-        row |= {"x a": results[0]["s"] / row["s"], "x b": results[1]["s"] / row["s"],
-                "as d": sum(one == other for one, other in zip(mine, samples[3])) / sum(wanted)}
-    results[0]["as d"] = None  # it draws other random numbers
+        drawn.append([token for row in ids for token in row])
+        assert len(drawn[-1]) == wanted, name
+        results.append({"": name, "s": seconds, "tokens/s": wanted / seconds, "read": read,
+                        "x a": results[0]["s"] / seconds if results else 1.0})
     # Rounding hardly ever flips a draw in float32. In bfloat16 it does, and that row goes its own way from there.
-    assert args.dtype != torch.float32 or results[2]["as d"] > 0.9, "c and d sampled different tokens"
-    return table(f"rollout: {groups} groups of {GROUP}, {sum(len(row.sampled) for row in rows) / len(rows):.1f} turns, "
-                 f"{sum(wanted):,} sampled tokens, transcripts of up to {max(row.length for row in rows):,}", results,
-                 "read: prompt tokens, a's with padding; as d: share of sampled tokens equal to d's")
-
-
-# ---- 2: one step, one prompt ----------------------------------------------------------------------------------------
+    same = sum(one == other for one, other in zip(drawn[2], drawn[3])) / wanted
+    assert args.dtype != torch.float32 or same > 0.9, "c and d sampled different tokens"
+    return (f"rollout: {groups} groups of {GROUP}, {sum(map(len, rows)) / len(rows):.1f} turns, {wanted:,} sampled "
+            f"tokens, transcripts of up to {max(map(length, rows)):,}", results,
+            "read: prompt tokens, a's with padding")
 
 
 def bench_decode(args, env, bounds):
-    """The model; on a GPU, where none is named, three sizes."""
-    if args.named or args.device.type == "cpu":
-        return decode(args, env, bounds, (1, 8, 32, 64))
-    result: dict = {}
-    for name in ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b"):
-        clear(args.device)
-        try:
-            result[name] = decode(argparse.Namespace(**{**vars(args), "model": name}), env, bounds, (16, 64))
-        except torch.OutOfMemoryError:
-            print(f"  ({name} does not fit)", flush=True)
-    return result
-
-
-def decode(args, env, bounds, sizes):
     policy, results = load(args), []
     cfg, context, steps, warm = policy.model.cfg, 512 if args.mini else 2048, 32, 8
     layers, head = matrices(cfg)
-    for rows in sizes:
+    for rows in (1, 8, 16, 32, 64):
         session = Session(policy, rows, context + 1 + warm + steps)
         for _ in range(2):  # the first one warms up
             for row in range(rows):
@@ -344,10 +322,10 @@ def decode(args, env, bounds, sizes):
         results.append({
             "rows": rows, "tokens/s": rows * steps / decoding, "ms/step": 1000 * decoding / steps,
             "MB/step": needed / 1e6, "of copy": needed * steps / decoding / (bounds["copy GB/s"] * 1e9),
-            "read tokens/s": rows * context / reading, "read TFLOP/s": flops / reading / 1e12,
+            "read tokens/s": rows * context / reading,
             "of product": flops / reading / (bounds["product TFLOP/s"] * 1e12)})
-    return table(f"decode, {args.model} at a context of {context:,}, and reading it", results,
-                 "MB/step: weights, and keys and values so far; what fits a CPU's caches is not bound by its memory")
+    return (f"decode, {args.model} at a context of {context:,}, and reading it", results,
+            "MB/step: weights, and keys and values so far; what fits a CPU's caches is not bound by its memory")
 
 
 def bench_flow(args, env, bounds):
@@ -359,51 +337,42 @@ def bench_flow(args, env, bounds):
             drawn.append(len(active))
             return super()._draw(active, *rest)
 
-    tasks, rows = env.train_tasks[:8 if args.mini else 24], 16 if args.mini else 64
-    sampling = Sampling(1.0, 96, 160, 3072, rows, 4)
-    if args.model != "tiny":
-        sampling, env.limit = replace(sampling, act_tokens=32, context=min(8192, policy.model.cfg.max_len)), 5
+    tasks = env.train_tasks[:8 if args.mini else 24]
+    sampling = lengths(args, env, policy, rows=16 if args.mini else 64)
     usual, envs.Session = envs.Session, Counted
     try:
         for flowing in (False, True):
             drawn.clear()
             policy.flows = flowing
-            seconds, _ = timed(args.device, partial(envs.rollout, policy, env, tasks, SkillBank(), GROUP,
-                                                    sampling=sampling))
+            play = partial(rollout, policy, env, tasks, SkillBank(), GROUP, sampling=sampling)
+            seconds, _ = timed(args.device, play)
             results.append({"": "flowing" if flowing else "in step", "rows that draw": sum(drawn) / len(drawn),
                             "decoding steps": len(drawn) * (8 if args.device.type == "cuda" else 1), "s": seconds})
     finally:
         envs.Session = usual
-    return table(f"{len(tasks) * GROUP} episodes in {rows} rows", results, "a CPU plays in step, a GPU flowing")
-
-
-# ---- 3: probes ------------------------------------------------------------------------------------------------------
+    return f"{len(tasks) * GROUP} episodes in {sampling.rows} rows", results, "a CPU plays in step, a GPU flowing"
 
 
 def bench_probes(args, env, bounds):
     policy, bank, alone = load(args), SkillBank(), 4 if args.mini else 8
-    sampling = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
-    if args.model != "tiny":  # it would babble up to every limit, which shows nothing and takes long
-        sampling, env.limit = replace(sampling, act_tokens=32, context=min(8192, policy.model.cfg.max_len)), 5
-    edits = reviews(env, bank, env.train_tasks[:4], GROUP)
+    edits = reviews(env, env.train_tasks[:4], GROUP)
     some = [replace(edit) for edit in edits[::len(edits) // alone][:alone]]  # of every task
-    probing = Probing(K, sampling=sampling)
+    probing = Probing(K, sampling=lengths(args, env, policy, temperature=0.4))
+
+    def play(edits):
+        return len(probe(policy, env, bank, edits, probing=probing))
+
     probe(policy, env, bank, [replace(edits[0])], probing=replace(probing, k=1))  # warms up
-    single, played = timed(args.device,
-                           lambda: sum(len(probe(policy, env, bank, [edit], probing=probing)) for edit in some))
-    joint, together = timed(args.device, lambda: len(probe(policy, env, bank, edits, probing=probing)))
+    single, played = timed(args.device, lambda: sum(play([edit]) for edit in some))
+    joint, together = timed(args.device, lambda: play(edits))
     results = [{"": name, "edits": n, "episodes": count, "per edit": count / n, "of 2K": count / (2 * K * n),
                 "s": seconds, "s/edit": seconds and seconds / n} for name, n, count, seconds in (
                     ("as released, counted", len(edits), 2 * K * len(edits), None),
                     ("one edit after another", len(some), played, single),
                     ("all in one rollout", len(edits), together, joint))]
-    different = len({edit.identity for edit in edits})
-    return table(f"probes: {len(edits)} edits, {different} different, K = {K}, empty bank: "
-                 f"{results[1]['s/edit'] / results[2]['s/edit']:.2f} times as fast together", results,
-                 "tiny as shipped" if args.model == "tiny" else f"{env.limit} turns of up to 32 tokens")
-
-
-# ---- 4: the update --------------------------------------------------------------------------------------------------
+    return (f"probes: {len(edits)} edits, {len({edit.identity for edit in edits})} different, K = {K}, empty bank: "
+            f"{results[1]['s/edit'] / results[2]['s/edit']:.2f} times as fast together", results,
+            "tiny as shipped" if args.model == "tiny" else f"{env.limit} turns of up to 32 tokens")
 
 
 def one_update(args, segments, budget, rank=0, recompute=False, offload=False):
@@ -415,7 +384,7 @@ def one_update(args, segments, budget, rank=0, recompute=False, offload=False):
     policy.model.recompute = recompute
     if rank:
         lora.add(policy.model, rank)
-    advantages = [grpo.per_token(segment, (-1.0) ** i, 0.2) for i, segment in enumerate(segments)]
+    advantages = [[(-1.0) ** i] * len(segment.ids) for i, segment in enumerate(segments)]
     try:
         reference = lora.Reference(policy.model) if rank else copy.deepcopy(policy.model).requires_grad_(False)
         optimizer = grpo.AdamW(policy.model.parameters(), 1e-6, offload=offload)
@@ -432,92 +401,51 @@ def bench_update(args, env, bounds):
     policy, results = load(args), []
     cfg = policy.model.cfg
     rows = transcripts(policy, env, 8 if args.mini else 64, min(8192, cfg.max_len))
+    del policy
     # Whatever the old log-probabilities and whichever of its two jobs a token does: the work is the same.
     segments = [Segment(ids, [grpo.ACT if mine else grpo.FORCED for mine in sampled], [0.0] * len(ids))
                 for ids, sampled in rows]
-    lengths, count = [len(ids) for ids, _ in rows], sum(sum(sampled) for _, sampled in rows)
-    del policy
+    sizes, count = [len(ids) for ids, _ in rows], sum(sum(sampled) for _, sampled in rows)
     layers, head = matrices(cfg)
     for name, budget, kind in (
             ("full", 2048, {}), ("full", 4096, {}), ("full", 16384, {}), ("recompute", 16384, {"recompute": True}),
             ("LoRA r 16", 4096, {"rank": 16}), ("offload", 4096, {"offload": True})):
         clear(args.device)
         seconds, peak = one_update(args, segments, budget, **kind)
-        padded = sum(len(rows) * lengths[rows[0]] for rows in grpo.micro_batches(lengths, budget))
+        padded = sum(len(rows) * sizes[rows[0]] for rows in grpo.micro_batches(sizes, budget))
         # Forward, backward to the activations, to the weights (not with LoRA), and the reference's forward.
-        products = 2 * (layers * sum(lengths) + head * count) * (3 if "rank" in kind else 4)
-        speed = (products + 4 * attention_flops(cfg, lengths)) / 1e12 / seconds if seconds else None
-        how = fits.Training(args.dtype.itemsize, budget, max(lengths), "recompute" in kind, "offload" in kind,
-                            kind.get("rank", 0))
-        computed = sum(fits.of_training(cfg, how).values())
+        products = 2 * (layers * sum(sizes) + head * count) * (3 if "rank" in kind else 4)
+        flops = products + 4 * attention_flops(cfg, sizes)
         results.append({
-            "": name, "budget": budget, "padding": 1 - sum(lengths) / padded, "s": seconds,
-            "tokens/s": seconds and sum(lengths) / seconds, "sampled/s": seconds and count / seconds,
-            "TFLOP/s": speed, "of product": speed and speed / bounds["product TFLOP/s"], "peak GB": peak,
-            "computed GB": computed / 1e9})
-    return table(f"update: {len(segments)} transcripts, {sum(lengths):,} tokens, {count:,} of them sampled", results,
-                 "FLOPs: LM head on sampled tokens only, the reference's pass counts, recomputation does not; peak: "
-                 + ("tensors" if args.device.type == "cuda" else "resident") + "; -: no memory, or not for a CPU")
-
-
-# ---- 5: cost as work grows ------------------------------------------------------------------------------------------
-
-BASE = {"group": 4, "turns": 4, "opening": 512, "edits": 4}
-
-
-def iteration(policy, env, tasks, group, turns, opening, edits):
-    """{part: seconds}. Random weights play every episode to the limit, so the work is what is asked for."""
-    env.limit, env.rules, bank = turns, type(env).rules, SkillBank()
-    shortest = min(env.train_tasks, key=lambda task: len(env.goal(task)))
-    shortest_prompt = envs.first_messages(env, shortest, env.start(shortest), [])
-    env.rules += ". " * (opening - len(policy.chat.opening(*shortest_prompt)))
-    sampling, device = Sampling(1.0, act_tokens=24, review_tokens=48, context=policy.model.cfg.max_len), policy.device
-    proposed = reviews(env, bank, env.train_tasks[:4], edits // 4)
-    act, episodes = timed(device, lambda: rollout(policy, env, env.train_tasks[:tasks], bank, group, sampling=sampling))
-    probing, _ = timed(device, lambda: probe(policy, env, bank, proposed, probing=Probing(K, sampling=sampling)))
-    model = copy.deepcopy(policy.model)
-    optimizer = grpo.AdamW(model.parameters(), 1e-6)
-    segments = [segment for episode in episodes for segment in episode.segments]
-    advantages = [grpo.per_token(segment, 1.0, 1.0) for segment in segments]
-    updating, _ = timed(device, lambda: grpo.update(model, policy.model, optimizer, segments, advantages, logprobs))
-    return {"act": act, "probe": probing, "update": updating}
+            "": name, "budget": budget, "padding": 1 - sum(sizes) / padded, "s": seconds,
+            "tokens/s": seconds and sum(sizes) / seconds,
+            "of product": seconds and flops / seconds / (bounds["product TFLOP/s"] * 1e12), "peak GB": peak})
+    return (f"update: {len(segments)} transcripts, {sum(sizes):,} tokens, {count:,} of them sampled", results,
+            "FLOPs: LM head on sampled tokens only, the reference's pass counts, recomputation does not; peak: tensors "
+            "on a GPU, else resident; -: no memory, or not for a CPU")
 
 
 def bench_iteration(args, env, bounds):
-    """train.py's default: 8 tasks x 8 rollouts, K = 4; turns as players take them, tokens as `iteration` says."""
-    policy, results = load(args), []
+    """train.py's default: 8 tasks x 8 rollouts, K = 4. Random weights play every episode to the limit."""
+    policy, bank, results = load(args), SkillBank(), []
     tasks, group = (1, 4) if args.mini else (8, GROUP)
+    env.limit = 6  # turns, as players take them
+    sampling = Sampling(act_tokens=24, review_tokens=48, context=min(8192, policy.model.cfg.max_len))
+    edits = reviews(env, env.train_tasks[:4], tasks * group // 4)
+    reference = copy.deepcopy(policy.model).requires_grad_(False)
+    optimizer = grpo.AdamW(policy.model.parameters(), 1e-6)
     for number in (1, 2):
-        seconds = iteration(policy, env, tasks, group=group, turns=6, opening=1024, edits=tasks * group)
+        play = partial(rollout, policy, env, env.train_tasks[:tasks], bank, group, sampling=sampling)
+        act, episodes = timed(args.device, play)
+        probing, _ = timed(args.device, partial(probe, policy, env, bank, edits, probing=Probing(K, sampling=sampling)))
+        segments, advantages = grpo.per_token(episodes, [1.0] * len(episodes), [1.0] * len(episodes))
+        update = partial(grpo.update, policy.model, reference, optimizer, segments, advantages, logprobs)
+        updating, _ = timed(args.device, update)
         recorded = policy.kept.graphs.recorded.values() if policy.kept and policy.kept.graphs else ()
-        results.append({"iteration": number, **{f"{part} s": value for part, value in seconds.items()},
-                        "s": sum(seconds.values()), "graphs": sum(map(bool, recorded))})
-    return table(f"iteration, {args.model}: {tasks * group} episodes of 6 turns", results,
-                 "a turn draws up to 24 tokens, a review 48; random weights draw all; graphs: recorded so far")
-
-
-def bench_scaling(args, env, bounds):
-    threads, tasks, results = torch.get_num_threads(), 1 if args.mini else 2, []
-    torch.set_num_threads(1)  # products this small are not worth sharing
-    policy = scrambled(checkpoints.read(models.shipped("webshop"))[0], torch.device("cpu"), torch.float32)
-    base = [iteration(policy, env, tasks, **BASE) for _ in range(2)][-1]  # the first one warms up
-    for factor in BASE:
-        before = last = None
-        for times in (1, 2, 4) if args.mini else (1, 2, 4, 6) if factor == "opening" else (1, 2, 4, 8):
-            value = BASE[factor] * times
-            seconds = base if times == 1 else iteration(policy, env, tasks, **{**BASE, factor: value})
-            row = {"": factor, "value": value}
-            for part in seconds:
-                row[f"{part} s"] = seconds[part]
-                row[f"{part} ^"] = before and log(seconds[part] / before[part]) / log(value / last)
-            results.append(row)
-            before, last = seconds, value
-    torch.set_num_threads(threads)
-    return table(f"scaling: one iteration of {tasks} task(s), one thing varied at a time from {BASE}", results,
-                 "opening: its tokens; ^: exponent from the line above, 1 is linear; tiny's shape on one CPU thread")
-
-
-# ---- 6: what fits (computed) ----------------------------------------------------------------------------------------
+        results.append({"iteration": number, "act s": act, "probe s": probing, "update s": updating,
+                        "s": act + probing + updating, "graphs": sum(map(bool, recorded))})
+    return (f"iteration, {args.model}: {tasks * group} episodes of up to 6 turns", results,
+            "a turn draws up to 24 tokens, a review 48; random weights draw all; graphs: recorded so far")
 
 
 # Memory, bandwidth and bfloat16 products of a card as its maker states them: an RTX 4090, an L40S, an H100, an H200.
@@ -537,15 +465,14 @@ def speeds(cfg, rows, context, rank, card):
 def bench_fit(args, env, bounds):
     results, context, most = [], 8192, 64
     for name, rank, offload in itertools.product(QWEN, (0, 16), (False, True)):
-        cfg = shape(qwen(name)).cfg
+        cfg = shape(name)
         how = fits.Training(2, longest=context, recompute=True, offload=offload, lora=rank)
         parts = fits.of_training(cfg, how)
         update = sum(parts.values())
         rest = sum(parts[part] for part in ("weights", "reference", "master weights", "moments"))
-        trained = parts["gradients"] // 4  # float32
         row = {"": name, "train": f"LoRA r {rank}" if rank else "full", "offload": "yes" if offload else "no",
-               "trained M": trained / 1e6, "rest GB": rest / 1e9, "update GB": update / 1e9,
-               "host GB": 16 * trained * offload / 1e9}  # master weights, gradients, moments
+               "rest GB": rest / 1e9, "update GB": update / 1e9,
+               "host GB": 4 * parts["gradients"] * offload / 1e9}  # master weights, gradients, moments: float32
         for card in CARDS:
             size = float(card.split()[0]) * 1e9
             rows = sum(memory.of_rollout(cfg, n, context, 2, Session.PREFILL) <= memory.SHARE * (size - rest)
@@ -554,14 +481,14 @@ def bench_fit(args, env, bounds):
             row[card] = " ".join([f"{rows}", *(f"{speed / 1000:.1f}k" for speed in fast)]) if (
                 rows and update <= memory.SHARE * size) else None
         results.append(row)
-    return table(f"fit, computed: rows of {context:,} tokens at once (of {most}), sampled tokens/s at {context // 4:,} "
-                 "tokens per row, tokens/s of an update", results,
-                 f"assumed: {OF_COPY:.0%} of the maker's bandwidth, {OF_PRODUCT:.0%} of its products, a tenth of it "
-                 "free, --recompute, rows of up to 8,192 tokens; offload's time is not counted; -: does not fit")
+    return (f"fit, computed: rows of {context:,} tokens at once (of {most}), sampled tokens/s at {context // 4:,} "
+            "tokens per row, tokens/s of an update", results,
+            f"assumed: {OF_COPY:.0%} of the maker's bandwidth, {OF_PRODUCT:.0%} of its products, a tenth of it free, "
+            "--recompute, rows of up to 8,192 tokens; offload's time is not counted; -: does not fit")
 
 
 PARTS = {"rollout": bench_rollout, "decode": bench_decode, "flow": bench_flow, "probes": bench_probes,
-         "iteration": bench_iteration, "update": bench_update, "scaling": bench_scaling, "fit": bench_fit}
+         "iteration": bench_iteration, "update": bench_update, "fit": bench_fit}
 
 
 def main():
@@ -574,29 +501,27 @@ def main():
     parser.add_argument("--mini", action="store_true", help="less of everything: about two minutes on two CPU cores")
     parser.add_argument("--out", default="runs/bench.json", help="every figure as JSON (default: %(default)s)")
     args = parser.parse_args()
-    parts = args.parts.split(",")
-    if not set(parts) <= set(PARTS):
+    if not set(args.parts.split(",")) <= set(PARTS):
         parser.error(f"--parts {args.parts}: choose from {', '.join(PARTS)}")
     torch.set_flush_denormal(True)
     transformers.utils.logging.disable_progress_bar()
     try:
-        args.device = policies.pick_device(args.device)
+        args.device = pick_device(args.device)
         cuda = args.device.type == "cuda"
-        args.named = bool(args.model)
         args.model = args.model or ("qwen2.5-1.5b" if cuda else "tiny")
         args.dtype = torch.bfloat16 if cuda else torch.float32
-        result = {"machine": machine(args)}
-        table("machine", [{"": name, " ": value} for name, value in result["machine"].items()])
-        for part in parts:
+        result: dict = {"machine": machine(args)}
+        table("machine", [{"": name, " ": value} for name, value in result["machine"].items()], "")
+        for part in args.parts.split(","):
             clear(args.device)
-            env = envs.make("webshop" if part == "scaling" else args.env)  # anew: some change its limit and rules
-            seconds, result[part] = timed(args.device, partial(PARTS[part], args, env, result["machine"]))
-            result[part]["seconds"] = seconds
+            env = envs.make(args.env)  # anew: some parts change its limit
+            seconds, (title, rows, note) = timed(args.device, partial(PARTS[part], args, env, result["machine"]))
+            table(title, rows, note)
             print(f"  ({part} took {seconds:.0f} s)", flush=True)
-            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-            Path(args.out).write_text(json.dumps(result, indent=1) + "\n")  # after each part: a later one may fail
+            result[part] = {"title": title, "note": note, "rows": rows, "seconds": seconds}
+            write_atomic(args.out, json.dumps(result, indent=1) + "\n")  # after each part: a later one may fail
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"tools.bench: {error}")
+        sys.exit(f"studies.bench: {error}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-The assumptions of the made-up worlds and of `tiny`, measured: `python -m tools.lab` (--env alfworld, --parts, --help).
+What the made-up worlds and `tiny` rest on, measured: `python -m studies.lab` (--env alfworld, --parts, --help).
 
     players   success of the scripted players, with no skills in the prompt and with useful, neutral, harmful ones
     replies   tokens of a reply: the page alone, with what we list, with the full list of commands (alfworld)
@@ -26,12 +26,12 @@ import torch
 import envs
 import policy as policies
 import train
-from envs import rollout
-from eval import evaluate, summary
-from lib.streams import mix
-from probes import score, utility
+from envs import evaluate
+from lib.files import write_atomic
+from probes import play_pairs, utility, worth
 from skillbank import Skill, SkillBank
 from tools.coldstart import scripted
+from tools.report import summary
 from worlds.players import WORDINGS
 
 KINDS = ("useful", "neutral", "harmful")
@@ -105,32 +105,24 @@ def lab_skills(policy, env, args, sampling):
     return result
 
 
-def probe_scores(policy, env, tasks, banks, sampling, seed):
-    """Probe runs, one per (task, bank), as (score s of success, of the graded score); the stream is the task's."""
-    episodes = rollout(policy, env, tasks, banks, seed=seed, sampling=sampling, with_review=False,
-                       keys=[mix(task) for task in tasks], desc="probes")
-    return [(score(e.won, e.steps, env.limit), score(e.score, e.steps, env.limit)) for e in episodes]
-
-
 def single_edits(policy, env, sampling, count, seed):
-    """[(kind, runs without, with, and without under other random numbers)], `count` probe tasks each."""
-    edits, tasks, banks = [], [], []
+    """[(kind, games without, with, without under other random numbers)] of `count` probe tasks each."""
+    edits = []
+    empty = SkillBank()
     for family in families(env):
         probes = [task for task in env.dev_tasks + env.train_tasks if env.family(task) == family][:count]
-        for wording in range(WORDINGS):
-            for text in env.ways.texts(family, wording):
-                bank = SkillBank()
-                call = {"category": family, "evidence": "-", **{k: text[k] for k in
-                                                                ("title", "principle", "when_to_apply")}}
-                assert bank.apply("propose_skill", call, family)["status"] == "added"
-                edits.append((text["kind"], probes))
-                tasks, banks = tasks + probes, banks + [bank] * len(probes)
-    plain = list(dict.fromkeys(tasks))
-    empty = [SkillBank()] * len(plain)
-    before, other = (dict(zip(plain, probe_scores(policy, env, plain, empty, sampling, seed + i))) for i in (0, 1))
-    after = iter(probe_scores(policy, env, tasks, banks, sampling, seed))
-    return [(kind, [before[task] for task in probes], [next(after) for _ in probes], [other[task] for task in probes])
-            for kind, probes in edits]
+        for text in (text for wording in range(WORDINGS) for text in env.ways.texts(family, wording)):
+            call = {"category": family, "evidence": "-"} | {
+                name: text[name] for name in ("title", "principle", "when_to_apply")}
+            edit = empty.tried("propose_skill", call, family)
+            assert edit.changed
+            edits.append((text["kind"], probes, edit.bank))
+    games = [(task, empty, bank) for _, probes, bank in edits for task in probes]
+    pairs = iter(play_pairs(policy, env, games, sampling, seed))
+    tasks = list(dict.fromkeys(task for task, *_ in games))
+    others = play_pairs(policy, env, [(task, empty, empty) for task in tasks], sampling, seed + 1)
+    other = {task: game for task, (game, _) in zip(tasks, others)}
+    return [(kind, *zip(*((*next(pairs), other[task]) for task in probes))) for kind, probes, _ in edits]
 
 
 def estimates(before, after, k, **more):
@@ -149,9 +141,12 @@ def correlation(a, b):
 
 def lab_edits(policy, env, args, sampling):
     edits = single_edits(policy, env, sampling, args.probes, args.seed)
-    utilities = ("success", "graded") if env.graded else ("success",)
-    return {name: judged([(kind, *([s[number] for s in runs] for runs in more)) for kind, *more in edits], name)
-            for number, name in enumerate(utilities)}
+    result = {}
+    for name in ("success", "graded") if env.graded else ("success",):
+        scores = [(kind, *([worth(game, env.limit, name) for game in some] for some in games))
+                  for kind, *games in edits]
+        result[name] = judged(scores, name)
+    return result
 
 
 def judged(edits, name):
@@ -187,20 +182,21 @@ def judged(edits, name):
         print(f"K = {k:2}  against {half} other probes of the same edit: " + "; ".join(
             f"{word}: correlation {mine['correlation']:.2f}, of those above 0 {mine['good']:.2f} are, of those that "
             f"are above 0 {mine['found']:.2f} are found" for word, mine in row.items()))
-    for alpha in (0.0, 0.2, 0.3, 1.0):  # does the bonus for comparisons won help to foretell the mean difference?
-        first = [utility(before[:4], after[:4], alpha) for _, before, after, _ in edits]
-        mean = [utility(before[half:], after[half:], 0.0) for _, before, after, _ in edits]
-        result[f"alpha {alpha}"] = correlation(first, mean)
+    mean = [utility(before[half:], after[half:], 0.0) for _, before, after, _ in edits]
+    alphas = {alpha: correlation([utility(before[:4], after[:4], alpha) for _, before, after, _ in edits], mean)
+              for alpha in (0.0, 0.2, 0.3, 1.0)}  # does the bonus for comparisons won help to foretell it?
+    result |= {f"alpha {alpha}": value for alpha, value in alphas.items()}
     print("correlation of U at K = 4 with the mean difference of the other probes: " + ", ".join(
-        f"alpha {alpha} {result[f'alpha {alpha}']:.3f}" for alpha in (0.0, 0.2, 0.3, 1.0)))
-    for gate, passes in (("U > 0", lambda first, fresh: first > 0),
-                         ("U > 0 and again on 8 fresh probes", lambda first, fresh: first > 0 and fresh > 0)):
-        taken = [(kind, passes(utility(before[i:i + 4], after[i:i + 4]), utility(before[i + 4:i + 12],
-                                                                                 after[i + 4:i + 12])))
-                 for kind, before, after, _ in edits for i in range(0, len(before) - 11, 12)]
-        result[f"commit {gate}"] = {kind: share([ok for word, ok in taken if word == kind], bool) for kind in KINDS}
-        print(f"commit where {gate}: " + ", ".join(f"{value:.3f} of the {kind}" for kind, value in
-                                                   result[f"commit {gate}"].items()))
+        f"alpha {alpha} {value:.3f}" for alpha, value in alphas.items()))
+    # The gate: U of four probes, then of eight fresh ones.
+    twice = [(kind, utility(before[i:i + 4], after[i:i + 4]), utility(before[i + 4:i + 12], after[i + 4:i + 12]))
+             for kind, before, after, _ in edits for i in range(0, len(before) - 11, 12)]
+    gates = {"U > 0": [(kind, u > 0) for kind, u, _ in twice],
+             "U > 0 and again on 8 fresh probes": [(kind, u > 0 and again > 0) for kind, u, again in twice]}
+    for gate, taken in gates.items():
+        row = {kind: share([ok for word, ok in taken if word == kind], bool) for kind in KINDS}
+        result[f"commit {gate}"] = row
+        print(f"commit where {gate}: " + ", ".join(f"{value:.3f} of the {kind}" for kind, value in row.items()))
     return result
 
 
@@ -231,13 +227,12 @@ def main():
         env = envs.make(args.env, "test", args.data)
         policy = policies.load(args.model, world=env.home)
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"tools.lab: {error}")
+        sys.exit(f"studies.lab: {error}")
     # The lengths of tiny, for every model.
     sampling = train.sampling_of(train.read_flags(["--env", args.env, "--model", "tiny"]), 0.4)
     result = {part: PARTS[part](policy, env, args, sampling) for part in args.parts.split(",")}
     if args.out:
-        with open(args.out, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
+        write_atomic(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
