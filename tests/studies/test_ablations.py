@@ -1,5 +1,6 @@
 """The comparison: every listed command is one that its program takes, the tables are what the runs logged."""
 
+import functools
 import json
 import re
 import shlex
@@ -15,11 +16,15 @@ import train
 from forks import gigpo
 from skillbank import SkillBank
 from studies import ablations
+from tests.real import ROOT
 from tools import coldstart, report, targets
 from tools.flags import parse
 from worlds.webshop import catalogue
 
-ROOT = Path(ablations.__file__).parents[1]
+
+@functools.cache
+def opened(name, *options):
+    return envs.make(name, "train", **dict(options))
 
 
 def call(monkeypatch, out, *argv):
@@ -58,7 +63,7 @@ def test_every_command_is_one_that_its_program_takes(part, tmp_path, monkeypatch
             flags = train.read_flags(argv) if program == "train.py" else train.read_flags(argv[1:], gigpo.Flags)
             assert flags.lr == 0.5 and flags.steps in (5, 10, 20, 40) and not flags.resume
             assert flags.cold_start == 0 and flags.act_tokens == 96
-            envs.make(flags.env, "train", **flags.options)
+            opened(flags.env, *flags.options.items())
             runs += 1
         elif program == "-m":
             assert argv[0] == "tools.coldstart"
@@ -223,11 +228,11 @@ def short(text):
     return re.sub(r"\b0\.", ".", text).replace("+-", "±")
 
 
-def thousands(values, unit=1000):
+def thousands(values, unit=1000, k=""):
     """Mean cost of those that got there, as the READMEs write it."""
     there = [value for value in values if value is not None]
     some = f" ({len(there)} of {len(values)} seeds)" if len(there) < len(values) else ""
-    return f"{sum(there) / len(there) / unit:.0f}{some}" if there else "not reached"
+    return f"{sum(there) / len(there) / unit:.0f}{k}{some}" if there else "not reached"
 
 
 @pytest.mark.upstream
@@ -240,7 +245,7 @@ def test_the_readmes_first_table_is_what_its_points_give(tmp_path, monkeypatch):
     assert [row["seeds"] for row in rows] == [5, 5, 5, 5, 3, 3]
     for row, line in zip(rows, lines):
         success = [short(row["success"].get(step, "-")) for step in ("5", "20", "40")]
-        costs = [thousands(row["tokens to .5"]), thousands(row["seconds to .5"], 1)]
+        costs = [thousands(row["tokens to .5"], k="k"), thousands(row["seconds to .5"], 1)]
         cells = line.rstrip(" |").split(" | ")
         assert cells[1:7] == [str(row["seeds"]), *success, *costs], line
         for given, value in zip(cells[-1].split(", "), row["at equal tokens"].values()):
