@@ -15,8 +15,7 @@ one KV cache that lives as long as the episodes. The released code reads the who
 
 A conversation is one chat and has a fixed number; a row is a place in the cache. Two rules connect them:
   * slot = position: the token at position p of a conversation is in slot p of its row, and attends to slots <= p;
-  * the newest token of a conversation is never in the cache: `sample` begins by reading it. So the stop token that
-    `sample` drew needs no special case; it is read together with the next message.
+  * the newest token of a conversation is never in the cache: `sample` begins by reading it, stop tokens too.
 """
 
 import math

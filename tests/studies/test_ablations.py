@@ -240,7 +240,7 @@ def test_the_readmes_first_table_is_what_its_points_give(tmp_path, monkeypatch):
     assert [row["seeds"] for row in rows] == [5, 5, 5, 5, 3, 3]
     for row, line in zip(rows, lines):
         success = [short(row["success"].get(step, "-")) for step in ("5", "20", "40")]
-        costs = [thousands(row["tokens to .5"]), thousands(row["seconds to .5"], 1)]
+        costs = [re.sub(r"^(\d+)", r"\1k", thousands(row["tokens to .5"])), thousands(row["seconds to .5"], 1)]
         cells = line.rstrip(" |").split(" | ")
         assert cells[1:7] == [str(row["seeds"]), *success, *costs], line
         for given, value in zip(cells[-1].split(", "), row["at equal tokens"].values()):
