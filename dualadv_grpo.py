@@ -151,10 +151,9 @@ class AdamW:
 
 
 def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Split rows into batches (lists of row numbers) of at most `budget` tokens, padding included.
+    """Split rows into batches (lists of row numbers) of at most `budget` tokens, padding included; or of one long row.
 
-    Rows are sorted by length, and a batch ends where padding would be more than a tenth of it. A row that is longer
-    than the budget gets a batch of its own.
+    Rows are sorted by length, and a batch ends where padding would be more than a tenth of it.
     """
     batches: list[list[int]] = []
     real = 0  # tokens of the last batch
@@ -224,9 +223,9 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
            objective: Objective = Objective(), progress=iter) -> Stats:
     """One GRPO step on a batch of transcripts.
 
-    segments: records with lists .ids, .job (FORCED, ACT or REVIEW per token) and .logp (the sampler's); advantages: as
-    `per_token` makes them; logprobs: policy.logprobs, the same softmax that the sampler used; reference: the frozen
-    model of the KL term, None where objective.kl is 0; progress: wraps the micro-batches (a tqdm).
+    segments: records with lists .ids, .job and .logp (the sampler's); advantages: as `per_token` makes them; logprobs:
+    policy.logprobs, the sampler's softmax; reference: the frozen model of the KL term, None where objective.kl is 0;
+    progress: wraps the micro-batches (a tqdm).
     """
     device = next(model.parameters()).device
     stats = Stats(tokens=sum(job != FORCED for s in segments for job in s.job))

@@ -19,8 +19,7 @@ An episode is ONE growing chat. One of a scripted shopper in the made-up shop, w
 So the review reads the trajectory from the KV cache, and one policy acts and reviews on one token sequence. Ids are
 kept as sampled; each carries its job (given, acting, reviewing) and the sampler's log-probability.
 
-The released code builds a new prompt every turn, with a window of history, and shows skills from the second step on, so
-the first search is made without them; it lists every clickable text a second time.
+The released code builds a new prompt every turn, with a window of history, and shows skills from the second step on.
 """
 
 import re
@@ -34,7 +33,7 @@ from tqdm import tqdm
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW
 from lib.answers import has_thought
-from lib.context import cut_middle, drop_oldest
+from lib.context import cut_middle, drop_oldest, what_fits
 from lib.memory import rows_that_fit
 from policy import Policy, Session
 from skillbank import Edit, SkillBank, review, review_prompt, skills_prompt
@@ -167,37 +166,38 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
     sampling = sampling or Sampling()
     most = prompt_limit(policy, env, sampling)
     banks = bank if isinstance(bank, list) else [bank] * len(tasks)
-    plays = []
-    for i in range(len(tasks) * group):
-        task, mine = tasks[i // group], banks[i // group]
-        shown = mine.retrieve(env.goal(task), env.family(task), sampling.top_k)
-        game = env.start(task)
-        messages = first_messages(env, task, game, shown)
-        while len(ids := policy.chat.opening(*messages)) > most and shown:
-            shown = shown[:-1]  # too many words in the bank for this context: fewer skills are shown
-            messages = first_messages(env, task, game, shown)
-        if len(ids) > most:
-            raise GameError(f"task {task}: {len(ids)} tokens of task and first page, room for {most}; raise --context")
-        key = keys[i] if keys else i
-        plays.append(Play(Episode(task, env.family(task), key, shown, messages, [Segment.of(ids)]), game, mine, ids))
+    plays = [prepare(policy, env, tasks[i // group], banks[i // group], keys[i] if keys else i, sampling.top_k, most)
+             for i in range(len(tasks) * group)]
     return play(plays, policy, env, seed, sampling, with_review, desc)
+
+
+def prepare(policy: Policy, env: Env, task: int, bank: SkillBank, key: int, top_k: int, most: int) -> "Play":
+    """A game before its first turn. Its prompt has at most `most` tokens: skills that do not fit are not shown."""
+    game, family = env.start(task), env.family(task)
+
+    def opening(shown):
+        return policy.chat.opening(*first_messages(env, task, game, shown))
+
+    # The newest skill of a list is being probed, so it is not the first to be left out.
+    newest = bank.general_skills[-1:] + bank.task_specific_skills.get(family, [])[-1:]
+    shown = what_fits(bank.retrieve(env.goal(task), family, top_k), newest, lambda some: len(opening(some)) <= most)
+    ids = opening(shown)
+    if len(ids) > most:
+        raise GameError(f"task {task}: {len(ids)} tokens of task and first page, room for {most}; raise --context")
+    messages = first_messages(env, task, game, shown)
+    return Play(Episode(task, family, key, shown, messages, [Segment.of(ids)]), game, bank, ids)
 
 
 def evaluate(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], sampling: Sampling, seed: int = 0,
              desc: str = "eval") -> list[Episode]:
     """Play each task once with a bank that does not change. The random stream is the task's, whatever the bank."""
-    return rollout(policy, env, tasks, bank, seed=seed, sampling=sampling, with_review=False, keys=list(tasks),
-                   desc=desc)
-
-
-def context_of(policy: Policy, sampling: Sampling) -> int:
-    """Tokens of one transcript: what was asked for, or what the model can read if that is less."""
-    return min(sampling.context, policy.model.cfg.max_len)
+    return rollout(policy, env, tasks, bank, 1, seed, sampling, False, list(tasks), desc)
 
 
 def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
     """How many tokens the first messages may have, so that an answer and the review fit, too. ValueError if too few."""
-    context, answer = context_of(policy, sampling), max(sampling.act_tokens, sampling.review_tokens)
+    context = min(sampling.context, policy.model.cfg.max_len)
+    answer = max(sampling.act_tokens, sampling.review_tokens)
     question = len(policy.chat.encode(review_prompt("a_family_name", False, 0.0, env.limit, env.limit)))
     most = context - answer - question - 100  # 100: the chat template, and the note on dropped turns
     task = max(env.train_tasks, key=lambda task: len(env.goal(task)))
@@ -226,7 +226,7 @@ def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampl
     On a GPU, which many rows fill, they flow: who has finished a turn hears the world's reply while others still draw,
     and the next episode begins in a row that is free. A CPU reads fastest all at once: wave follows wave.
     """
-    context = context_of(policy, sampling)
+    context = min(sampling.context, policy.model.cfg.max_len)
     rows = rows_that_fit(policy, max(min(sampling.rows, len(plays)), 1), context, Session.PREFILL)
     # Equal prompts are neighbours, so that they share one prefill.
     waiting = [plays[i] for i in sorted(range(len(plays)), key=lambda i: (plays[i].prompt, i))]
@@ -343,8 +343,7 @@ def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[
                  sampling: Sampling | None = None, ask: Callable[[Episode, Env], str] = question_of) -> list[Episode]:
     """Ask for the reviews of episodes that are over, each on its bank; ask(episode, env) is the question.
 
-    Returns new Episodes with the same turns; only their reviews count as sampled. With the seed and the sampling of the
-    rollout, a policy writes the same review as then.
+    Returns new Episodes; only their reviews count as sampled. With the rollout's seed and sampling they are as then.
     """
     sampling = sampling or Sampling()
     plays = []
@@ -355,7 +354,8 @@ def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[
         again = replace(episode, segments=[Segment.of(old.ids[:end], [i for i in old.starts if i < end])], review="",
                         edit=None)
         last = episode.turns[-1].reply
-        go_on(policy.chat, again, last, ask(episode, env), last, context_of(policy, sampling), sampling.review_tokens)
+        context = min(sampling.context, policy.model.cfg.max_len)
+        go_on(policy.chat, again, last, ask(episode, env), last, context, sampling.review_tokens)
         del again.segments[:-1]
         plays.append(Play(again, None, bank, list(again.segments[0].ids), reviewing=True))
     return play(plays, policy, env, seed, sampling, True, "reviews")

@@ -2,14 +2,13 @@
 Evaluation: every game of a split exactly once, per family and overall, under three bank protocols side by side.
 
     python eval.py runs/webshop-tiny --split test
-    python eval.py smollm2 --env webshop --data data/webshop --split test --limit 50
 
     none     no skills in the prompt: what the weights have learned
     frozen   the run's bank as training left it (or --bank FILE)
     online   a copy of the bank goes on growing during the test: after each batch of episodes the reviews' edits are
              probed on TRAINING tasks, and those that help are committed to the copy
 
-Temperature 0.4, as in the paper. Writes JSON with every episode's outcome, so that an average can be checked.
+Temperature 0.4, as in the paper. Every episode's outcome goes into a JSON file, so that an average can be checked.
 """
 
 import os

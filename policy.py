@@ -236,9 +236,8 @@ class Session:
 
     seed and keys: conversation c draws its tokens from the stream (seed, keys[c]); keys are the numbers of the
     conversations by default, and may be set until the first draw. The noise of a draw depends on the stream, on the
-    turn (how often the conversation was sampled) and on the place in the turn. So what a conversation draws does not
-    depend on the others in the batch, and two conversations with the same key get the same random numbers even where
-    their prompts differ: this pairs the probes with and without an edit.
+    turn (how often the conversation was sampled) and on the place in the turn: not on the others in the batch. Two
+    conversations with one key get the same noise even where their prompts differ: this pairs the probes.
     """
 
     PREFILL = 4096  # tokens of one prefill batch, padding included
@@ -311,8 +310,7 @@ class Session:
 
         Returns [(ids, logp)] in the order given: the drawn tokens, the stop token among them, and the log-probability
         of each under the full softmax at this temperature (at 1.0 where temperature is 0, which takes the argmax).
-        With self.flow it returns when an eighth of them has finished, with None for the others: name these again, and
-        their turns go on.
+        With self.flow it returns when an eighth has finished, with None for the others: name these again to go on.
         """
         conversations, stop = list(conversations), self.policy.stop if stop is None else set(stop)
         limits = dict(zip(conversations, [max_new] * len(conversations) if isinstance(max_new, int) else max_new))
@@ -433,7 +431,7 @@ class Policy:
         return self.model.model.embed_tokens.weight.device
 
     def save(self, path):
-        """Write a directory that transformers.AutoModelForCausalLM.from_pretrained opens, then rename it into place."""
+        """Write a directory that transformers' AutoModelForCausalLM opens, then rename it into place."""
         hf = {**self.model.cfg.hf, "eos_token_id": sorted(self.stop)}
         checkpoints.write(path, hf, lora.merged(self.model), self.tokenizer)
 

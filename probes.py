@@ -11,8 +11,7 @@ the edited bank and with the bank as it was:
 
 U must be the effect of the edit and of nothing else. So both runs are on the SAME tasks (in the released WebShop code
 the probe environment ignores the chosen goals), and both draw from the SAME random stream, keyed by the task: where the
-skill changes nothing, the two runs are equal token for token. Equal runs are played once, all runs of an iteration in
-one batched rollout. The released code plays 2 K episodes per edit, one edit after another.
+skill changes nothing, the two runs are equal token for token, and are played once.
 """
 
 import random
@@ -81,8 +80,7 @@ def play_pairs(policy: Policy, env: Env, pairs: list[tuple[int, SkillBank, Skill
                seed: int = 0, paired: bool = True, desc: str = "probes") -> list[tuple[Episode, Episode]]:
     """Play each task with two banks, without reviews: [(task, bank, other bank)] -> [(Episode, Episode)].
 
-    Games whose task and shown skills are equal are played once, and are one Episode in all their pairs. paired: both
-    draw from the stream of the task; else each game has one of its own.
+    Games of equal task and shown skills are played once. paired: both draw from the task's stream, else each its own.
     """
     games: dict = {}  # (task, shown skills) -> the bank to play it with
 
@@ -103,7 +101,7 @@ def probe(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: in
           probing: Probing = Probing()) -> list[Episode]:
     """Fill in probes, before, after and utility of each edit. Returns the probe episodes that were played.
 
-    Edits with the same text pool their probes: eight rollouts that propose one skill are one estimate from more runs.
+    Edits with the same text pool their probes: what rollouts of several tasks propose is estimated from more runs.
     """
     pairs = [(edit, task) for edit in edits
              for task in (select(env, edit.task, probing.k, seed) if edit.probes is None else edit.probes)]

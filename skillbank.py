@@ -10,18 +10,17 @@ prompt from the first step on. After the episode the policy is asked for a revie
     "evidence": "Score 0.67: the size was not chosen."}}</tool_call>
 
 This file turns that text into an edit of a bank, and into the shaping part of the review's reward S = U + shaping.
-probes.py measures U: whether the edit is any good.
-
-Difference from the released code: it shows the first k skills in the order of the file, so a skill that is added after
-the k-th is never shown and its measured utility is noise. Here skills are ranked, and the newest one is always shown.
+probes.py measures U. Difference from the released code: it shows the first k skills in the order of the file, so a
+later one is never shown and its utility is noise. Here skills are ranked, and the newest one is always shown.
 """
 
 import copy
 import json
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from lib import skillfiles
+from lib import skillfiles, texts
 from lib.answers import has_thought, tagged, without_thoughts
 from lib.files import valid_text, write_atomic
 
@@ -41,9 +40,10 @@ WORLD_ACTIONS = {"search", "click", "buy", "go", "open", "close", "take", "put",
 TEXT = skillfiles.SKILL[1:]  # title, principle, when_to_apply: what an edit writes
 MAX_TEXT = 400  # characters of an argument: long skills would leave no room for the task in the context
 ROOM = 100  # an update may make a skill twice as long, and so many characters more: in more, a second one could hide
-# What a skill's text must not hold: the protocol's tags, role markers, control tokens, the head of another skill.
+# What a skill must not hold: the protocol's tags, roles, control tokens, another skill's head, characters not seen.
 MARKUP = re.compile(r"</?(think|action|tool_call|system|user|assistant)\b[^<>]*>|<\|.*?\|>|\[/?INST\]|<</?SYS>>"
-                    r"|^\s*(system|user|assistant)\s*:|^\s*\[\w+\] \S.*:", re.I | re.M)
+                    r"|^\s*(system|user|assistant)\s*:|^\s*\[\w+\] \S.*:"
+                    r"|[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]", re.I | re.M)
 FILLER = set(  # words that do not tell which skill fits a task
     "a an and are as at be before but by do for from i if in into is it its me my not of on or so than that the then "
     "this to was when where which with you your find looking need want price lower".split())
@@ -112,8 +112,8 @@ class SkillBank:
     def retrieve(self, task, family, k=3):
         """The skills to show for a task text: up to k general ones, then up to k of its family.
 
-        Ranked by shared content words, then newest first. The last of the k places is kept for the newest skill: an
-        edit that no prompt shows has no effect, and its probes would measure noise.
+        Ranked by shared content words, then newest first. The last place is the newest skill's: an edit that no prompt
+        shows has no effect, and its probes would measure noise.
         """
         shown = []
         for skills in (self.general_skills, self.task_specific_skills.get(family, [])):
@@ -131,8 +131,8 @@ class SkillBank:
     def apply(self, name, arguments, family, task=None) -> "Edit":
         """Carry out one tool call for an episode of this family.
 
-        The edit's status is added, updated, kept, duplicate (title or principle is there already), not_found, markup
-        (tags, roles, control tokens), invalid_arguments or unknown_tool: then nothing changes. Never raises.
+        The edit's status is added, updated, kept, duplicate (what it writes is there already), not_found, markup (tags,
+        roles, control characters), invalid_arguments or unknown_tool: then nothing changes. Never raises.
         """
         name = valid_text(name) if isinstance(name, str) else None
         given = arguments if isinstance(arguments, dict) else {}
@@ -170,6 +170,9 @@ class SkillBank:
             return "not_found"
         if sum(map(len, text.values())) > 2 * len(skill.line()) + ROOM:
             return "invalid_arguments"
+        if any(same_text(vars(other), text) for other in self.skills() if other is not skill) or all(
+                plain(value) == plain(getattr(skill, key)) for key, value in text.items()):  # it changes nothing
+            return "duplicate"
         # An edited skill counts as the newest of its list: it keeps its place while it is probed.
         mine = self._list(self.category(skill.skill_id))
         mine.append(Skill(skill.skill_id, **text, extra=skill.extra))
@@ -181,7 +184,7 @@ class SkillBank:
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
 
     def _next_id(self):
-        taken = [int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_(\d+)", s.skill_id))]
+        taken = [int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_([0-9]{1,9})", s.skill_id))]
         return f"dyn_{max(taken, default=0) + 1:03d}"
 
 
@@ -238,9 +241,10 @@ def plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def words(text: str) -> set:
+@lru_cache(10_000)
+def words(text: str) -> frozenset:
     """The content words of a text."""
-    return set(re.findall(r"[a-z0-9]+", text.lower())) - FILLER
+    return frozenset(texts.words(text)) - FILLER
 
 
 def similarity(task, skill):

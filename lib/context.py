@@ -1,4 +1,29 @@
-"""What is left out of a transcript that grows beyond the context: its oldest turns, and the middle of a long page."""
+"""What is left out where a transcript is longer than the context: skills, the oldest turns, the middle of a page."""
+
+from functools import cache
+
+
+def what_fits(skills: list, first: list, fits) -> list:
+    """As many of the skills as fit, in their order; those of `first` are tried before the others.
+
+    fits(skills) says if these do. One that does not fit even alone is left out, and named once.
+    """
+    if fits(skills):
+        return skills
+    kept: list = []
+    for skill in sorted(skills, key=lambda skill: skill not in first):
+        if not fits([skill]):
+            name_long(skill.skill_id, skill.title)
+        elif fits([one for one in skills if one in kept or one is skill]):
+            kept.append(skill)
+    return [skill for skill in skills if skill in kept]
+
+
+@cache
+def name_long(skill_id, title):
+    """Printed once for each skill."""
+    print(f"skill {skill_id} ({title}) is too long to be shown beside the task; shorten it, or raise --context",
+          flush=True)
 
 
 def drop_oldest(starts: list[int], end: int, fits) -> tuple[int, int]:

@@ -2,19 +2,13 @@
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
+import tests.real  # noqa: F401 (it takes variables away)
+
 # Threads that do not spin for long, as in train.py: on busy cores the tests would be ten times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-# The real 1,000 products, for the tests that want them. The variable is taken away, or every other test would play on
-# them, too, instead of in the made-up shop.
-REAL_SHOP = Path(os.environ.pop("WEBSHOP_DATA", "") or Path(__file__).parents[2] / "shared" / "webshop_data")
-# The same for real ALFWorld games; a directory without any, else a developer's own download would be played.
-REAL_HOUSE = Path(os.environ.get("ALFWORLD_DATA") or Path(__file__).parents[2] / "shared" / "alfworld_data")
-os.environ["ALFWORLD_DATA"] = str(Path(__file__).parent / "golden")
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +34,16 @@ def random_tiny(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture
-def train_in_process(random_tiny, monkeypatch):
+@pytest.fixture(scope="session")
+def train_in_process(random_tiny):
     """run(flags, steps of an episode, run directory, *more flags): train.py in this process, with a random policy."""
     import train
 
     def run(flags, limit, out, *more):
-        monkeypatch.setattr("worlds.webshop.world.World.limit", limit)
-        monkeypatch.setattr(sys, "argv", ["train.py", "--model", random_tiny, *flags, "--out", str(out), *more])
-        train.main()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("worlds.webshop.world.World.limit", limit)
+            patch.setattr(sys, "argv", ["train.py", "--model", random_tiny, *flags, "--out", str(out), *more])
+            train.main()
 
     return run
 
@@ -67,3 +62,24 @@ def tiny():
     import policy as policies
 
     return policies.load("tiny")
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """pair(name) -> (transformers' model, our policy) of one random checkpoint on disk, made once."""
+    import policy as policies
+    from lib import models
+    from tests.small import CONFIGS, shaken
+
+    tokenizer, made = models.tiny(["a few words to train on"], vocab=270)[2], {}
+
+    def make(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp("checkpoint")
+            model = shaken(CONFIGS[name])
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            made[name] = model, policies.load(str(folder))
+        return made[name]
+
+    return make

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,16 +10,12 @@ import eval as evaluation
 import policy as policies
 from probes import Probing
 from skillbank import Skill, SkillBank
-from tools.coldstart import corpus
-from tools.runs import open_target
+from worlds.webshop import catalogue
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random tiny policy on disk."""
-    path = tmp_path_factory.mktemp("models") / "random"
-    policies.load("tiny", text=corpus(envs.make("webshop"))[-100:]).save(path)
-    return path
+@pytest.fixture
+def model(random_tiny):
+    return random_tiny
 
 
 def run(*flags, monkeypatch):
@@ -31,16 +26,19 @@ def run(*flags, monkeypatch):
 def test_every_test_goal_is_played_exactly_once_per_protocol(model, tmp_path, monkeypatch, capsys):
     """An evaluation on a sample, or one that plays some goals twice, is not the published number's protocol."""
     monkeypatch.setattr("worlds.webshop.world.World.limit", 3)  # a random policy plays to the limit, and buys nothing
-    env = envs.make("webshop", "test")
+    data = catalogue.make(tmp_path / "shop", products=70)
+    env = envs.make("webshop", "test", data=data)
     bank = SkillBank([Skill("dyn_001", "Look twice", "Read the title again.", "Always.")])
     bank.save(tmp_path / "bank.json")
     before = (tmp_path / "bank.json").read_text()
     shown = []
     play = envs.play
-    monkeypatch.setattr(envs, "play", lambda wave, *rest: (shown.append(len(wave[0][0].shown)), play(wave, *rest))[1])
+    monkeypatch.setattr(envs, "play", lambda plays, *rest: (
+        plays and shown.append(len(plays[0].episode.shown)), play(plays, *rest))[1])
     # No review of a random policy parses, so "online" is cheap here; test_online below has one that edits.
-    run(model, "--split", "test", "--bank", tmp_path / "bank.json", "--act_tokens", 8, "--review_tokens", 8,
-        "--context", 1500, "--rows", 128, "--batch", 128, "--out", tmp_path / "result.json", monkeypatch=monkeypatch)
+    run(model, "--data", data, "--split", "test", "--bank", tmp_path / "bank.json", "--act_tokens", 8,
+        "--review_tokens", 8, "--context", 1500, "--rows", 128, "--batch", 128, "--out", tmp_path / "result.json",
+        monkeypatch=monkeypatch)
     result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["protocols"]) == ["none", "frozen", "online"] and shown == [0, 1, 1]
     for protocol in result["protocols"].values():
@@ -62,10 +60,10 @@ def test_online_grows_a_copy_of_the_bank_from_batch_to_batch(model, monkeypatch)
     how = envs.Sampling(act_tokens=8, review_tokens=8, context=1500)
     monkeypatch.setattr(env, "limit", 3)
 
-    def review(text, bank, family):
+    def review(text, bank, family, task):
         arguments = {"category": "general", "title": f"Rule {text}", "principle": f"Do {text}",
                      "when_to_apply": "always", "evidence": "none"}
-        return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
+        return bank.tried("propose_skill", arguments, family, task)
 
     def probe(policy, env, bank, edits, seed, probing):
         for i, edit in enumerate(edits):
@@ -105,14 +103,6 @@ def test_a_protocol_that_was_played_is_kept_when_the_next_is_stopped(model, tmp_
             monkeypatch=monkeypatch)
     assert stop.value.code == 130
     assert list(json.loads((tmp_path / "r.json").read_text())["protocols"]) == ["none", "frozen"]
-
-
-@pytest.mark.parametrize("name", ["tiny", "worlds/webshop/tiny"])
-def test_a_shipped_model_is_sampled_as_it_was_trained(name):
-    """Bug: the same weights show other skills and stop at other lengths, by which of their names they are called."""
-    name = str(Path(__file__).parents[1] / name) if "/" in name else name
-    *_, sampling = open_target(evaluation.read_flags([name]))
-    assert (sampling.top_k, sampling.context, sampling.act_tokens, sampling.review_tokens) == (4, 3072, 96, 160)
 
 
 @pytest.mark.parametrize("flags, what", [

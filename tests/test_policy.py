@@ -1,58 +1,13 @@
 """One decoder, three ways to run it (training, prefill, decoding): they must agree with transformers and each other."""
 
 import copy
-import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 import policy as policies
-from lib import graphs, models
-from lib.streams import gumbel, mix
-from policy import Buffers, KVCache, Session, logprobs
-
-VOCAB, PAD = 300, 0
-SIZE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2)
-LINEAR = {"rope_type": "linear", "factor": 4.0}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64}
-CONFIGS = {
-    "llama": LlamaConfig(tie_word_embeddings=False, **SIZE),
-    "llama tied, wide heads, biases": LlamaConfig(tie_word_embeddings=True, head_dim=24, attention_bias=True,
-                                                  mlp_bias=True, **SIZE),
-    "llama, a kv head per head": LlamaConfig(tie_word_embeddings=False, **SIZE | {"num_key_value_heads": 4}),
-    "llama, linear rope": LlamaConfig(rope_scaling=LINEAR, **SIZE),
-    "llama, llama3 rope": LlamaConfig(rope_theta=500.0, rope_scaling=LLAMA3, **SIZE),
-    "qwen2": Qwen2Config(tie_word_embeddings=False, **SIZE),
-    "qwen2 tied": Qwen2Config(tie_word_embeddings=True, **SIZE | {"num_key_value_heads": 1}),
-    "qwen3": Qwen3Config(tie_word_embeddings=False, head_dim=24, **SIZE),
-    "qwen3 tied, biases": Qwen3Config(tie_word_embeddings=True, head_dim=16, attention_bias=True, **SIZE),
-}
-FAMILIES = ["llama", "qwen2", "qwen3"]
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """pair(name) -> (transformers' model, our policy) of one checkpoint on disk, made once."""
-    tokenizer, made = models.tiny(["a few words to train on"], vocab=270)[2], {}
-
-    def make(name):
-        if name not in made:
-            folder = tmp_path_factory.mktemp("checkpoint")
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(CONFIGS[name]).float().eval()
-            with torch.no_grad():  # biases and norms too, which start as 0 and 1 and would hide a bug
-                for parameter in model.parameters():
-                    parameter += 0.15 * torch.randn_like(parameter)
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            made[name] = model, policies.load(str(folder))
-        return made[name]
-
-    return make
+from policy import KVCache, Session, logprobs
+from tests.small import CONFIGS, FAMILIES, PAD, VOCAB, assert_same, chi_square, prompts
 
 
 @pytest.fixture(params=FAMILIES)
@@ -63,11 +18,6 @@ def policy(request, pair):
 @pytest.fixture
 def qwen3(pair):
     return pair("qwen3")[1]
-
-
-def prompts(*lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in lengths]
 
 
 @torch.no_grad()
@@ -92,12 +42,6 @@ def drawn(policy, ids, keys, max_new=12, rows=None, temperature=1.0, seed=0, **o
     session = Session(policy, len(ids), max(map(len, ids)) + max_new, seed, keys)
     session.feed(range(len(ids)), [list(row) for row in ids])
     return session.sample(range(len(ids)), max_new, temperature=temperature, **options)
-
-
-def assert_same(turns, others):
-    for (ids, logp), (other_ids, other_logp) in zip(turns, others, strict=True):
-        assert ids == other_ids
-        torch.testing.assert_close(torch.tensor(logp), torch.tensor(other_logp), atol=1e-4, rtol=0)
 
 
 # ---- The decoder against transformers -------------------------------------------------------------------------------
@@ -155,23 +99,6 @@ def test_pieces_equal_all_at_once(limits, policy, monkeypatch):
     assert_same(answer([1, 600]), whole)
     if limits[1] == 7:
         assert_same(answer(range(1, 40)), whole)  # stepwise
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_two_products_are_attention(dtype):
-    """Bug: decoding on a card has no scale, a mask that hides nothing, or a softmax in bfloat16."""
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(3, 2, n, 16, generator=generator).to(dtype) for n in (4, 70, 70))
-    hidden = torch.rand(3, 1, 4, 70, generator=generator) < 0.3
-    mask = torch.zeros(3, 1, 4, 70, dtype=dtype).masked_fill_(hidden, -math.inf)
-    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    close = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(policies.attend_one(q, k, v, mask), want, atol=close, rtol=0)
-
-
-def test_slots_come_in_wholes():
-    """Bug: 8,193 slots, whose masks a card copies in every layer."""
-    assert [graphs.whole(n) for n in (1, 64, 65, 8193)] == [64, 64, 128, 8256]
 
 
 def test_rows_that_lie_together_are_read_in_place(policy, monkeypatch):
@@ -292,119 +219,6 @@ def test_fork_needs_empty_rows(qwen3):
     assert session.fork([2], 3) == [[2, 3, 1]] and session.fork([0], 1) == [[0]]
 
 
-# ---- As on a GPU: blocks of tokens, recorded steps -----------------------------------------------------------------
-
-
-class Tape(TorchDispatchMode):
-    """What a CUDA graph does, on a CPU: remembers every operation with its tensors, and runs them again on the same
-    memory, whatever Python has changed meanwhile. Operations that a recording forbids fail here, too."""
-
-    HOST = ("_local_scalar_dense", "nonzero", "lift_fresh")  # they need the host, or its memory
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert not any(name in str(function) for name in self.HOST), f"{function} in a recorded step"
-        result = function(*args, **(kwargs or {}))
-        self.calls.append((function, args, kwargs or {}, result))
-        return result
-
-    def replay(self):
-        for function, args, kwargs, result in self.calls:
-            again = function(*args, **kwargs)
-            for old, new in zip(*(r if isinstance(r, (tuple, list)) else (r,) for r in (result, again))):
-                if torch.is_tensor(old) and old.data_ptr() != new.data_ptr():  # views share memory already
-                    old.copy_(new)
-
-
-class Taped(graphs.Graphs):
-    recordings = replays = 0
-
-    def _record(self, step, *shape):
-        self.recordings += 1
-        session = step.__self__
-        before = session.tokens.clone(), session.positions.clone()
-        with Tape() as tape:
-            step(*shape)
-        session.tokens[:], session.positions[:] = before  # recording a CUDA graph computes nothing
-        return tape
-
-    def run(self, step, *shape):
-        self.replays += self.recorded.get(shape) is not None
-        super().run(step, *shape)
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-@pytest.mark.parametrize("recorded", [False, True])
-def test_blocks_and_recordings_draw_the_same(recorded, temperature, policy):
-    """Bugs: a block's surplus tokens are kept, or seen by a later turn, or write past the cache; a recorded step has
-    the first call's positions, seeds or cache rows baked in, reads the host, or needs a shape it was not made for."""
-    ids, keys = prompts(5, 90, 12, 33, 60, 7), [5, -3, 2**40, 1, 9, 11]
-
-    def play(session):
-        session.feed(range(6), [list(row) for row in ids])
-        turns = session.sample(range(6), [40, 3, 40, 26, 1, 40], stop=range(30), temperature=temperature)
-        session.feed([1, 4], prompts(6, 2, seed=1))
-        turns += session.sample([4, 1, 0], 30, stop=range(9), temperature=temperature)
-        room = [session.room(row) for row in range(6)]  # to the last slot of every row
-        return turns + session.sample(range(6), room, stop=(), temperature=temperature), session.ids
-
-    plain, expected = play(Session(policy, 6, 200, seed=3, keys=keys))
-    session = Session(policy, 6, 200, seed=3, keys=keys)
-    session.block, session.graphs = 8, Taped() if recorded else None
-    turns, found = play(session)
-    assert found == expected
-    assert_same(turns, plain)
-    assert all(len(row) == 200 for row in found)
-    if recorded:
-        assert 2 <= session.graphs.recordings <= len(session.graphs.recorded) < session.graphs.replays / 10
-
-
-def test_the_next_session_replays_what_the_last_one_recorded(policy, monkeypatch):
-    """Bug: every Session records anew, 428 times an iteration for 145 shapes, or replays on another's memory."""
-    monkeypatch.setattr(graphs, "Graphs", Taped)
-    monkeypatch.setattr(Buffers, "__init__", lambda self, *args, make=Buffers.__init__: (
-        make(self, *args), setattr(self, "graphs", Taped()))[0])
-
-    def play(rows, seed):
-        session = Session(policy, rows, 200, seed=seed)
-        session.feed(range(rows), prompts(*range(5, 5 + rows)))
-        turns = session.sample(range(rows), 30, stop=range(9), temperature=0.7)
-        return turns, session.buffers
-
-    monkeypatch.setattr(policy, "keep", False)
-    monkeypatch.setattr(policy, "kept", None)
-    expected = [play(rows, seed)[0] for rows, seed in ((6, 1), (6, 2), (3, 3), (8, 4))]
-    assert policy.kept is None
-    monkeypatch.setattr(policy, "keep", True)
-    first, kept = play(6, 1)
-    recorded = kept.graphs.recordings
-    assert recorded and policy.kept is kept
-    second, again = play(6, 2)
-    third, smaller = play(3, 3)  # fewer rows fit
-    assert again is kept and smaller is kept
-    play(6, 1)
-    count = kept.graphs.recordings
-    play(6, 1)
-    assert kept.graphs.recordings == count, "an iteration like the last one records nothing"
-    fourth, larger = play(8, 4)  # more rows do not
-    assert larger is not kept and policy.kept is larger
-    for turns, want in zip((first, second, third, fourth), expected):
-        assert_same(turns, want)
-    busy = Session(policy, 2, 100)
-    assert busy.buffers is larger and Session(policy, 2, 100).buffers is not larger, "two Sessions at once"
-
-
-def test_bucketed_shapes_hold_what_they_must():
-    """Bug: a step is rounded down, and a row or its newest slot is left out; or every length is its own recording."""
-    shapes = {graphs.bucket(rows, span) for rows in range(1, 130) for span in range(1, 4097)}
-    assert all(one >= rows and two >= span for rows in range(1, 130) for span in range(1, 4097, 97)
-               for one, two in [graphs.bucket(rows, span)])
-    assert len(shapes) <= 13 * 16 and max(shapes) == (144, 4096)
-
-
 # ---- The random streams ---------------------------------------------------------------------------------------------
 
 
@@ -438,14 +252,6 @@ def test_same_key_same_noise_elsewhere_other_noise(qwen3):
     assert second[0] == second[1]
 
 
-def chi_square(counts, expected):
-    """Pearson's statistic in standard deviations from its mean; cells that expect less than 5 are pooled."""
-    rare = expected < 5
-    counts, expected = (torch.cat((x[~rare], x[rare].sum()[None])) for x in (counts.double(), expected.double()))
-    statistic, freedom = ((counts - expected) ** 2 / expected.clamp(min=1e-9)).sum(), len(counts) - 1
-    return float((statistic - freedom) / (2 * freedom) ** 0.5)
-
-
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.6])
 def test_frequencies_are_the_softmax(temperature, qwen3):
     """The bug: biased noise, or a temperature that divides in the wrong place, so that the loss's importance ratios
@@ -461,31 +267,6 @@ def test_frequencies_are_the_softmax(temperature, qwen3):
     assert chi_square(counts, probabilities * n) < 4
     for other in (0.6, 1.6):  # the test has the power to tell temperatures apart
         assert chi_square(counts, expected_logp(qwen3, prompt, temperature * other)[-1].exp() * n) > 6
-
-
-@pytest.mark.parametrize("seeds", ["keys", "places", "turns", "raw"])
-def test_noise_is_uniform_and_uncorrelated(seeds):
-    """The bug: seeds that differ in a counter only draw related tokens, so a group of rollouts explores less."""
-    n, vocab = 20000, 64
-    seeds = [{"keys": mix(0, i, 0, 0), "places": mix(0, 0, 0, i), "turns": mix(0, 0, i, 0), "raw": i}[seeds]
-             for i in range(n)]
-    values = gumbel(seeds, vocab, "cpu")
-    assert len(values[:, :3].unique(dim=0)) == n  # no two alike
-    draws = values.argmax(-1)
-    assert abs(chi_square(torch.bincount(draws, minlength=vocab), torch.full((vocab,), n / vocab))) < 4
-    pairs = draws[:-1] // 2 * (vocab // 2) + draws[1:] // 2  # of one seed and the next
-    cells = (vocab // 2) ** 2
-    assert abs(chi_square(torch.bincount(pairs, minlength=cells), torch.full((cells,), n / cells))) < 4
-    wins = torch.stack([(values[:, [i]] > values).float().mean(0) for i in range(vocab)])  # of one token over another
-    assert (wins[~torch.eye(vocab, dtype=torch.bool)] - 0.5).abs().max() < 5 * 0.5 / n**0.5
-    # A Gumbel: mean Euler's constant, variance pi^2 / 6.
-    assert abs(values.mean() - 0.5772) < 0.01 and abs(values.var() - 1.6449) < 0.03
-
-
-def test_noise_is_finite_for_the_whole_range():
-    """The bug: u = 0 or 1 gives an infinite score, and that token is drawn whatever the policy thinks."""
-    values = gumbel([mix(i) for i in range(64)] + [0, -1, 2**31 - 1, -2**31], 150_000, "cpu")
-    assert values.isfinite().all() and values.max() > 13 and values.min() < -2
 
 
 def test_temperature_zero_is_argmax(policy):
@@ -697,15 +478,3 @@ def test_nothing_sampled(entropy, qwen3):
     value = logprobs(qwen3.model, torch.tensor(prompts(5)), torch.zeros(1, 5, dtype=torch.bool), entropy=entropy)
     for part in value if entropy else [value]:
         assert part.shape == (1, 5) and not part.any()
-
-
-# ---- The policy -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["cuda:99", "abacus"])
-def test_a_device_that_is_not_there(name):
-    """The bug: a CUDA traceback of twenty lines for a laptop without a GPU."""
-    with pytest.raises(ValueError, match=f"--device {name}: ") as caught:
-        policies.pick_device(name)
-    assert "\n" not in str(caught.value)
-    assert policies.pick_device("cpu").type == "cpu"

@@ -11,16 +11,11 @@ import policy as policies
 import probes
 from envs import Sampling, rollout
 from lib.streams import mix
-from probes import Edit, Probing, confirm, edits_of, probe, score, select, utility
-from skillbank import Skill, SkillBank
+from probes import Probing, confirm, edits_of, play_pairs, probe, score, select, utility
+from skillbank import SHAPING, Edit, Skill, SkillBank
 from tools.coldstart import demonstrations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def env():
-    return envs.make("webshop")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +37,12 @@ class World:
         return f"task number {task}"
 
 
-def proposed(bank, task, title, family="a", category=None, episode=0):
+def proposed(bank, task, title, family="a"):
     """An Edit as a review would make it."""
-    arguments = dict(category=category or family, title=title, principle=f"{title} text", when_to_apply="x",
-                     evidence="y")
-    result = bank.apply("propose_skill", arguments, family, copy_bank=True)
-    assert result["status"] == "added"
-    return Edit(episode, task, family, "propose_skill", arguments, result["bank"], result["skill_id"])
+    arguments = dict(category=family, title=title, principle=f"{title} text", when_to_apply="x", evidence="y")
+    edit = bank.tried("propose_skill", arguments, family, task)
+    assert edit.status == "added"
+    return edit
 
 
 def script(monkeypatch, outcome):
@@ -135,19 +129,11 @@ def test_select_in_small_families():
 
 
 def test_edits_of():
-    """Bug: keep_skill, duplicates or unreadable reviews are probed, or an edit is credited to another episode."""
-    bank = SkillBank()
-
-    def episode(status, task):
-        return SimpleNamespace(task=task, family="a", edit=status and dict(
-            status=status, name="propose_skill", arguments={"a": status}, bank=bank, skill_id="dyn_001"))
-
-    statuses = ["kept", "added", None, "duplicate", "updated", "parse_error", "not_found", "unknown_tool",
-                "invalid_arguments", "added"]
-    edits = edits_of([episode(status, 100 + i) for i, status in enumerate(statuses)])
-    assert [(e.episode, e.task, e.arguments["a"]) for e in edits] == [
-        (1, 101, "added"), (4, 104, "updated"), (9, 109, "added")]
-    assert all(e.bank is bank and e.family == "a" and e.utility == 0.0 and e.probes is None for e in edits)
+    """Bug: keep_skill, duplicates or unreadable reviews are probed, or a copy is, and S never sees its utility."""
+    made = [Edit(status, "propose_skill", {}, SkillBank()) for status in (*SHAPING, "markup", "added")]
+    found = edits_of([SimpleNamespace(edit=edit) for edit in (*made, None)])
+    assert [edit.status for edit in found] == ["added", "updated", "added"]
+    assert all(any(edit is mine for mine in made) for edit in found)
 
 
 # -- the pairs
@@ -156,7 +142,7 @@ def test_edits_of():
 def test_sign_and_bookkeeping(monkeypatch):
     """Bug: before and after exchanged: what helps is punished; or the scores of one edit land at another's."""
     bank = SkillBank()
-    good, bad, idle = (proposed(bank, 0, title, episode=i) for i, title in enumerate(("good", "bad", "idle")))
+    good, bad, idle = (proposed(bank, 0, title) for title in ("good", "bad", "idle"))
 
     def outcome(task, titles):
         return ("bad" not in titles, 2 if "good" in titles else 4)
@@ -211,11 +197,10 @@ def test_each_distinct_run_is_played_once(monkeypatch):
     """Bug: "without" is played for every edit, equal edits twice: 2 K episodes per edit, as in the released code."""
     bank = SkillBank([Skill("dyn_001", "old", "o", "w")], {"b": [Skill("dyn_002", "b only", "p", "w")]})
     world = World()
-    twins = [proposed(bank, 0, "twin", episode=i) for i in range(3)]
-    other = proposed(bank, 0, "other", episode=3)
+    twins = [proposed(bank, 0, "twin") for _ in range(3)]
+    other = proposed(bank, 0, "other")
     arguments = dict(skill_id="dyn_002", title="changed", principle="q", when_to_apply="w", reason="r")
-    result = bank.apply("update_skill", arguments, "a", copy_bank=True)  # a skill that no prompt of family a shows
-    unseen = Edit(4, 0, "a", "update_skill", arguments, result["bank"], result["skill_id"])
+    unseen = bank.tried("update_skill", arguments, "a", 0)  # a skill that no prompt of family a shows
     played = script(monkeypatch, lambda task, titles: (True, 3 if "twin" in titles else 5))
     count = len(probe(None, world, bank, [*twins, other, unseen], probing=Probing(2)))
     assert count == len(played) == 2 * 3  # without, twin, other
@@ -224,12 +209,23 @@ def test_each_distinct_run_is_played_once(monkeypatch):
     assert other.utility == unseen.utility == 0.0 and unseen.before == unseen.after == [1.5, 1.5]
 
 
+def test_pairs_share_the_games_that_are_equal(monkeypatch):
+    """Bug: a game is played again for each pair it belongs to, or lands in another's pair."""
+    bank = SkillBank()
+    edited = proposed(bank, 0, "new").bank
+    played = script(monkeypatch, lambda task, titles: (True, task + len(titles)))
+    pairs = play_pairs(None, World(), [(2, bank, edited), (4, bank, edited), (2, edited, bank), (1, bank, edited)],
+                       Sampling(), 7)
+    assert [(one.steps, other.steps) for one, other in pairs] == [(2, 3), (4, 5), (3, 2), (1, 1)]
+    assert pairs[0][0] is pairs[2][1] and pairs[0][1] is pairs[2][0] and pairs[3][0] is pairs[3][1]
+    assert len(played) == 5 and play_pairs(None, World(), [], Sampling()) == []
+
+
 def test_an_update_that_only_rewords_another_seat_is_seen(monkeypatch):
     """Bug: runs are told apart by skill ids, which an update keeps: with and without are one run, U is always 0."""
     bank = SkillBank([Skill("dyn_001", "old", "o", "w")])
     arguments = dict(skill_id="dyn_001", title="old", principle="better", when_to_apply="w", reason="r")
-    result = bank.apply("update_skill", arguments, "a", copy_bank=True)
-    edit = Edit(0, 0, "a", "update_skill", arguments, result["bank"], "dyn_001")
+    edit = bank.tried("update_skill", arguments, "a", 0)
     played = script(monkeypatch, lambda task, titles: (True, 5))
     assert len(probe(None, World(), bank, [edit], probing=Probing(3))) == len(played) == 6
 
@@ -346,8 +342,7 @@ def test_an_edit_that_no_prompt_shows_is_worth_exactly_nothing(env, tiny, monkey
     family = env.family(task)
     bank = SkillBank([], {"elsewhere": [Skill("dyn_001", "t", "p", "w")]})
     arguments = dict(skill_id="dyn_001", title="t2", principle="p2", when_to_apply="w2", reason="r")
-    result = bank.apply("update_skill", arguments, family, copy_bank=True)
-    edit = Edit(0, task, family, "update_skill", arguments, result["bank"], "dyn_001")
+    edit = bank.tried("update_skill", arguments, family, task)
     kept = record(monkeypatch)
     assert len(probe(tiny, env, bank, [edit], 5, Probing(3, sampling=HOW))) == len(kept) == 3
     assert edit.utility == 0.0 and edit.before == edit.after and len(edit.before) == 3
@@ -398,8 +393,8 @@ def test_a_graded_probe_and_an_unpaired_one(tiny, env, monkeypatch):
 
     monkeypatch.setattr(probes, "rollout", fake)
     edit = proposed(SkillBank(), 0, "new")
-    for probing, u in ((Probing(3), 0.0), (Probing(3, graded=True), 0.5 * 1.5 + 0.3), (Probing(3, paired=False), 0.0),
-                       (Probing(3, both=True), 0.5 + 0.3)):
+    for probing, u in ((Probing(3), 0.0), (Probing(3, utility="graded"), 0.5 * 1.5 + 0.3),
+                       (Probing(3, paired=False), 0.0), (Probing(3, utility="both"), 0.5 + 0.3)):
         probe(None, World(), SkillBank(), [edit], probing=probing)
         edit.probes = None
         assert edit.utility == pytest.approx(u)
@@ -415,10 +410,11 @@ def test_wins_count_beside_the_score(monkeypatch):
 
     monkeypatch.setattr(probes, "rollout", fake)
     edit, u = proposed(SkillBank(), 0, "new"), {}
-    for probing in (Probing(3, alpha=0.0, graded=True), Probing(3, alpha=0.0, both=True)):
+    for probing in (Probing(3, alpha=0.0, utility=kind) for kind in ("graded", "both")):
         probe(None, World(), SkillBank(), [edit], probing=probing)
-        edit.probes, u[probing.both] = None, edit.utility
-    assert u[False] < 0 < u[True]
+        edit.probes = None
+        u[probing.utility] = edit.utility
+    assert u["graded"] < 0 < u["both"]
 
 
 @pytest.mark.parametrize("tie, chance", [(0.9, 0.16), (0.5, 0.36)])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.real import ROOT
+
 SEVEN = ("train", "policy", "skillbank", "probes", "dualadv_grpo", "envs", "eval")
 ROOMS = ("worlds", "lib", "tools")
 READMES = [path for path in ROOT.rglob("README.md") if not {"runs", "venv", ".venv"} & set(path.parts)]

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import random
 import re
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import pytest
 
 from probes import edits_of
 from skillbank import (
-    CHANGED,
     SHAPING,
     TOOLS,
     WORLD_ACTIONS,
@@ -26,40 +24,9 @@ from skillbank import (
     skills_prompt,
     tool_call,
 )
+from tests.skills import SHOE, bank_of
 from tools import report
-from worlds.alfworld.rooms import FAMILIES
-from worlds.alfworld.world import World
 from worlds.webshop.shopper import WAYS
-
-SHOE = dict(category="footwear", title="Choose the size first", principle="Click every option the task names.",
-            when_to_apply="On a product page.", evidence="Score 0.67: no size.")
-# As SkillRL writes them, shortened: several families, common mistakes, metadata, fields that we do not use.
-SKILLRL = {
-    "general_skills": [
-        {"skill_id": "gen_001", "title": "Prioritize Core Keywords", "principle": "Include product type and key "
-         "attributes in the initial search query.", "when_to_apply": "When forming a search query"},
-        {"skill_id": "gen_002", "title": "Check price — before “Buy Now”", "principle": "Verify ≤ budget 💰.",
-         "when_to_apply": "Before every purchase", "confidence": 0.8, "source_trajectories": ["t12", "t40"]},
-    ],
-    "task_specific_skills": {
-        "apparel": [{"skill_id": "app_001", "title": "Select size and color", "principle": "Click all the options.",
-                     "when_to_apply": "On a product page with options"}],
-        "footwear": [],
-    },
-    "common_mistakes": [
-        {"mistake_id": "err_001", "description": "Buying without options", "why_it_happens": "Haste",
-         "how_to_avoid": "Re-read the instruction"},
-    ],
-    "metadata": {"version": "1.0", "num_trajectories": 120, "nested": {"a": [1, None, True]}},
-}
-
-
-def bank_of(general=0, **families):
-    """A bank with this many skills, oldest first, that share no word with any task below."""
-    def some(place, n):
-        return [Skill(f"{place}_{i}", f"{place} title {i}", f"{place} principle {i}", "always") for i in range(n)]
-
-    return SkillBank(some("general", general), {family: some(family, n) for family, n in families.items()})
 
 
 def said(name, arguments, thought="<think>so it went</think>"):
@@ -74,15 +41,15 @@ def test_propose_adds_with_running_ids():
     bank = SkillBank([Skill("dyn_007", "a", "b", "c"), Skill("gen_900", "d", "e", "f")])
     bank.task_specific_skills["apparel"] = [Skill("dyn_012", "g", "h", "i"), Skill("my_dyn_99", "j", "k", "l")]
     result = bank.apply("propose_skill", SHOE, "footwear")
-    assert (result["status"], result["name"], result["skill_id"]) == ("added", "propose_skill", "dyn_013")
+    assert (result.status, result.name, result.skill_id) == ("added", "propose_skill", "dyn_013")
     added = bank.task_specific_skills["footwear"][-1]
     assert added == Skill("dyn_013", SHOE["title"], SHOE["principle"], SHOE["when_to_apply"])
     general = dict(SHOE, category="general", title="Other", principle="Another.")
-    assert bank.apply("propose_skill", general, "footwear")["skill_id"] == "dyn_014"
+    assert bank.apply("propose_skill", general, "footwear").skill_id == "dyn_014"
     assert bank.general_skills[-1].title == "Other"
-    assert SkillBank().apply("propose_skill", SHOE, "footwear")["skill_id"] == "dyn_001"
+    assert SkillBank().apply("propose_skill", SHOE, "footwear").skill_id == "dyn_001"
     many = SkillBank([Skill("dyn_999", "a", "b", "c")])
-    assert many.apply("propose_skill", SHOE, "footwear")["skill_id"] == "dyn_1000"
+    assert many.apply("propose_skill", SHOE, "footwear").skill_id == "dyn_1000"
 
 
 @pytest.mark.parametrize("change", [
@@ -94,16 +61,16 @@ def test_duplicates_after_folding(change):
     bank.apply("propose_skill", SHOE, "footwear")
     before = bank.to_dict()
     result = bank.apply("propose_skill", SHOE | change, "footwear")
-    assert (result["status"], result["skill_id"]) == ("duplicate", None) and bank.to_dict() == before
+    assert (result.status, result.skill_id) == ("duplicate", None) and bank.to_dict() == before
 
 
 def test_a_duplicate_in_another_family_and_no_false_one():
     """Bug: duplicates are sought in the own family only, or a title within a title counts as one."""
     bank = bank_of(apparel=1)
     twin = dict(SHOE, title="Apparel title 0")
-    assert bank.apply("propose_skill", twin, "footwear")["status"] == "duplicate"
+    assert bank.apply("propose_skill", twin, "footwear").status == "duplicate"
     close = dict(SHOE, title="Apparel title", principle="apparel principle 0!")
-    assert bank.apply("propose_skill", close, "footwear")["status"] == "added"
+    assert bank.apply("propose_skill", close, "footwear").status == "added"
 
 
 @pytest.mark.parametrize("category, status", [("footwear", "added"), ("general", "added"), (" general ", "added"),
@@ -112,7 +79,7 @@ def test_a_duplicate_in_another_family_and_no_false_one():
 def test_category_is_general_or_the_own_family(category, status):
     """Bug: a review of a shoe task writes into other families, where no probe of its own looks."""
     bank = bank_of(apparel=1)
-    assert bank.apply("propose_skill", SHOE | {"category": category}, "footwear")["status"] == status
+    assert bank.apply("propose_skill", SHOE | {"category": category}, "footwear").status == status
     assert len(bank.skills()) == 1 + (status == "added")
 
 
@@ -122,14 +89,14 @@ def test_every_argument_is_required_and_a_text(name):
     whole = {key: SHOE.get(key, "general_0") for key in TOOLS[name]} | {"unasked": 3}
     bank = bank_of(1, footwear=1)
     good = {"propose_skill": "added", "update_skill": "updated", "keep_skill": "kept"}[name]
-    assert bank.apply(name, whole, "footwear", copy_bank=True)["status"] == good
+    assert bank.tried(name, whole, "footwear").status == good
     for key in TOOLS[name]:
         for wrong in ("", " \n", None, 5, ["a"], {"a": "b"}, True):
-            assert bank.apply(name, whole | {key: wrong}, "footwear")["status"] == "invalid_arguments", (key, wrong)
+            assert bank.apply(name, whole | {key: wrong}, "footwear").status == "invalid_arguments", (key, wrong)
         without = {k: v for k, v in whole.items() if k != key}
-        assert bank.apply(name, without, "footwear")["status"] == "invalid_arguments"
+        assert bank.apply(name, without, "footwear").status == "invalid_arguments"
     for wrong in (None, "text", [], 4):
-        assert bank.apply(name, wrong, "footwear")["status"] == "invalid_arguments"
+        assert bank.apply(name, wrong, "footwear").status == "invalid_arguments"
     assert bank.to_dict() == bank_of(1, footwear=1).to_dict()
 
 
@@ -139,15 +106,15 @@ def test_update_by_id_and_by_title():
     bank.general_skills[0].extra = {"confidence": 0.8}
     new = dict(title="New title", principle="New principle.", when_to_apply="Now.", reason="vague")
     result = bank.apply("update_skill", new | {"skill_id": "general_0"}, "footwear")
-    assert (result["status"], result["skill_id"]) == ("updated", "general_0")
+    assert (result.status, result.skill_id) == ("updated", "general_0")
     assert bank.general_skills[-1] == Skill("general_0", "New title", "New principle.", "Now.", {"confidence": 0.8})
     other = new | {"skill_id": "footwear title 1", "title": "T2", "principle": "P2"}
-    assert bank.apply("update_skill", other, "footwear")["skill_id"] == "footwear_1"
-    assert bank.apply("update_skill", other | {"skill_id": "T2"}, "footwear")["skill_id"] == "footwear_1"
+    assert bank.apply("update_skill", other, "footwear").skill_id == "footwear_1"
+    assert bank.apply("update_skill", other | {"skill_id": "T2"}, "footwear").skill_id == "footwear_1"
     assert sorted(s.skill_id for s in bank.skills()) == sorted(s.skill_id for s in bank_of(2, footwear=3).skills())
     before = bank.to_dict()
     for miss in ("footwear title 1", "t2", "general_9", "*"):
-        assert bank.apply("update_skill", other | {"skill_id": miss}, "footwear")["status"] == "not_found"
+        assert bank.apply("update_skill", other | {"skill_id": miss}, "footwear").status == "not_found"
     assert bank.to_dict() == before
 
 
@@ -155,17 +122,17 @@ def test_an_id_wins_over_a_title():
     """Bug: a skill that a confused policy titled `dyn_002` takes all the updates that are meant for dyn_002."""
     bank = SkillBank([Skill("dyn_001", "dyn_002", "p", "w"), Skill("dyn_002", "t", "q", "w")])
     new = dict(skill_id="dyn_002", title="x", principle="y", when_to_apply="z", reason="r")
-    assert bank.apply("update_skill", new, "footwear")["skill_id"] == "dyn_002"
+    assert bank.apply("update_skill", new, "footwear").skill_id == "dyn_002"
     assert [s.title for s in bank.general_skills] == ["dyn_002", "x"]
 
 
 def test_keep_and_unknown_tools_change_nothing():
     """Bug: keep_skill counts as an edit and is probed; an unknown tool raises in the middle of a rollout."""
     bank = bank_of(1)
-    assert bank.apply("keep_skill", {"reason": "fine"}, "footwear")["status"] == "kept"
+    assert bank.apply("keep_skill", {"reason": "fine"}, "footwear").status == "kept"
     for name in ("delete_skill", "Keep_skill", "", None):
         result = bank.apply(name, {"reason": "fine"}, "footwear")
-        assert (result["status"], result["skill_id"], result["name"]) == ("unknown_tool", None, name)
+        assert (result.status, result.skill_id, result.name) == ("unknown_tool", None, name)
     assert bank.to_dict() == bank_of(1).to_dict()
 
 
@@ -176,13 +143,13 @@ def test_a_copy_is_a_copy(name, arguments):
     bank = bank_of(1, footwear=1)
     bank.metadata = {"a": [1]}
     before = copy.deepcopy(bank.to_dict())
-    result = bank.apply(name, arguments, "footwear", copy_bank=True)
-    assert bank.to_dict() == before and result["bank"].to_dict() != before
-    result["bank"].metadata["a"].append(2)
-    for skill in result["bank"].skills():
+    result = bank.tried(name, arguments, "footwear")
+    assert bank.to_dict() == before and result.bank.to_dict() != before
+    result.bank.metadata["a"].append(2)
+    for skill in result.bank.skills():
         skill.title = "changed"
     assert bank.to_dict() == before
-    assert bank.apply(name, arguments, "footwear")["bank"] is bank and bank.to_dict() != before
+    assert bank.apply(name, arguments, "footwear").bank is bank and bank.to_dict() != before
 
 
 # -- retrieval
@@ -196,7 +163,7 @@ def test_a_new_skill_is_always_shown(k, category):
     for skill in bank.skills():
         skill.when_to_apply = "running shoes size 9"  # all others fit the task, the new one does not
     new = dict(SHOE, category=category, title="zzz", principle="yyy", when_to_apply="xxx")
-    skill_id = bank.apply("propose_skill", new, "footwear")["skill_id"]
+    skill_id = bank.apply("propose_skill", new, "footwear").skill_id
     shown = bank.retrieve("running shoes size 9", "footwear", k)
     assert skill_id in [s.skill_id for s in shown] and len(shown) == 2 * k
     bank.apply("update_skill", new | {"skill_id": f"{category}_5", "title": "www", "principle": "v", "reason": "r"},
@@ -240,286 +207,10 @@ def test_the_prompt_shows_all_of_a_skill():
     assert skills_prompt([]) != "" and "none" in skills_prompt([])
 
 
-# -- files
-
-
-def test_a_skillrl_file_opens_and_saves_unchanged(tmp_path):
-    """Bug: fields of other tools are lost, so that a bank which went through us once is poorer for it."""
-    path = tmp_path / "skills.json"
-    path.write_text(json.dumps(SKILLRL, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    before = path.read_bytes()
-    bank = SkillBank.load(path)
-    assert [s.skill_id for s in bank.skills()] == ["gen_001", "gen_002", "app_001"]
-    assert bank.common_mistakes == SKILLRL["common_mistakes"] and bank.metadata == SKILLRL["metadata"]
-    bank.save(path)
-    assert path.read_bytes() == before, "the file is meant to be read by people: same order, no escapes"
-    assert bank.apply("update_skill", {**SHOE, "skill_id": "gen_002", "reason": "r"}, "footwear")["status"] == "updated"
-    bank.save(path)
-    assert SkillBank.load(path).general_skills[-1].extra == {"confidence": 0.8, "source_trajectories": ["t12", "t40"]}
-
-
-def test_unknown_fields_and_missing_parts(tmp_path):
-    """Bug: a field at the top is dropped, a bank without common mistakes is refused, or Notepad's BOM is an error."""
-    path = tmp_path / "skills.json"
-    data = {"author": "someone", "task_specific_skills": {"footwear": [
-        {"when_to_apply": "w", "extra": {"extra": 1}, "principle": "p", "title": "t", "skill_id": "s"}]}}
-    path.write_text("\ufeff" + json.dumps(data), encoding="utf-8")
-    SkillBank.load(path).save(path)
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    assert saved == data | {"general_skills": [], "common_mistakes": []}
-    assert SkillBank.load(path) == SkillBank.load(path)
-
-
 GOOD = {"skill_id": "a", "title": "b", "principle": "c", "when_to_apply": "d"}
 
 
-@pytest.mark.parametrize("content, place", [
-    ("", "JSON"), ("{", "JSON"), ("hello", "JSON"), (b"\xff\xfe\x00\x9f\x92", "JSON"), ("[" * 100_000, "JSON"),
-    ("[]", "top level"), ("3", "top level"), ("null", "top level"), ("{}", "general_skills"),
-    ({"skills": [GOOD]}, "general_skills"),
-    ({"general_skills": {}}, "general_skills"), ({"general_skills": None}, "general_skills"),
-    ({"general_skills": [], "task_specific_skills": []}, "task_specific_skills"),
-    ({"general_skills": [], "common_mistakes": "none"}, "common_mistakes"),
-    ({"general_skills": [], "metadata": []}, "metadata"),
-    ({"general_skills": [GOOD, "b"]}, "general_skills[1]"),
-    ({"general_skills": [GOOD, {"title": "x"}]}, "general_skills[1] has no text 'skill_id'"),
-    ({"task_specific_skills": {"shoes": [GOOD | {"principle": ["c"]}]}}, "task_specific_skills.shoes[0]"),
-    ({"task_specific_skills": {"shoes": [GOOD | {"when_to_apply": None}]}}, "'when_to_apply'"),
-    ({"task_specific_skills": {"shoes": GOOD}}, "task_specific_skills.shoes"),
-    ({"general_skills": [GOOD], "task_specific_skills": {"shoes": [GOOD]}}, "task_specific_skills.shoes[0]"),
-    ({"general_skills": [GOOD | {"title": "half \ud83d"}]}, "general_skills[0]"),
-])
-def test_malformed_banks_are_named(tmp_path, content, place):
-    """Bug: a KeyError from the depths, after the model has been loaded, which names neither the file nor the place."""
-    path = tmp_path / "broken.json"
-    path.write_bytes(content if isinstance(content, bytes) else
-                     (content if isinstance(content, str) else json.dumps(content)).encode())
-    with pytest.raises(ValueError) as error:
-        SkillBank.load(path)
-    message = str(error.value)
-    assert str(path) in message and place in message and "\n" not in message
-
-
-def test_no_bank_there(tmp_path):
-    """Bug: a misspelt path starts an empty bank, or ends in a traceback."""
-    for path in (tmp_path / "none.json", tmp_path / "none" / "none.json", tmp_path):
-        with pytest.raises(ValueError, match=re.escape(str(path))):
-            SkillBank.load(path)
-
-
-def test_saving_is_atomic(tmp_path, monkeypatch):
-    """Bug: a run killed while it saves leaves half a bank, and the next start loses all skills."""
-    path = tmp_path / "deep" / "skills.json"
-    bank_of(2).save(path)
-    before = path.read_bytes()
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        bank_of(5).save(path)
-    assert path.read_bytes() == before
-    monkeypatch.undo()
-    bank_of(5).save(path)
-    assert SkillBank.load(path) == bank_of(5) and os.listdir(path.parent) == ["skills.json"]
-
-
-WEIRD = ["Plain", "plain", "Plain!", "a: b # c", 'He said "no": \'yes\'', "--- three dashes",
-         "💰 — ≤ 5 €", "你好",
-         "line\nbreak\n---\nname: x", "tab\tcarriage\rreturn", "back\\slash \\n", "- list", "{brace}", "null", "yes",
-         "12", "\x00\x07\x1b control",
-         "\x7f\x85\x9f\u2028\u2029\ufeff\uffff odd", " blanks ", "x" * 300, "*&!%@`|>", "..."]
-
-
-def test_skill_folders_round_trip(tmp_path):
-    """Bug: a colon or a quote breaks the front matter, equal slugs overwrite each other, or the newest is forgotten."""
-    bank = SkillBank([Skill(f"dyn_{i:03d}", title, "Do this.\n\n---\n\n* and: that", title) for i, title in
-                      enumerate(WEIRD)])
-    bank.task_specific_skills = {"footwear": [Skill("b", "Zebra", "p --- q", "w"), Skill("a", "Aardvark", "{x}", "")],
-                                 "odd: family": [Skill("c:1", "Plain", "p2", "w2")]}
-    bank.save_folders(tmp_path)
-    assert SkillBank.load(tmp_path) == bank, "same skills in the same order: the last one is the newest"
-    names = [path.parent.name for path in tmp_path.glob("*/SKILL.md")]
-    assert len(names) == len(bank.skills())
-    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= 64 for name in names)
-    assert {"plain", "plain-2", "plain-3", "plain-4"} <= set(names)
-
-
-def test_folders_are_what_coding_agents_read(tmp_path):
-    """Bug: name and folder differ or the description is missing, and no agent picks the skill up."""
-    import yaml
-
-    SkillBank([Skill("dyn_001", "Choose: the size", "Click it.", "On a page: with options")]).save_folders(tmp_path)
-    text = (tmp_path / "choose-the-size" / "SKILL.md").read_text()
-    head = yaml.safe_load(text.split("---")[1])
-    assert head["name"] == "choose-the-size" and head["description"] == "On a page: with options"
-    assert text.endswith("---\n\nClick it.\n")
-
-
-def test_folders_can_be_written_again(tmp_path):
-    """Bug: after an update the old title's folder stays, and the directory does not load (one id twice)."""
-    bank = bank_of(2, footwear=1)
-    (tmp_path / "own-notes").mkdir()
-    (tmp_path / "own-notes" / "SKILL.md").write_text("---\nname: own-notes\ndescription: mine\n---\nKeep me.\n")
-    bank.save_folders(tmp_path)
-    bank.apply("update_skill", {**SHOE, "skill_id": "general_0", "reason": "r"}, "footwear")
-    bank.save_folders(tmp_path)
-    loaded = SkillBank.load(tmp_path)
-    assert loaded.general_skills[:2] == bank.general_skills
-    assert loaded.task_specific_skills == bank.task_specific_skills
-    assert loaded.general_skills[2].principle == "Keep me.", "what we did not write is not ours to remove"
-
-
-def test_two_banks_in_one_folder_leave_each_other_alone(tmp_path):
-    """Bug: every file with `skill_id: "dyn_001"` is taken for our own, and another bank's skill is deleted."""
-    one, two = SkillBank([Skill("dyn_001", "One", "p", "w")]), SkillBank([Skill("dyn_001", "Two", "p2", "w")])
-    one.save_folders(tmp_path)
-    (tmp_path / "hand").mkdir()
-    hand = '---\nname: hand\ndescription: d\nmetadata:\n  skill_id: "dyn_001"\n---\nMine.\n'
-    (tmp_path / "hand" / "SKILL.md").write_text(hand)
-    first = (tmp_path / "one" / "SKILL.md").read_text()
-    two.save_folders(tmp_path)
-    two.save_folders(tmp_path)
-    assert (tmp_path / "one" / "SKILL.md").read_text() == first
-    assert (tmp_path / "hand" / "SKILL.md").read_text() == hand
-    two.apply("update_skill", {**SHOE, "skill_id": "dyn_001", "reason": "r"}, "footwear")
-    two.save_folders(tmp_path)  # its own skill has moved, nobody else's
-    assert sorted(path.parent.name for path in tmp_path.glob("*/SKILL.md")) == ["choose-the-size-first", "hand", "one"]
-    with pytest.raises(ValueError, match="has the skill_id 'dyn_001' of .*SKILL.md; change one") as error:
-        SkillBank.load(tmp_path)
-    assert "SKILL.md: has" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_another_skills_place_is_not_written_over(tmp_path):
-    """Bug: two titles with one slug, the other by somebody else: their file is gone."""
-    (tmp_path / "choose-the-size-first").mkdir()
-    theirs = ("---\nname: choose-the-size-first\ndescription: d\nmetadata:\n  title: Choose! The Size, first\n---\n"
-              "Theirs.\n")
-    (tmp_path / "choose-the-size-first" / "SKILL.md").write_text(theirs)
-    bank = SkillBank()
-    bank.apply("propose_skill", SHOE, "footwear")
-    bank.save_folders(tmp_path)
-    assert (tmp_path / "choose-the-size-first" / "SKILL.md").read_text() == theirs
-    assert (tmp_path / "choose-the-size-first-2" / "SKILL.md").is_file()
-
-
-def test_a_bank_read_from_json_knows_its_folders_again(tmp_path):
-    """Bug: `SkillBank.load(json).save_folders(dir)` run again after training leaves the old titles there."""
-    bank_of(2).save(tmp_path / "skills.json")
-    SkillBank.load(tmp_path / "skills.json").save_folders(tmp_path / "out")
-    bank = SkillBank.load(tmp_path / "skills.json")
-    bank.apply("update_skill", {**SHOE, "skill_id": "general_0", "reason": "r"}, "footwear")
-    bank.save(tmp_path / "skills.json")
-    SkillBank.load(tmp_path / "skills.json").save_folders(tmp_path / "out")
-    titles_there = sorted(s.title for s in SkillBank.load(tmp_path / "out").skills())
-    assert titles_there == ["Choose the size first", "general title 1"]
-
-
-def test_what_others_wrote_into_a_folder_survives_a_round_trip(tmp_path):
-    """Bug: license, allowed-tools and other metadata are lost when a folder is loaded and saved back."""
-    (tmp_path / "pdf" / "forms").mkdir(parents=True)
-    (tmp_path / "pdf" / "forms" / "SKILL.md").write_text(
-        "---\nname: forms\ndescription: 'Fill: forms'\nlicense: MIT\nallowed-tools: [Read, 'Bash(x: y)']\n"
-        "date: 2026-01-02\nmetadata:\n  author: me\n  version: 1.5\n---\n\n# Forms\n")
-    (tmp_path / "flat").mkdir()
-    (tmp_path / "flat" / "SKILL.md").write_text("---\nname: flat\ndescription: d\n---\nFlat.\n")
-    bank = SkillBank.load(tmp_path)
-    assert [s.skill_id for s in bank.skills()] == ["md_flat", "md_pdf_forms"], "nested ones too, ids not by position"
-    bank.apply("propose_skill", SHOE, "footwear")
-    bank.save_folders(tmp_path)
-    bank.save(tmp_path / "bank.json")
-    again = SkillBank.load(tmp_path)
-    assert again == bank == SkillBank.load(tmp_path / "bank.json")
-    assert again.find("md_pdf_forms").extra == {"license": "MIT", "allowed-tools": ["Read", "Bash(x: y)"],
-                                                "date": "2026-01-02", "metadata": {"author": "me", "version": 1.5}}
-    assert len(list(tmp_path.rglob("SKILL.md"))) == 3, "written back where they were"
-
-
-def test_a_folder_of_ours_and_others_is_read_changed_and_written_back(tmp_path):
-    """Bug: after an update the old file stays beside the new one, and the folder has one id twice."""
-    bank_of(1).save_folders(tmp_path)
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "SKILL.md").write_text("---\nname: notes\ndescription: d\nlicense: MIT\n---\nMine.\n")
-    bank = SkillBank.load(tmp_path)
-    for number, target in enumerate(["general_0", "md_notes"]):
-        text = {key: f"{value} {number}" for key, value in SHOE.items()}
-        call = {**text, "skill_id": target, "reason": "r"}
-        assert bank.apply("update_skill", call, "footwear")["status"] == "updated"
-    bank.save_folders(tmp_path)
-    assert SkillBank.load(tmp_path) == bank and len(list(tmp_path.rglob("SKILL.md"))) == 2
-    assert "MIT" in (tmp_path / "notes" / "SKILL.md").read_text()
-    (tmp_path / "hand").mkdir()
-    hand = '---\nname: hand\ndescription: d\nmetadata:\n  skill_id: "general_0"\n---\nMine.\n'
-    (tmp_path / "hand" / "SKILL.md").write_text(hand)
-    bank.save_folders(tmp_path)  # written by hand after the bank was read: not ours
-    assert (tmp_path / "hand" / "SKILL.md").read_text() == hand
-    (tmp_path / "hand" / "SKILL.md").unlink()
-    other = SkillBank([Skill("md_notes", "Another", "p", "w")])
-    other.save_folders(tmp_path)  # a stranger with the same id writes beside it
-    assert len(list(tmp_path.rglob("SKILL.md"))) == 3
-
-
-def test_a_yaml_error_gives_its_own_reason_and_line(tmp_path):
-    """Bug: an unquoted colon is reported as a missing name."""
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "SKILL.md").write_text("---\nname: x\ndescription: use it: often\n---\nBody\n")
-    with pytest.raises(ValueError, match=r"SKILL.md, line 3: .*mapping values are not allowed"):
-        SkillBank.load(tmp_path)
-
-
-def test_families_of_another_world_are_renamed_or_named():
-    """Bug: four of SkillRL's six ALFWorld families can never be shown, without a word."""
-    names = ["pick_and_place", "look_at_obj_in_light", "clean", "heat", "cool", "examine"]
-    bank = bank_of(1, **{name: 1 for name in names}, chess=1)
-    assert bank.fit(FAMILIES, World.aliases) == ["chess"]
-    assert len(bank.task_specific_skills["look_at_obj_in_light"]) == 2
-    for family in set(FAMILIES) - {"pick_two_obj_and_place"}:
-        assert bank.retrieve("anything", family, 3)[1:], family
-    assert len(bank.skills()) == 8
-
-
-def test_third_party_folders(tmp_path):
-    """Bug: skills that others wrote, without our metadata, with folded YAML or Windows line ends, are refused."""
-    files = {
-        "pdf-tools": "---\nname: pdf-tools\ndescription: >\n  Read\n  PDF files\nlicense: MIT\n---\n\n"
-                     "# PDF\n\nDo it.\n",
-        "windows": "---\r\nname: windows\r\ndescription: 'line: ends'\r\n---\r\nBody.\r\n",
-        "bom": "\ufeff---\nname: bom\ndescription: 5\nmetadata: none\n---\nBody",
-        "with-category": "---\nname: with-category\ndescription: d\nmetadata:\n  category: footwear\n---\nBody",
-    }
-    for name, text in files.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "SKILL.md").write_bytes(text.encode())
-    (tmp_path / "README.md").write_text("not a skill")
-    bank = SkillBank.load(tmp_path)
-    assert [(s.title, s.when_to_apply.strip()) for s in bank.general_skills] == [
-        ("Bom", "5"), ("Pdf tools", "Read PDF files"), ("Windows", "line: ends")]
-    assert bank.general_skills[1].principle == "# PDF\n\nDo it."
-    assert [s.title for s in bank.task_specific_skills["footwear"]] == ["With category"]
-    assert len({s.skill_id for s in bank.skills()}) == 4
-
-
-@pytest.mark.parametrize("text", [
-    b"no front matter", b"", b"---\nname: x\n---\nno description", b"---\ndescription: x\n---\nno name",
-    b"---\nname: [x\ndescription: y\n---\n", b"---\n- a\n- b\n---\n", b"---\nname: x\ndescription: y\nnever closed",
-    b"---\nname: a\tb: c: d\ndescription: y\n---\n", b"\xff\xfe\x00junk",
-    b"---\nname: x\ndescription: y\ndate: 2024-13-45\n---\n", b"---\nname: x\ndescription: \x00\n---\n",
-    b"---\nname: x\ndescription: " + b"[" * 5000 + b"\n---\n",
-])
-def test_broken_front_matter_names_the_file(tmp_path, text):
-    """Bug: one bad file among fifty, and the error is PyYAML's, or a codec's, without a name."""
-    for name in ("fine", "broken"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "fine" / "SKILL.md").write_text("---\nname: fine\ndescription: y\n---\nBody")
-    (tmp_path / "broken" / "SKILL.md").write_bytes(text)
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "broken" / "SKILL.md"))) as error:
-        SkillBank.load(tmp_path)
-    assert "\n" not in str(error.value)
-
-
 # -- reading a review
-
 
 ARGUMENTS = {"reason": "all well"}
 
@@ -557,7 +248,7 @@ def test_a_call_is_read_after_the_thought_and_out_of_its_fence(text):
     result = review(text, bank_of(1), "footwear")
     thought = 0.0 if re.search("<think>.*</think>", text) else -0.5
     tags = 0.0 if "</think>```" not in text else -0.5
-    assert result["status"] == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
+    assert result.status == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
 
 
 def test_an_argument_may_mention_tags():
@@ -584,31 +275,28 @@ def test_only_the_tools_own_arguments_leave_the_parser(tool, extra, tmp_path):
     """Bug: a valid call with an extra argument ends the run, as that is hashed or written later; or moves the skill."""
     own = {"propose_skill": SHOE, "update_skill": {**SHOE, "skill_id": "footwear_0", "reason": "r"}}[tool]
     arguments = {**{key: own[key] for key in TOOLS[tool]}, **extra}
-    result = review(said(tool, arguments), bank_of(1, footwear=1), "footwear")
-    assert result["status"] in CHANGED and set(result["arguments"]) == set(TOOLS[tool])
-    edit, = edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    edit = review(said(tool, arguments), bank_of(1, footwear=1), "footwear", 1)
+    assert edit.changed and set(edit.arguments) == set(TOOLS[tool])
     assert hash(edit.identity) and edit.category == "footwear"
-    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [edit], [], WAYS))
-    assert report.lines_of(tmp_path / "edits.jsonl")[0]["arguments"] == result["arguments"]
+    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [SimpleNamespace(edit=edit)], [], WAYS))
+    assert report.lines_of(tmp_path / "edits.jsonl")[0]["arguments"] == edit.arguments
 
 
 def test_what_a_review_writes_is_stripped_and_valid_everywhere(tmp_path):
     """Bug: half a surrogate pair ends the run when edits.jsonl is written, and every --resume after it."""
     arguments = {**SHOE, "title": " Pick \ud83d ", "category": " general "}
-    result = review(said("propose_skill", arguments).replace("\\\\ud", "\\ud"), SkillBank(), "footwear")
-    edit, = edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    edit = review(said("propose_skill", arguments).replace("\\\\ud", "\\ud"), SkillBank(), "footwear", 1)
     assert edit.arguments["title"] == "Pick ?" and edit.category == "general" == edit.arguments["category"]
-    assert result["bank"].general_skills[0].title == "Pick ?"
-    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [edit], [edit], WAYS))
+    assert edit.bank.general_skills[0].title == "Pick ?"
+    report.append(tmp_path / "edits.jsonl", report.edit_rows(1, [SimpleNamespace(edit=edit)], [edit], WAYS))
     assert "Pick ?" in (tmp_path / "edits.jsonl").read_text()
 
 
 def test_an_update_of_a_general_skill_is_general_by_whatever_name():
     """Bug: the update of a general skill is confirmed on one family only; by id and by title it counts as two edits."""
-    bank, edits = bank_of(1, footwear=1), []
-    for target in ("general_0", "general title 0"):
-        result = review(said("update_skill", {**SHOE, "skill_id": target, "reason": "r"}), bank, "footwear")
-        edits += edits_of([SimpleNamespace(edit=result, task=1, family="footwear")])
+    bank = bank_of(1, footwear=1)
+    edits = [review(said("update_skill", {**SHOE, "skill_id": target, "reason": "r"}), bank, "footwear")
+             for target in ("general_0", "general title 0")]
     assert [edit.category for edit in edits] == ["general"] * 2 and edits[0].identity == edits[1].identity
 
 
@@ -616,16 +304,15 @@ def test_nothing_said_ends_a_run(tmp_path):
     """Bug: a mutated review passes the parser and raises in the log, the commit or the printed story."""
     rng, bank, path = random.Random(1), bank_of(2, footwear=2), tmp_path / "edits.jsonl"
     for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(1500)]):
-        result = review(text, bank, "footwear")
-        episode = SimpleNamespace(edit=result, task=number, family="footwear", review=text, reward=0.0, won=False,
-                                  score=0, turns=[], messages=("s", "u"), transcript=lambda text=text: text)
+        episode = SimpleNamespace(edit=review(text, bank, "footwear", number), review=text, won=False, score=0,
+                                  turns=[], messages=("s", "u"), transcript=lambda text=text: text)
         edits = edits_of([episode])
         for edit in edits:
             hash(edit.identity)
             edit.utility = 1.0
         committed = commit(bank, edits) if number % 7 == 0 else []
-        report.append(path, report.edit_rows(number, edits, committed, WAYS))
-        report.sample(tmp_path / "sample.txt", [episode], edits, committed, [0.0])
+        report.append(path, report.edit_rows(number, [episode], committed, WAYS))
+        report.sample(tmp_path / "sample.txt", [episode], committed, [0.0])
         assert isinstance(report.story([episode], edits, committed), str)
     assert len(report.lines_of(path)) > 100
 
@@ -648,16 +335,16 @@ def test_unreadable_calls(text):
     """Bug: two calls count as one, or half a call as a valid edit with empty arguments."""
     name, arguments, error = parse_tool_call(text)
     assert name is None and arguments is None and isinstance(error, str) and "\n" not in error
-    assert review(text, SkillBank(), "footwear")["status"] == "parse_error"
+    assert review(text, SkillBank(), "footwear").status == "parse_error"
 
 
 def test_review_edits_a_copy():
     """Bug: 64 reviews of one iteration edit one bank, each on top of the others."""
     bank = bank_of(1)
     result = review(said("propose_skill", SHOE), bank, "footwear")
-    assert (result["status"], result["arguments"], result["name"]) == ("added", SHOE, "propose_skill")
-    assert len(bank.skills()) == 1 and len(result["bank"].skills()) == 2
-    assert review(said("propose_skill", SHOE), bank, "apparel")["status"] == "invalid_arguments"
+    assert (result.status, result.arguments, result.name) == ("added", SHOE, "propose_skill")
+    assert len(bank.skills()) == 1 and len(result.bank.skills()) == 2
+    assert review(said("propose_skill", SHOE), bank, "apparel").status == "invalid_arguments"
 
 
 KEEP = {"reason": "fine"}
@@ -748,26 +435,26 @@ def test_nothing_said_breaks_anything(tmp_path):
     bank = bank_of(3, footwear=1)
     for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(4000)]):
         result = review(text, bank, "footwear")
-        assert result["status"] in SHAPING, text[:200]
+        assert result.status in SHAPING, text[:200]
         assert -7.0 <= shaping(text, result) <= 0.1
-        seen.add(result["status"])
-        if result["status"] in ("added", "updated"):
-            for skill in result["bank"].skills():
+        seen.add(result.status)
+        if result.status in ("added", "updated"):
+            for skill in result.bank.skills():
                 skill.line().encode("utf-8")  # the tokenizer takes nothing else
             if number % 5 == 0:  # now and then it stays, so that later reviews meet odd skills
-                bank = result["bank"]
+                bank = result.bank
                 bank.save(path)
                 assert SkillBank.load(path) == bank
                 assert len({s.skill_id for s in bank.skills()}) == len(bank.skills())
         else:
-            assert result["bank"].to_dict() == bank.to_dict()
+            assert result.bank.to_dict() == bank.to_dict()
     assert seen == set(SHAPING), "the mutations must reach every status"
 
 
 def test_half_a_surrogate_pair_is_replaced(tmp_path):
     """Bug: JSON's \\ud800 passes the parser, and the tokenizer raises on it when the skill is probed."""
     text = said("propose_skill", SHOE).replace("Choose", "Cho\\ud83dose 💰 \\ud83d\\udcb0")
-    bank = review(text, SkillBank(), "footwear")["bank"]
+    bank = review(text, SkillBank(), "footwear").bank
     assert bank.skills()[0].title == "Cho?ose 💰 💰 the size first"
     bank.common_mistakes = [{"description": "half \ud800"}]  # came with a file: kept, as JSON spells it
     bank.save(tmp_path / "skills.json")
@@ -796,9 +483,11 @@ def test_what_we_write_we_read():
 # -- commit
 
 
-def edit(task, utility, title, name="propose_skill", **more):
-    arguments = dict(SHOE, title=title, principle=f"principle of {title}", **more)
-    return SimpleNamespace(task=task, family="footwear", name=name, arguments=arguments, utility=utility, skill_id="?")
+def edit(bank, task, utility, title, name="propose_skill", **more):
+    """An edit that was tried on a bank, and what its probes said."""
+    made = bank.tried(name, dict(SHOE, title=title, principle=f"principle of {title}", **more), "footwear", task)
+    made.utility = utility
+    return made
 
 
 def titles(bank):
@@ -809,8 +498,9 @@ def test_commit_positive():
     """Bug: harmful edits get in, four rollouts of a task add four wordings of a skill, or a duplicate blocks a task."""
     bank = SkillBank()
     bank.apply("propose_skill", dict(SHOE, title="old", principle="old"), "footwear")
-    edits = [edit(1, 0.2, "second of 1"), edit(1, 0.5, "best of 1"), edit(2, 0.0, "no effect"), edit(3, -0.5, "harm"),
-             edit(4, 0.3, "best OF 1"), edit(5, 0.9, "old"), edit(5, 0.1, "next of 5"), edit(6, 0.01, "slight")]
+    edits = [edit(bank, *row) for row in (
+        (1, 0.2, "second of 1"), (1, 0.5, "best of 1"), (2, 0.0, "no effect"), (3, -0.5, "harm"),
+        (4, 0.3, "best OF 1"), (5, 0.9, "old"), (5, 0.1, "next of 5"), (6, 0.01, "slight"))]
     committed = commit(bank, edits)
     assert [e.arguments["title"] for e in committed] == ["best of 1", "next of 5", "slight"]
     assert titles(bank) == ["old", "slight", "next of 5", "best of 1"]  # the best last: it was probed as the newest
@@ -821,14 +511,15 @@ def test_commit_updates_and_lost_targets():
     """Bug: two updates of one skill by its old title: the second has nothing to update and must be dropped."""
     bank = bank_of(footwear=1)
     reason = dict(skill_id="footwear title 0", reason="r")
-    edits = [edit(1, 0.2, "worse", "update_skill", **reason), edit(2, 0.5, "better", "update_skill", **reason)]
+    edits = [edit(bank, 1, 0.2, "worse", "update_skill", **reason),
+             edit(bank, 2, 0.5, "better", "update_skill", **reason)]
     assert commit(bank, edits) == edits[1:] and titles(bank) == ["better"]
 
 
 def test_commit_none_and_all():
     """Bug: the ablation without commits grows a bank after all; `all` drops what did not help."""
-    edits = [edit(1, -0.5, "harm"), edit(1, 0.5, "good"), edit(2, 0.0, "GOOD"), edit(2, 0.0, "idle")]
     bank = SkillBank()
+    edits = [edit(bank, *row) for row in ((1, -0.5, "harm"), (1, 0.5, "good"), (2, 0.0, "GOOD"), (2, 0.0, "idle"))]
     assert commit(bank, edits, "none") == [] and titles(bank) == []
     assert commit(bank, edits, "all") == [edits[0], edits[1], edits[3]]
     assert titles(bank) == ["harm", "good", "idle"]
@@ -845,6 +536,6 @@ def test_commit_takes_only_the_better_of_two_updates_of_a_skill():
     """Bug: two tasks update dyn_001, and the worse text, measured on a bank that is no more, overwrites the better."""
     bank = SkillBank()
     bank.apply("propose_skill", dict(SHOE, title="old", principle="old"), "footwear")
-    updates = [edit(task, utility, title, name="update_skill", skill_id="dyn_001", reason="vague")
+    updates = [edit(bank, task, utility, title, name="update_skill", skill_id="dyn_001", reason="vague")
                for task, utility, title in ((1, 0.05, "worse"), (2, 1.5, "better"))]
     assert [e.utility for e in commit(bank, updates)] == [1.5] and titles(bank) == ["better"]

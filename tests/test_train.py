@@ -2,11 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -17,31 +17,35 @@ import envs
 import policy as policies
 import train
 from dualadv_grpo import ACT, FORCED, REVIEW
-from lib.chat import read_chats
 from skillbank import SkillBank
+from tests.real import ROOT
 from tools import runs
 from worlds.webshop import catalogue
 
-ROOT = Path(__file__).parents[1]
-SMALL = ("--tasks 1 --group 2 --cold_start 2 --sft_batch 2 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
+SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
          "--context 1500 --save_every 1 --commit all --probes 1 --lr 1e-3").split()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(train_in_process):
-    return partial(train_in_process, SMALL, 4)
-
-
-@pytest.fixture
-def proposing(monkeypatch):
     """Every review becomes a proposal named after what the policy said: a random policy would never make one."""
 
-    def review(text, bank, family):
+    def review(text, bank, family, task):
         arguments = {"category": family, "title": f"Rule {text}", "principle": f"Do {text}", "when_to_apply": "always",
                      "evidence": "none"}
-        return {**bank.apply("propose_skill", arguments, family, copy_bank=True), "arguments": arguments}
+        return bank.tried("propose_skill", arguments, family, task)
 
-    monkeypatch.setattr(envs, "review", review)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envs, "review", review)
+        yield partial(train_in_process, SMALL, 4)
+
+
+@pytest.fixture(scope="module")
+def saved(run, tmp_path_factory):
+    """A run of one iteration. Tests that go on with it take a copy."""
+    out = tmp_path_factory.mktemp("runs") / "saved"
+    run(out, "--steps", "1", "--eval_every", "0")
+    return out
 
 
 def everything(out):
@@ -59,21 +63,21 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, proposing, run):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, run):
     """nano-aha skips one draw too few on resume and repeats a batch; others save weights only, or no RNG state.
 
     Weights, optimiser moments, bank, sampled tasks, losses, evaluations: equal to the last bit on a CPU.
     """
-    run(tmp_path / "whole", "--steps", "3", "--eval_every", "2")
+    run(tmp_path / "whole", "--steps", "2", "--eval_every", "2")
     run(tmp_path / "parts", "--steps", "1", "--eval_every", "2")
     with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:  # a step that was logged but not saved
         file.write('{"step": 2, "success": 1.0}\n{"step": 3, "suc')
-    run(tmp_path / "parts", "--steps", "3", "--eval_every", "2", "--resume")
+    run(tmp_path / "parts", "--steps", "2", "--eval_every", "2", "--resume")
     whole, parts = everything(tmp_path / "whole"), everything(tmp_path / "parts")
     assert equal(whole[0], parts[0]) and equal(whole[1], parts[1])
-    assert whole[2:] == parts[2:] and whole[4] == 3
+    assert whole[2:] == parts[2:] and whole[4] == 2
     metrics = whole[3]
-    assert [line["step"] for line in metrics] == [0, 1, 2, 3]
+    assert [line["step"] for line in metrics] == [0, 1, 2]
     assert "eval_success" in metrics[0] and "eval_success" in metrics[2]  # a baseline before any update
     assert len(SkillBank.load(tmp_path / "whole" / "skills.json").skills()) == metrics[-1]["skills"] > 1
     assert all(line["edits"] == line["committed"] == 2 and line["tokens"] > 0 for line in metrics[1:])
@@ -84,9 +88,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("where", ["save_file", "trainer", "rename", "latest"])
-def test_a_kill_during_saving_leaves_the_last_good_checkpoint(where, tmp_path, monkeypatch, proposing, run):
+def test_a_kill_during_saving_leaves_the_last_good_checkpoint(where, saved, tmp_path, monkeypatch, run):
     """A checkpoint that is half written, or a pointer to one, loses the whole run."""
-    run(tmp_path, "--steps", "1", "--eval_every", "0")
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     before = everything(tmp_path)
 
     def die(*args, **kwargs):
@@ -129,77 +133,9 @@ def test_sigkill_at_random_moments(tmp_path):
     assert equal(calm[0], hunted[0]) and equal(calm[1], hunted[1]) and calm[2:] == hunted[2:]
 
 
-def test_the_cold_start_learns_and_takes_chats_from_a_file(tmp_path, monkeypatch, capsys, run):
-    """--sft_data must go the same way as the scripted transcripts; its loss has to fall below the scripted start."""
-    chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day to you"}]}
-    (tmp_path / "chats.jsonl").write_text(json.dumps(chat) + "\n")
-    flags = ["--sft_data", str(tmp_path / "chats.jsonl"), "--sft_lr", "5e-3", "--steps", "0", "--eval_every", "0"]
-    losses = []
-    for steps in ("1", "30"):
-        run(tmp_path / f"run{steps}", *flags, "--cold_start", steps)
-        losses.append(float(capsys.readouterr().out.split("loss ")[-1].split()[0]))
-    assert losses[0] > 5 and losses[1] < 1
-    policy = policies.load(str(tmp_path / "run30" / "reference"))
-    session = policies.Session(policy, 1, 64)
-    session.feed([0], [policy.chat.opening("", "hello")])
-    (ids, _), = session.sample([0], 20, temperature=0)
-    assert policy.chat.decode(ids) == "good day to you<|im_end|>"  # the stop token was learned, too
-
-
-@pytest.mark.parametrize("line, what", [
-    ("not json", "line 2"), ('{"chat": []}', "line 2"),
-    ('{"messages": [{"role": "user", "content": "a"}]}', "alternate"),
-    ('{"messages": [{"role": "assistant", "content": "a"}]}', "alternate"), ('{"messages": "hi"}', "line 2"),
-    ('{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "b"}]}', "no text"),
-])
-def test_malformed_chats_are_reported_with_their_line(line, what, tmp_path):
-    """A broken line in a file of thousands used to be a KeyError without its number."""
-    good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
-    (tmp_path / "chats.jsonl").write_text(good + line + "\n")
-    with pytest.raises(ValueError, match=what) as error:
-        read_chats(tmp_path / "chats.jsonl")
-    assert "\n" not in str(error.value) and "chats.jsonl" in str(error.value)
-
-
-def test_help_shows_every_knob_with_its_default(capsys):
-    """nanoGPT's --help is an AssertionError."""
-    with pytest.raises(SystemExit) as stop:
-        train.read_flags(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert stop.value.code == 0
-    for field in fields(train.Flags)[:-1]:  # the last holds the world's own flags
-        assert f"--{field.name} " in text and f"(default: {field.default!r}" in text
-
-
-@pytest.mark.parametrize("flags", [["--nonsense"], ["--lr", "fast"], ["--tasks", "0"], ["--commit", "maybe"],
-                                   ["--temperature", "-1"], ["--lr", "nan"], ["--advantage", "triple"],
-                                   ["--step", "3"]])
-def test_a_wrong_flag_gets_one_line(flags, capsys):
-    """argparse prints forty lines of usage before it says what is wrong; and --step must not pass for --steps."""
-    with pytest.raises(SystemExit) as stop:
-        train.read_flags(flags)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and flags[0].lstrip("-") in error
-
-
-def test_the_data_decides_the_presets_wherever_it_is_named(monkeypatch):
-    """Bug: $WEBSHOP_DATA and --data are the same run with two utilities."""
-    assert train.read_flags([]).utility == train.read_flags(["--model", "tiny"]).utility == "graded"
-    monkeypatch.setenv("WEBSHOP_DATA", "real")
-    assert train.read_flags([]).utility == "both" and train.read_flags(["--env", "alfworld"]).utility == "success"
-
-
-def test_flags_win_over_presets():
-    """A preset that overrode a flag would make a run lie about its settings."""
-    assert train.read_flags(["--model", "tiny"]).lr == train.PRESETS["tiny"]["lr"]
-    assert train.read_flags(["--model", "tiny", "--lr", "0.5"]).lr == 0.5
-    assert train.read_flags(["--model", "somewhere/else"]).lr == train.Flags.lr
-    assert train.read_flags(["--model", "somewhere/else"]).out == "runs/webshop-else"
-
-
 @pytest.mark.parametrize("flags, what", [
     (["--data", "/no/such/place"], "/no/such/place"), (["--model", "/no/such/model"], "/no/such/model"),
-    (["--env", "chess"], "chess"), (["--device", "quantum"], "quantum"), (["--sft_data", "/no/chats"], "/no/chats"),
+    (["--env", "chess"], "chess"), (["--device", "quantum"], "quantum"),
     (["--context", "400", "--eval_every", "0"], "--context"),
 ])
 def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, capsys, run):
@@ -210,27 +146,26 @@ def test_bad_input_ends_with_one_line_and_no_traceback(flags, what, tmp_path, ca
     assert message.startswith("train.py: ") and what in message and "\n" not in message
 
 
-def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(tmp_path, monkeypatch, run):
+def test_a_run_is_not_overwritten_and_not_resumed_under_other_flags(saved, tmp_path, run):
     """Starting anew in a finished run's directory would lose it; resuming with another lr would lie about it.
 
     And a run that forgets its --data must not go on in the made-up shop, nor the other way round.
     """
     other = catalogue.make(tmp_path / "other_shop", products=120, seed=5)
-    tmp_path /= "run"
-    run(tmp_path, "--steps", "0", "--eval_every", "0")
-    before = everything(tmp_path)
+    before = everything(saved)
     again = ["--resume", "--eval_every", "0"]
-    for flags, what in ((["--steps", "0"], "--resume"), ([*again, "--clip", "0.3"], "clip 0.2"),
+    for flags, what in ((["--steps", "1"], "--resume"), ([*again, "--clip", "0.3"], "clip 0.2"),
                         ([*again, "--data", str(other)], "made-up")):
         with pytest.raises(SystemExit) as stop:
-            run(tmp_path, *flags)
+            run(saved, *flags)
         assert what in str(stop.value.code) and "\n" not in str(stop.value.code)
-    assert equal(before[0], everything(tmp_path)[0])
+    assert equal(before[0], everything(saved)[0])
 
 
-@pytest.mark.parametrize("advantage", ["dual", "single", "act_only"])
-def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, proposing, run):
-    """dual: reviews paid in S, scaled; single: one advantage for all; act_only: reviews get none."""
+@pytest.mark.parametrize("kind, flags", [("dual", []), ("single", ["--advantage", "single"]),
+                                         ("act", ["--skill_weight", "0"])], ids=["dual", "single", "act"])
+def test_the_ablation_is_a_flag(kind, flags, tmp_path, monkeypatch, run):
+    """dual: reviews paid in S, scaled; single: one advantage for all; with a weight of 0 reviews get none."""
     seen = []
 
     def update(model, reference, optimizer, segments, advantages, *rest):
@@ -242,13 +177,13 @@ def test_the_ablation_is_a_flag(advantage, tmp_path, monkeypatch, proposing, run
 
     monkeypatch.setattr(train.grpo, "update", update)
     monkeypatch.setattr(train, "shaping", lambda text, result: float(len(text) % 7) + 0.1 * len(seen))
-    run(tmp_path, "--steps", "3", "--group", "4", "--eval_every", "0", "--advantage", advantage)
+    run(tmp_path, "--steps", "1", "--group", "4", "--eval_every", "0", *flags)
     act, skill = zip(*seen)
-    if advantage == "dual":
+    if kind == "dual":
         assert act != skill and any(skill) and max(map(abs, skill)) <= 0.2 * 1.51  # (n - 1) / sqrt(n), n = 4
-    if advantage == "single":
+    if kind == "single":
         assert act == skill and any(act)
-    if advantage == "act_only":
+    if kind == "act":
         assert not any(skill)
 
 

@@ -96,7 +96,7 @@ def test_a_lora_run_trains_resumes_and_keeps_no_second_model(tmp_path, monkeypat
     update = train.grpo.update
     monkeypatch.setattr(train.grpo, "update", lambda model, reference, *rest: (
         references.append((model, reference)), update(model, reference, *rest))[1])
-    monkeypatch.setattr(envs.Episode, "reward", property(lambda self: float(sum(len(t.text) for t in self.turns))))
+    monkeypatch.setattr(envs.Episode, "rewards", lambda self, graded: [float(len(t.text)) for t in self.turns])
     run(tmp_path / "whole", monkeypatch, "--steps", "3")
     run(tmp_path / "parts", monkeypatch, "--steps", "1")
     run(tmp_path / "parts", monkeypatch, "--steps", "3", "--resume")

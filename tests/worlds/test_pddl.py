@@ -1,31 +1,25 @@
-"""Tests of worlds/alfworld/pddl.py: the stock engine's answers without the stock engine."""
+"""Tests of worlds/alfworld/pddl.py without the stock engine; test_stock.py plays both side by side."""
 
 import copy
 import gc
 import gzip
 import json
-import os
 import random
 import re
 import time
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from conftest import REAL_HOUSE
 
-from tools.stock import made, walk_both
+from tests.real import GOLDEN
 from worlds import GameError
-from worlds.alfworld import pddl, rooms
+from worlds.alfworld import pddl
 from worlds.alfworld.pddl import GameFile
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parent / "golden" / "alfworld_game.json.gz").read_bytes()))
-REAL = sorted(REAL_HOUSE.glob("json_2.1.1/*/*/*/game.tw-pddl"))
-stock = pytest.mark.skipif(find_spec("textworld") is None, reason="no textworld: pip install alfworld brings it")
+RECORDED = json.loads(gzip.decompress((GOLDEN / "alfworld_game.json.gz").read_bytes()))
 
 
 def golden(**changes):
-    return GameFile({**copy.deepcopy(GOLDEN["game"]), **changes}, "a/game.tw-pddl")
+    return GameFile({**copy.deepcopy(RECORDED["game"]), **changes}, "a/game.tw-pddl")
 
 
 def test_a_real_game_answers_as_the_stock_engine_did():
@@ -35,40 +29,17 @@ def test_a_real_game_answers_as_the_stock_engine_did():
     invalid commands and a win.
     """
     play = golden().start()
-    for step in GOLDEN["walk"]:
+    for step in RECORDED["walk"]:
         if step["command"]:
             play.step(step["command"])
         assert (play.feedback, play.commands, play.won) == (step["feedback"], step["commands"], step["won"])
     assert play.won
 
 
-@stock
-def test_random_walks_equal_the_stock_engine(tmp_path):
-    """Bug: an action that is offered or withheld, a list in another order, an effect that is forgotten."""
-    before = os.environ.get("ALFWORLD_DATA")
-    for path, walkthrough in made(tmp_path, [(rooms.FAMILIES[4], 11, False), (rooms.FAMILIES[1], 7, True)]):
-        walk_both(path, 25, random.Random(1), walkthrough)
-    for path in REAL[7::80]:
-        walk_both(path, 15, random.Random(2))
-    if before is not None:
-        os.environ["ALFWORLD_DATA"] = before  # import alfworld changes it
-
-
-@stock
-@pytest.mark.slow
-def test_random_walks_equal_the_stock_engine_on_all_games_at_hand(tmp_path):
-    """As above: all real games that are there, and ten generated games of each family."""
-    games = [(family, seed, seed % 2 == 1) for family in rooms.FAMILIES for seed in range(100, 110)]
-    for path, walkthrough in made(tmp_path, games):
-        walk_both(path, 40, random.Random(3), walkthrough)
-    for path in REAL:
-        walk_both(path, 40, random.Random(4))
-
-
 def test_episodes_side_by_side_do_not_disturb_each_other():
     """Bug: shared facts. A group plays the same game eight times at once."""
     game = golden()
-    commands = [step["command"] for step in GOLDEN["walk"][1:]]
+    commands = [step["command"] for step in RECORDED["walk"][1:]]
     alone = [game.start()]
     for command in commands:
         alone[0].step(command)
@@ -78,7 +49,7 @@ def test_episodes_side_by_side_do_not_disturb_each_other():
             play.step(command if j % 2 == 0 else commands[-i])
     fresh = game.start()
     assert all(play.won and play.facts == alone[0].facts for play in plays[::2])
-    assert (fresh.feedback, fresh.commands) == (GOLDEN["walk"][0]["feedback"], GOLDEN["walk"][0]["commands"])
+    assert (fresh.feedback, fresh.commands) == (RECORDED["walk"][0]["feedback"], RECORDED["walk"][0]["commands"])
 
 
 def test_a_thousand_resets_leave_nothing_behind():
@@ -104,7 +75,7 @@ def test_steps_and_loads_are_fast():
     start, steps = time.process_time(), 0
     for _ in range(5):
         play = game.start()
-        for step in GOLDEN["walk"][1:]:
+        for step in RECORDED["walk"][1:]:
             play.step(step["command"])
             steps += 1
     assert load < 0.5 and (time.process_time() - start) / steps < 0.003
@@ -197,7 +168,7 @@ def test_a_damaged_game_plays_or_is_refused():
     rng, refused = random.Random(0), 0
     for _ in range(300):
         part = rng.choice(["pddl_domain", "pddl_problem", "grammar"])
-        words = re.split(r"(\W)", GOLDEN["game"][part])
+        words = re.split(r"(\W)", RECORDED["game"][part])
         for _ in range(rng.randint(1, 3)):
             words[rng.randrange(len(words))] = rng.choice(["", "(", ")", "#", "-", "}", rng.choice(words)])
         try:
@@ -224,7 +195,7 @@ def test_an_action_is_offered_if_one_of_its_ways_changes_something():
 def test_missing_parts_are_named():
     """Bug: KeyError: 'grammar'."""
     for part in ("pddl_domain", "pddl_problem", "grammar"):
-        data = {key: text for key, text in GOLDEN["game"].items() if key != part}
+        data = {key: text for key, text in RECORDED["game"].items() if key != part}
         with pytest.raises(GameError, match=part):
             GameFile(data, "x.tw-pddl")
 

@@ -5,18 +5,17 @@ import sys
 
 import pytest
 import torch
-from conftest import REAL_SHOP
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import envs
 import policy as policies
 import train
-from envs import Sampling, rollout
-from eval import evaluate, summary
+from envs import Sampling, evaluate, rollout
 from lib.models import shipped
 from skillbank import SkillBank
 from studies.lab import bank_of
 from tools.coldstart import demonstrations
+from tools.report import summary
 from worlds.webshop import catalogue
 from worlds.webshop.shopper import WAYS
 
@@ -33,21 +32,21 @@ def house():
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module")
-def real():
-    """The real shop."""
-    if not (REAL_SHOP / "items_shuffle_1000.json").is_file():
-        pytest.skip(f"no real WebShop data at {REAL_SHOP}")
-    return envs.make("webshop", "dev", data=REAL_SHOP)
+def bank_of(env, kind):
+    """A bank with every skill of a kind in each family."""
+    return SkillBank([], {family: [Skill(f"dyn_{i:03d}", text["title"], text["principle"], text["when_to_apply"])
+                                   for i, text in enumerate(env.ways.texts(family)) if text["kind"] == kind]
+                          for family in {env.family(task) for task in env.train_tasks}})
 
 
-@pytest.mark.parametrize("fixture", ["env", "house", "real"])
+@pytest.mark.parametrize("fixture", ["env", "house", "real_shop"])
 def test_it_is_small_and_opens_in_transformers(fixture, request):
     """Bug: a repository of a hundred megabytes; or weights that only our decoder can read."""
     env = request.getfixturevalue(fixture)
     tiny, folder = policies.load("tiny", world=env.home), shipped(env.home)
     assert tiny.model.cfg.hf["world"] == env.known
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= (12_000_000 if fixture == "real" else 6_000_000)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    assert size <= (12_000_000 if fixture == "real_shop" else 6_000_000)
     chat, = demonstrations(env, 1, seed=5)
     ids, _ = tiny.chat.transcript(chat)
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -62,7 +61,7 @@ def test_it_is_small_and_opens_in_transformers(fixture, request):
 
 def test_it_heeds_the_skills_in_its_prompt(env, tiny):
     """Bug: a checkpoint that ignores its skills: every utility is noise and the laptop has nothing to show."""
-    games = env.dev_tasks[:48]
+    games = env.dev_tasks[:24]
     none, useful, harmful = (summary(evaluate(tiny, env, bank_of(env, kind), games, HOW))["all"]["success"]
                              for kind in ("none", "useful", "harmful"))
     assert useful > none + 0.2 and harmful <= none, (none, useful, harmful)
@@ -80,8 +79,8 @@ def test_it_wins_generated_games_and_heeds_its_skills(house):
 def test_it_writes_all_kinds_of_skills(env, tiny):
     """Bug: reviews that do not parse, or that are all good already, leave nothing to learn."""
     episodes = rollout(tiny, env, env.train_tasks[:24], SkillBank(), sampling=Sampling(1.0, 96, 160, 3072, top_k=4))
-    written = [e.edit["arguments"] for e in episodes if e.edit["status"] == "added"]
-    assert len(written) >= 16, [e.edit["status"] for e in episodes]
+    written = [e.edit.arguments for e in episodes if e.edit.status == "added"]
+    assert len(written) >= 16, [e.edit.status for e in episodes]
     assert {WAYS.kind.get(WAYS.meaning(text)) for text in written} >= {"useful", "harmful"}
 
 
@@ -92,5 +91,5 @@ def test_it_is_refused_for_a_world_it_does_not_know(tmp_path, monkeypatch):
                                       str(tmp_path / "run")])
     with pytest.raises(SystemExit) as stop:
         train.main()
-    assert "--cold_start" in stop.value.code and "\n" not in stop.value.code
+    assert "python -m tools.coldstart" in stop.value.code and "\n" not in stop.value.code
     assert json.loads((shipped("webshop") / "config.json").read_text())["world"] == envs.make("webshop").describe()

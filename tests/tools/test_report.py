@@ -1,25 +1,25 @@
 """What a run leaves behind for people must be true and must survive a kill."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 
-from probes import Edit
+from skillbank import Edit, SkillBank
 from tools import report
 from worlds.webshop.shopper import WAYS
 
 
-def edit(title="new", utility=0.5, confirmed=None, episode=0):
+def edit(title="new", utility=0.5, confirmed=None):
     arguments = {"category": "a", "title": title, "principle": "p", "when_to_apply": "w", "evidence": "e"}
-    return Edit(episode, 7, "a", "propose_skill", arguments, None, "dyn_001", [1, 2], [0.0, 1.5], [1.75, 1.5], utility,
-                confirmed)
+    return Edit("added", "propose_skill", arguments, SkillBank(), "dyn_001", task=7, family="a", probes=[1, 2],
+                before=[0.0, 1.5], after=[1.75, 1.5], utility=utility, confirmed=confirmed)
 
 
-def episode(reward):
-    turns = [SimpleNamespace(text="<think>x</think>\n<action>search[a]</action>")]
+def episode(name="", edit=None, action="search[a]"):
+    turns = [SimpleNamespace(text=f"<think>x</think>\n<action>{action}</action>")]
     return SimpleNamespace(messages=("system", "Task: find it\nThe search page."), turns=turns, won=False, score=0.25,
-                           review="<think>y</think>call", edit={"status": "added"}, reward=reward,
-                           transcript=lambda: f"transcript {reward}")
+                           review="<think>y</think>call", edit=edit, transcript=lambda: f"transcript {name}")
 
 
 def test_lines_of_a_killed_iteration_are_cut(tmp_path):
@@ -35,18 +35,21 @@ def test_lines_of_a_killed_iteration_are_cut(tmp_path):
 
 def test_the_story_is_about_the_edit_that_was_committed():
     """Bug: the printed episode and the printed edit belong to two different episodes."""
-    edits = [edit("lucky", 0.9, -0.1, episode=0), edit("good", 0.4, 0.3, episode=1)]
-    told = report.story([episode(0), episode(1)], edits, [edits[1]])
+    edits = [edit("lucky", 0.9, -0.1), edit("good", 0.4, 0.3)]
+    episodes = [episode(edit=edits[0]), episode(edit=edits[1], action="search[b]")]
+    told = report.story(episodes, edits, [edits[1]])
     assert "on fresh probes +0.300: committed" in told and "0.00 -> 1.75, 1.50 -> 1.50" in told
-    assert "Task: find it" in told and "search page" not in told and "search[a]" in told
-    assert "not committed" in report.story([episode(0), episode(1)], edits, [])
-    assert "added" in report.story([episode(0)], [], [])
+    assert "Task: find it" in told and "search page" not in told and "search[b]" in told and "search[a]" not in told
+    told = report.story(episodes, edits, [])
+    assert "+0.900, on fresh probes -0.100: not committed" in told and "search[a]" in told
+    kept = episode(edit=Edit("kept", "keep_skill", {}, SkillBank()))
+    assert "    kept" in report.story([kept], [], []) and "none was asked for" in report.story([episode()], [], [])
 
 
 def test_the_sample_holds_the_best_and_the_worst_with_their_edits(tmp_path):
     """Bug: the fate of an edit is printed under another episode."""
-    edits = [edit(episode=2, utility=-0.25)]
-    report.sample(tmp_path / "s.txt", [episode(1.0), episode(9.0), episode(-1.0)], edits, [], [1.0, 9.0, -1.0])
+    episodes = [episode(1.0), episode(9.0), episode(-1.0, edit(utility=-0.25))]
+    report.sample(tmp_path / "s.txt", episodes, [], [1.0, 9.0, -1.0])
     text = (tmp_path / "s.txt").read_text()
     assert text.index("transcript 9.0") < text.index("transcript -1.0") < text.index("utility -0.250: not committed")
     assert "transcript 1.0" not in text
@@ -55,9 +58,11 @@ def test_the_sample_holds_the_best_and_the_worst_with_their_edits(tmp_path):
 def test_edits_keep_the_words_and_every_probe(tmp_path):
     """Bug: the log says what became of an edit, but not what it was."""
     one = edit()
-    report.append(tmp_path / "e.jsonl", report.edit_rows(4, [one], [one], WAYS))
+    episodes = [episode(), episode(edit=Edit("kept", "keep_skill", {}, SkillBank())), episode(edit=one)]
+    report.append(tmp_path / "e.jsonl", report.edit_rows(4, episodes, [one], WAYS))
     row, = report.lines_of(tmp_path / "e.jsonl")
-    assert row["step"] == 4 and row["arguments"] == one.arguments and row["committed"] and row["confirmed"] is None
+    assert (row["step"], row["episode"], row["task"], row["arguments"]) == (4, 2, 7, one.arguments)
+    assert row["committed"] and row["confirmed"] is None
     assert (row["probes"], row["before"], row["after"], row["utility"]) == ([1, 2], [0.0, 1.5], [1.75, 1.5], 0.5)
 
 
@@ -73,7 +78,7 @@ def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
                                                                       if i % 2 == 0 else {})} for i in range(8)])
     report.append(run / "edits.jsonl", [{"step": i, "utility": 0.1, "arguments": texts[i]} for i in range(1, 8)])
     (run / "config.json").write_text('{"env": "webshop"}')  # a run from before edits.jsonl had kinds
-    assert [edit["kind"] for edit in report.edits_of(run)] == [text["kind"] for text in texts[1:8]]
+    assert [edit["kind"] for edit in report.edits_in(run)] == [text["kind"] for text in texts[1:8]]
     report.plot([run, run], tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[1:4] == b"PNG"
     (run / "metrics.jsonl").write_text("")
@@ -99,3 +104,24 @@ def test_the_digest_counts_by_kind(tmp_path):
     assert "useful +0.10 (2), neutral +0.15 (2), harmful -1.00 (1)" in text
     assert "committed {'useful': 1, 'neutral': 0, 'harmful': 0}" in text
     assert "without confirmation {'useful': 1, 'neutral': 1, 'harmful': 0}" in text
+
+
+def test_a_part_that_comes_twice_counts_both_times(monkeypatch):
+    """Bug: an iteration's seconds do not add up to what it took."""
+    times = iter([0.0, 2.0, 3.0, 7.0])
+    monkeypatch.setattr(report.time, "perf_counter", lambda: next(times))
+    clock = report.Clock()
+    for part in ("act", "probe", "act"):
+        clock.lap(part)
+    assert clock.laps == {"act": 6.0, "probe": 1.0}
+
+
+def test_the_command_draws_and_tells(tmp_path, first, monkeypatch, capsys):
+    """Bug: the README's command for the curves does not run, or a directory that is no run is a traceback."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(sys, "argv", ["report", str(first), "--plot", str(tmp_path / "x.png")])
+    report.main()
+    assert (tmp_path / "x.png").is_file() and f"{first}: held-out success" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match=r"^tools.report: \S*none/metrics.jsonl cannot be read.*$"):
+        report.main()

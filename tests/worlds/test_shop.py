@@ -6,15 +6,12 @@ import json
 import random
 import shutil
 import time
-from pathlib import Path
 
 import pytest
-from conftest import REAL_SHOP
 
+from tests.real import GOLDEN, REAL_SHOP
 from worlds.webshop.shop import BM25, WebShop, analyze, reward, reward_parts, title_nouns, token_set_ratio
 
-ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = Path(__file__).resolve().parent / "golden"
 FORK = ("fork_synthetic_seed0", dict(human_goals=False, seed=0))
 ORIGINAL = ("orig_human_seed0_shuffle233", dict(human_goals=True, seed=0, shuffle_seed=233))
 DATA = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json", "nouns.json")
@@ -90,24 +87,17 @@ def test_golden_search(shop):
         assert [score for _, score in hits] == pytest.approx([score for _, score in case["hits"]], abs=1e-5)
 
 
-def real_data():
-    path = REAL_SHOP
-    trace = path.parent / "webshop_golden" / "trace_real_fork_synthetic_seed0.json"
-    if not path.is_dir() or not trace.is_file():
-        pytest.skip(f"no real WebShop data at {path} with its trace {trace}: set WEBSHOP_DATA to have this checked")
-    return path, trace
-
-
-def test_real_trace():
+def test_real_trace(real_shop):
     """What made-up products lack: 6,910 real goals, odd titles, long option lists."""
-    path, trace = real_data()
-    shop = WebShop(path)
-    assert differences(shop, json.loads(trace.read_text(encoding="utf-8")), after_done=False) == []
+    trace = REAL_SHOP.parent / "webshop_golden" / "trace_real_fork_synthetic_seed0.json"
+    if not trace.is_file():
+        pytest.skip(f"no {trace}")
+    assert differences(real_shop.shop.clone(), json.loads(trace.read_text(encoding="utf-8")), after_done=False) == []
 
 
-def test_real_goals_nobody_wins():
+def test_real_goals_nobody_wins(real_shop):
     """A change to colours or fuzzy matching would change how many goals no choice of options can win."""
-    shop = WebShop(real_data()[0])
+    shop = real_shop.shop
     assert len(shop.goals) == 6910
     assert sum(not shop.winnable(index) for index in range(len(shop.goals))) == 458
 

@@ -15,7 +15,7 @@ import train
 from forks import gigpo
 from skillbank import SkillBank
 from studies import ablations
-from tools import coldstart, report
+from tools import coldstart, report, targets
 from tools.flags import parse
 from worlds.webshop import catalogue
 
@@ -72,7 +72,7 @@ def test_every_command_is_one_that_its_program_takes(part, tmp_path, monkeypatch
             run.mkdir(parents=True, exist_ok=True)
             (run / "latest").write_text("step_00005\n")
             with pytest.raises(SystemExit, match="checkpoint"):  # it came as far as looking for the weights
-                evaluation.read_flags(argv)
+                targets.evaluation(evaluation.PROTOCOLS, argv)
     assert runs == seeds
 
 

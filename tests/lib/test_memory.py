@@ -1,5 +1,9 @@
 """Tests of lib/memory.py: a rollout's memory is known before it starts."""
 
+import json
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 import envs
@@ -36,8 +40,8 @@ def test_short_memory_means_waves_and_the_same_episodes(policy, env, monkeypatch
     """Bug: death by memory in the middle of a rollout; or other episodes because fewer were played at once."""
     tasks = env.train_tasks[:6]
     whole = envs.rollout(policy, env, tasks, SkillBank(), sampling=HOW)
-    waves, play = [], envs.play
-    monkeypatch.setattr(envs, "play", lambda wave, *rest: (waves.append(len(wave)), play(wave, *rest)))
+    waves, play = [], envs.play_wave
+    monkeypatch.setattr(envs, "play_wave", lambda wave, *rest: (waves.append(len(wave)), play(wave, *rest)))
     needed = memory.of_rollout(policy.model.cfg, 2, 1500, 4, Session.PREFILL)
     monkeypatch.setattr(memory, "free", lambda device: needed / memory.SHARE + 1)
     parts = envs.rollout(policy, env, tasks, SkillBank(), sampling=HOW)
@@ -60,3 +64,17 @@ def test_what_cannot_fit_at_all_is_refused_with_the_numbers(policy, env, monkeyp
 def test_free_memory_is_a_figure_of_this_machine():
     """Bug: kilobytes for bytes."""
     assert 10**8 < memory.free("cpu") < 2**60 or memory.free("cpu") == 2**60
+
+
+def test_peak_memory_is_megabytes_everywhere(monkeypatch):
+    """Bug: `import resource` stops even --help on Windows; on macOS the figure is bytes and 1,024 times too large."""
+    usage = SimpleNamespace(ru_maxrss=3 * 2**20)
+    fake = SimpleNamespace(getrusage=lambda who: usage, RUSAGE_SELF=0)
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert memory.peak_mb() == 3 * 1024
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert memory.peak_mb() == 3
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_mb() == 0
+    assert json.dumps(memory.peak_mb())

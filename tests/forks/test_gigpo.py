@@ -1,0 +1,37 @@
+"""GiGPO: turns are compared with turns that saw the same page."""
+
+import math
+import sys
+
+import pytest
+
+import train
+from forks import gigpo
+from forks.gigpo import anchor_advantages
+from tools import report
+
+
+def test_step_level_advantages_worked_by_hand():
+    """Bug: returns are discounted forwards, an anchor is shared between two tasks, or a page seen once is compared."""
+    pages = [["home", "list", "list"], ["home", "item"], ["home", "list"]]
+    rewards = [[0.0, -0.5, 10.0], [0.0, 0.0], [0.0, 10.0]]
+    home, seen, other = anchor_advantages(pages, rewards, ["a", "a", "b"], gamma=0.5)
+    # Returns of task a: home (-0.5 + 10 / 2) / 2 = 2.25, list 4.5, list 10; home 0, item 0.
+    assert home == pytest.approx([1.125 / (2.25 / math.sqrt(2)), -math.sqrt(0.5), math.sqrt(0.5)], abs=1e-5)
+    assert seen == pytest.approx([-math.sqrt(0.5), 0.0], abs=1e-5)
+    assert other == [0.0, 0.0], "the only episode of its task has nothing to compare with"
+
+
+def test_it_trains_and_resumes_and_is_no_other_methods_run(random_tiny, tmp_path, monkeypatch, one_thread):
+    """Bug: the first example of a fork does not run; or train.py goes on with its run, and the figures are of both."""
+    monkeypatch.setattr("worlds.webshop.world.World.limit", 3)
+    flags = ("--tasks 1 --group 2 --cold_start 0 --eval_every 0 --act_tokens 8 --review_tokens 8 --context 1500 "
+             f"--lr 1e-3 --model {random_tiny} --out {tmp_path / 'run'}").split()
+    for more in (["--steps", "1"], ["--steps", "2", "--resume"]):
+        monkeypatch.setattr(sys, "argv", ["forks.gigpo", *flags, *more])
+        train.main(gigpo.Flags, gigpo.gigpo, "forks.gigpo")
+    rows = report.lines_of(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2] and all(row["review_sampled"] == row["edits"] == 0 for row in rows)
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags, "--steps", "3", "--reviews", "off", "--resume"])
+    with pytest.raises(SystemExit, match="train.py: --resume: .* was run with program forks.gigpo"):
+        train.main()

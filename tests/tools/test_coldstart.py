@@ -1,0 +1,196 @@
+"""The cold start: what is cut from a long transcript, and which tokens weigh more."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import policy as policies
+import train
+from tests.real import ROOT
+from tests.runs import die, ends
+from tools import coldstart, report, runs
+from tools.coldstart import shorten, weigh
+from tools.guard import UNFINISHED
+
+IDS = list(range(100, 120))
+SAID = [i in (4, 5, 8, 9, 10, 13, 18, 19) for i in range(20)]  # an opening of 4 tokens, four turns
+
+
+@pytest.mark.parametrize("limit, kept, trained", [
+    (20, range(20), [4, 5, 8, 9, 10, 13, 18, 19]),  # it fits
+    (19, [0, 1, 2, 3, *range(8, 20)], [13, 18, 19]),
+    (16, [0, 1, 2, 3, *range(8, 20)], [13, 18, 19]),
+    (15, [0, 1, 2, 3, *range(13, 20)], [18, 19]),
+    (10, range(10), [4, 5, 8, 9]),  # not two turns fit behind the opening
+])
+def test_a_long_transcript_keeps_its_task_and_its_end(limit, kept, trained):
+    """Bugs: the end is cut instead, and with it the review: a model that lost never saw how one reviews a loss; what
+    follows the task is trained although the turns before it are gone: a model that begins in the middle."""
+    ids, said = shorten(IDS, SAID, limit)
+    assert ids == [IDS[i] for i in kept] and [id for id, mine in zip(ids, said) if mine] == [IDS[i] for i in trained]
+    assert len(ids) == len(said) <= limit
+
+
+def test_a_transcript_without_an_answer_is_cut():
+    """Bug: --chats with a chat that nobody answers ends the cold start with an IndexError."""
+    assert shorten([1, 2, 3], [False] * 3, 2) == ([1, 2], [False] * 2)
+
+
+def test_copied_words_weigh_more_and_given_ones_nothing():
+    """Bug: the weight of a word comes from its own turn, or every bracket of the rules counts as copied."""
+    ids, said = [7, 1, 2, 3, 3, 7, 9, 9, 4, 9], [False] * 3 + [True] * 4 + [False] * 2 + [True]
+    assert weigh(ids, said, {7}, 5.0) == [0, 0, 0, 1, 1, 1, 1, 0, 0, 5.0]  # 3 was never given, 7 is of the rules
+    assert weigh(ids, said, {7}, 1.0) == [float(mine) for mine in said]
+
+
+def test_a_task_longer_than_the_context_is_one_line(env, tmp_path):
+    """Bug: a division by zero, or NaN in every weight, after the model has been loaded for minutes."""
+    flags = coldstart.Flags(steps=1, batch=1, context=8, out=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="nothing to learn in 8 tokens .* raise --context"):
+        coldstart.cold_start(policies.load("tiny"), env, flags)
+
+
+SHORT = "--batch 1 --lr 1e-3 --context 1500 --act_tokens 8 --review_tokens 8".split()
+
+
+@pytest.fixture
+def make(random_tiny, monkeypatch):
+    """make(out, *flags): `python -m tools.coldstart` in this process."""
+
+    def command(out, *flags):
+        monkeypatch.setattr(sys, "argv", ["coldstart", "--model", random_tiny, *SHORT, "--out", str(out), *flags])
+        coldstart.main()
+
+    return command
+
+
+@pytest.fixture
+def brief(random_tiny, monkeypatch):
+    """The cold start of train.py with one transcript per step."""
+    monkeypatch.setitem(coldstart.PRESETS, random_tiny, dict(batch=1, lr=1e-3))
+
+
+def test_it_learns_from_chats_in_a_file(tmp_path, capsys, make):
+    """Bug: --chats goes another way than the scripted transcripts; its loss has to fall below the scripted start."""
+    chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day to you"}]}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(chat) + "\n")
+    losses = []
+    for steps in ("1", "30"):
+        make(tmp_path / steps, "--chats", str(tmp_path / "chats.jsonl"), *"--lr 5e-3 --batch 2 --steps".split(), steps)
+        losses.append(float(capsys.readouterr().out.split("loss ")[-1].split()[0]))
+    assert losses[0] > 5 and losses[1] < 1
+    policy = policies.load(str(tmp_path / "30"))
+    session = policies.Session(policy, 1, 64)
+    session.feed([0], [policy.chat.opening("", "hello")])
+    (ids, _), = session.sample([0], 20, temperature=0)
+    assert policy.chat.decode(ids) == "good day to you<|im_end|>"  # the stop token was learned, too
+
+
+def test_a_finished_cold_start_is_not_taken_for_another_runs(run, brief, tmp_path, monkeypatch, capsys):
+    """Bug: killed in its baseline, a run is begun again with other flags, and its old reference is used for the KL."""
+    flags = "--eval_every 1 --eval_tasks 2 --cold_start 2".split()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "dev_games", die)
+        assert ends(run, tmp_path / "run", *flags)[1] == 130
+    assert "holds a run" in ends(run, tmp_path / "run", "--cold_start", "3")[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save", die)  # killed again, after the baseline
+        assert ends(run, tmp_path / "run", *flags, "--resume")[1] == 130
+    (tmp_path / "run" / UNFINISHED).write_bytes(b"left over")
+    with monkeypatch.context() as patch:
+        patch.setattr(coldstart, "cold_start", lambda *rest: pytest.fail("the cold start was made twice"))
+        run(tmp_path / "run", *flags, "--resume")
+    assert [row["step"] for row in report.lines_of(tmp_path / "run" / "metrics.jsonl")] == [0, 1]
+    assert not (tmp_path / "run" / UNFINISHED).exists()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon", "lora"])
+def test_a_cold_start_goes_on_bit_for_bit(kind, run, make, brief, tmp_path, monkeypatch, capsys):
+    """Bug: a kill after 40 minutes of cold start loses all of it; or moments, losses or the schedule start anew."""
+    monkeypatch.setattr(coldstart, "EVERY", 0)
+
+    def begin(name, *more):  # LoRA is train.py's
+        if kind == "lora":
+            run(tmp_path / name, "--cold_start", "4", "--steps", "0", "--lora", "2", *more)
+        else:
+            make(tmp_path / name, "--steps", "4", *(["--muon", "0.01"] if kind == "muon" else []), *more)
+
+    def losses():
+        printed = capsys.readouterr().out
+        return printed, [line.partition(",")[0] + line[line.find("loss"):].partition(",")[0]
+                         for line in printed.splitlines() if "loss" in line]
+
+    begin("whole")
+    _, whole = losses()
+    assert not (tmp_path / "whole" / UNFINISHED).exists(), "a finished cold start removes its file"
+    step, count = coldstart.sft_step, []
+
+    def killed(*rest):
+        count.append(1)
+        return step(*rest) if len(count) <= 2 else die()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coldstart, "sft_step", killed)
+        assert ends(begin, "parts")[1] == 130
+    assert "part of the cold start is saved" in capsys.readouterr().err
+    assert "--resume" in ends(begin, "parts")[0], "it is not begun again in silence"
+    if kind != "lora":
+        line, _ = ends(begin, "parts", "--resume", "--lr", "0.5")
+        assert "was begun with lr 0.001, this is 0.5" in line and "\n" not in line
+    losses()
+    begin("parts", "--resume")
+    printed, parts = losses()
+    assert parts == whole[2:] and "going on after 2 steps" in printed and "min left" in printed
+    one, two = (policies.load(str(tmp_path / name / ("reference" if kind == "lora" else ""))).model.state_dict()
+                for name in ("whole", "parts"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_what_stands_in_its_way_is_named(make, tmp_path, monkeypatch):
+    """Bug: half a file and a traceback of zipfile; or a directory of something else is replaced by a checkpoint."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / UNFINISHED).write_bytes(b"PK\x03")
+    line, _ = ends(make, tmp_path / "broken", "--resume")
+    assert UNFINISHED in line and "delete it" in line and "\n" not in line
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").touch()
+    line, _ = ends(make, tmp_path / "thesis")
+    assert line.startswith("tools.coldstart: ") and "holds something else" in line and "\n" not in line
+    monkeypatch.setattr(sys, "argv", ["coldstart", "--env", "guess"])
+    assert "--out" in ends(coldstart.main)[0]
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_cold_start(tmp_path, random_tiny):
+    """The same with a real kill -9, wherever it falls."""
+    code = "import tools.coldstart as c; c.EVERY = 0; c.main()"
+    command = [sys.executable, "-c", code, "--model", random_tiny, *SHORT, "--steps", "40", "--out"]
+    subprocess.run([*command, str(tmp_path / "calm")], cwd=ROOT, check=True, capture_output=True)
+    resume: list = []
+    for seconds in (5, 6, 7, 8):
+        process = subprocess.Popen([*command, str(tmp_path / "hunted"), *resume], cwd=ROOT, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+        resume = ["--resume"] if (tmp_path / "hunted" / UNFINISHED).is_file() else []
+    if not (tmp_path / "hunted" / "config.json").is_file():
+        subprocess.run([*command, str(tmp_path / "hunted"), *resume], cwd=ROOT, check=True, capture_output=True)
+    one, two = (policies.load(str(tmp_path / name)).model.state_dict() for name in ("calm", "hunted"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("content, what", [
+    ('{"messages": [{"role": "user", "content": "caf\xe9"}]}\n'.encode("latin-1"), "line 1: is not UTF-8"),
+    (b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}\n', "list of parts"),
+    (None, "chats.jsonl"),
+])
+def test_other_peoples_chats_are_named(content, what, make, tmp_path):
+    """Bug: a codec's error without the file's name; or "roles are []" for content in parts."""
+    if content:
+        (tmp_path / "chats.jsonl").write_bytes(content)
+    line, _ = ends(make, tmp_path / "out", "--steps", "1", "--chats", str(tmp_path / "chats.jsonl"))
+    assert "chats.jsonl" in line and what in line and "\n" not in line

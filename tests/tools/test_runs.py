@@ -1,0 +1,222 @@
+"""A run directory: nothing in it is half written, and what is wrong with it is named."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import policy as policies
+import train
+from dualadv_grpo import AdamW
+from lib import checkpoints
+from skillbank import Skill, SkillBank
+from tests.runs import die, ends
+from tests.skills import bank_of
+from tools import report, runs
+from worlds.alfworld.rooms import FAMILIES
+from worlds.alfworld.world import World
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_resume_wants_a_run(run, tmp_path):
+    """Bug: --resume with a misspelt path begins a new run there, and the old one seems lost."""
+    line, _ = ends(run, tmp_path / "misspelt", "--resume")
+    assert "misspelt holds no run" in line and not (tmp_path / "misspelt").exists()
+
+
+def test_a_stray_file_beside_the_checkpoints_ends_no_training(run, begun):
+    """Bug: a file manager's .DS_Store in checkpoints/ ends the run at its next save, and again after every --resume."""
+    (begun / "checkpoints/.DS_Store").touch()
+    run(begun, "--steps", "2", "--eval_every", "0", "--resume")
+    assert (begun / "latest").read_text() == "step_00002\n"
+    assert not (begun / "checkpoints/step_00001").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_a_run(run, tmp_path, monkeypatch):
+    """Bug: it must be begun again by hand, or goes on under other flags."""
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save", die)
+        assert ends(run, tmp_path / "run")[1] == 130
+    assert (tmp_path / "run" / "config.json").is_file() and not (tmp_path / "run" / "latest").exists()
+    assert "lr" in ends(run, tmp_path / "run", "--resume", "--lr", "0.5")[0]
+    run(tmp_path / "run", "--resume")
+    assert (tmp_path / "run" / "latest").read_text() == "step_00001\n"
+
+
+@pytest.mark.parametrize("file, content", [
+    ("config.json", b""), ("config.json", b"[]"), ("config.json", b"\xff\xfe"), ("latest", b"step_00009"),
+    ("checkpoints/step_00001/trainer.pt", b"PK"), ("checkpoints/step_00001/model.safetensors", b"\x08"),
+    ("checkpoints/step_00001/skills.json", b"{"), ("metrics.jsonl", b'{"step": 0}\ntorn}\n{"step": 1}\n'),
+])
+def test_a_damaged_file_of_a_run_is_named(file, content, run, begun):
+    """Bug: a truncated trainer.pt or an empty config.json is a traceback of pickle or json without a name."""
+    (begun / file).write_bytes(content)
+    line, _ = ends(run, begun, "--steps", "2", "--resume")
+    assert Path(file).name in line and "\n" not in line and line.startswith("train.py: "), line
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 9, "x": {"a": 1}', b'{"step": 9', b"}", b'{"a": "\xc3', b'{"step": 1}',
+                                  b""])
+def test_a_torn_last_line_never_blocks_a_resume(torn, run, begun):
+    """Bug: a line torn after an inner } looks whole and ends every --resume."""
+    for name in runs.LOGS:
+        before = report.lines_of(begun / name)
+        with open(begun / name, "ab") as file:
+            file.write(torn)
+        assert report.lines_of(begun / name)[:len(before)] == before
+    run(begun, "--steps", "2", "--resume")
+    assert [row["step"] for row in report.lines_of(begun / "metrics.jsonl")][-1] == 2
+
+
+@pytest.mark.parametrize("state", [[], {}, {"step": 1, "optimizer": {}, "lora": {}}])
+def test_a_trainers_state_of_something_else_is_named(state, run, begun):
+    """Bug: trainer.pt can be read, and a KeyError comes of it."""
+    torch.save(state, begun / "checkpoints" / "step_00001" / "trainer.pt")
+    line, _ = ends(run, begun, "--steps", "2", "--resume")
+    assert "trainer.pt" in line and "\n" not in line
+
+
+def test_a_tokenizer_that_cannot_be_written_is_one_line(run, tmp_path, monkeypatch):
+    """Bug: tokenizers raises a plain Exception where the disk is full."""
+    def fail(*rest, **more):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", fail)
+    assert "tokenizer could not be written" in ends(run, tmp_path / "run")[0]
+
+
+def fake_wandb(fail=None):
+    calls = []
+
+    def init(**given):
+        if fail:
+            raise fail
+        calls.append(given)
+
+    return SimpleNamespace(init=init, log=lambda row, step: calls.append(step), run=None), calls
+
+
+def test_wandb_is_opened_before_anything_is_computed(run, tmp_path, monkeypatch):
+    """Bug: without a login the cold start and the baseline run first, and then all of it is lost in a traceback."""
+    module, _ = fake_wandb(RuntimeError("api_key not configured (no-tty)\ncall wandb.login()"))
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.setattr(policies, "load", lambda *rest, **more: pytest.fail("a model was loaded first"))
+    line, _ = ends(run, tmp_path / "run", "--wandb", "p")
+    assert "--wandb p: api_key not configured" in line and "wandb login" in line and "\n" not in line
+
+
+def test_a_resumed_run_goes_on_in_the_same_wandb_run(run, tmp_path, monkeypatch):
+    """Bug: every --resume is another run there, and no curve is whole."""
+    module, calls = fake_wandb()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    run(tmp_path / "run", "--wandb", "p")
+    run(tmp_path / "run", "--wandb", "p", "--steps", "2", "--resume")
+    opened = [call for call in calls if isinstance(call, dict)]
+    assert len(opened) == 2 and opened[0]["id"] == opened[1]["id"] and opened[1]["resume"] == "allow"
+    assert [call for call in calls if isinstance(call, int)] == [1, 2]
+
+
+def test_a_service_that_is_away_does_not_end_a_run(run, tmp_path, monkeypatch, capsys):
+    """Bug: one failed call of wandb.log in the night ends ten hours of training."""
+    module, _ = fake_wandb()
+
+    def away(row, step):
+        raise ConnectionError("no route")
+
+    module.log = away
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    run(tmp_path / "run", "--wandb", "p")
+    assert "--wandb: no route; step 1 is in metrics.jsonl only" in capsys.readouterr().out
+
+
+def test_a_run_begins_with_the_bank_it_is_given(run, tmp_path, monkeypatch):
+    """Bug: --bank with a typo is noticed after the cold start; or the bank's foreign families are never shown."""
+    with monkeypatch.context() as patch:
+        patch.setattr(policies, "load", lambda *rest, **more: pytest.fail("a model was loaded first"))
+        assert "no such skill bank" in ends(run, tmp_path / "run", "--bank", str(tmp_path / "none.json"))[0]
+    SkillBank([Skill("dyn_001", "a", "b", "c")]).save(tmp_path / "bank.json")
+    run(tmp_path / "run", "--bank", str(tmp_path / "bank.json"), "--reviews", "off")
+    assert [s.title for s in SkillBank.load(tmp_path / "run" / "skills.json").skills()] == ["a"]
+    row, = report.lines_of(tmp_path / "run" / "metrics.jsonl")
+    assert row["review_sampled"] == row["probe_sampled"] == row["probe_episodes"] == row["edits"] == 0
+    assert row["sampled"] == row["act_sampled"] == row["tokens"] > 0
+
+
+def test_a_resumed_run_does_not_need_its_first_bank(run, tmp_path):
+    """Bug: the file of --bank was moved after the run began, and the run cannot be resumed."""
+    bank = SkillBank(general_skills=[Skill("dyn_001", "Look first", "Read the page before you click.", "Always.")])
+    bank.save(tmp_path / "bank.json")
+    run(tmp_path / "run", "--bank", str(tmp_path / "bank.json"))
+    (tmp_path / "bank.json").unlink()
+    run(tmp_path / "run", "--bank", str(tmp_path / "bank.json"), "--steps", "2", "--resume")
+    assert SkillBank.load(tmp_path / "run" / "skills.json").find("dyn_001").title == "Look first"
+
+
+def test_families_that_are_too_small_to_probe_are_said(capsys):
+    """Bug: with nine games of a family and --probes 8 nothing is ever committed, and nobody is told why."""
+    env = SimpleNamespace(train_tasks=list(range(30)), family=lambda task: "few" if task < 9 else "many")
+    flags = SimpleNamespace(probes=4, confirm=8, reviews="on", commit="positive")
+    for probes, confirm, said in ((4, 8, "few (8): fewer probes.\n"), (8, 8, "no skill"), (8, 0, ""), (4, 4, "")):
+        flags.probes, flags.confirm = probes, confirm
+        runs.say_small(flags, env)
+        out = capsys.readouterr().out
+        assert said in out and bool(out) == bool(said) and "many" not in out
+
+
+def test_all_edits_unprobed_plays_no_probe(run, tmp_path, monkeypatch):
+    """Bug: an ablation without probes pays for them all the same."""
+    monkeypatch.setattr(train, "probe", lambda *rest: pytest.fail("a probe was played"))
+    run(tmp_path / "run", "--commit", "all")
+    assert report.lines_of(tmp_path / "run" / "metrics.jsonl")[0]["probe_episodes"] == 0
+
+
+def test_graded_rewards_want_a_graded_world(run, tmp_path):
+    """Bug: --utility graded in a world of wins and losses is the same as success, and nobody knows."""
+    line, _ = ends(run, tmp_path / "run", "--env", "guess", "--utility", "graded")
+    assert "no graded score" in line
+
+
+def test_a_run_from_a_cpu_keeps_its_float32_weights_on_a_card(tmp_path):
+    """Bug: float32 weights are rounded to bfloat16 on the way, and an lr of 1e-6 starts from other weights."""
+    exact = policies.load("tiny")
+    exact.save(tmp_path / "saved")
+    half = policies.load(str(tmp_path / "saved"), dtype=torch.bfloat16)
+    optimizer = AdamW(half.model.parameters(), 1e-6)
+    weights = checkpoints.read(str(tmp_path / "saved"))[1]
+    runs.keep_float32(half, optimizer, weights)
+    for master, param in zip(optimizer.master, exact.model.parameters()):
+        assert master.dtype == torch.float32 and torch.equal(master, param)
+
+
+def test_checkpoints_of_a_large_model_are_few_and_said(capsys):
+    """Bug: 22 GB are written every five iterations, and twice that is on the disk, unsaid."""
+    class Large:
+        class model:
+            model = {"embed_tokens": SimpleNamespace(weight=torch.empty(0, dtype=torch.bfloat16))}
+
+            @staticmethod
+            def parameters():
+                return [SimpleNamespace(numel=lambda: 1_543_714_304, element_size=lambda: 2, requires_grad=True)]
+
+    assert runs.save_every(SimpleNamespace(save_every=0), Large) == 25
+    assert "a checkpoint takes 21.6 GB" in capsys.readouterr().out
+    assert runs.save_every(SimpleNamespace(save_every=3), Large) == 3
+    assert runs.save_every(SimpleNamespace(save_every=0), policies.load("tiny")) == 5
+    assert "GB" not in capsys.readouterr().out.split("every 3")[-1]
+
+
+def test_families_of_another_world_are_renamed_or_named(capsys):
+    """Bug: four of SkillRL's six ALFWorld families can never be shown, without a word."""
+    names = ["pick_and_place", "look_at_obj_in_light", "clean", "heat", "cool", "examine"]
+    bank = bank_of(1, **{name: 1 for name in names}, chess=1)
+    env = SimpleNamespace(tasks=range(len(FAMILIES)), train_tasks=[], family=FAMILIES.__getitem__,
+                          aliases=World.aliases)
+    runs.fit(bank, "theirs.json", env)
+    assert "theirs.json: skills of chess are never shown" in capsys.readouterr().out
+    assert len(bank.task_specific_skills["look_at_obj_in_light"]) == 2
+    for family in set(FAMILIES) - {"pick_two_obj_and_place"}:
+        assert bank.retrieve("anything", family, 3)[1:], family
+    assert len(bank.skills()) == 8
