@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from lib import skillfiles, texts
-from lib.answers import has_thought, tagged, without_thoughts
+from lib.answers import braces_in, call_in, has_thought, tagged, without_thoughts
 from lib.files import valid_text, write_atomic
 
 # Tool -> its required string arguments, in the order the prompt names them.
@@ -282,15 +282,10 @@ def parse_tool_call(text: str) -> tuple:
     found = tagged(text, "tool_call")
     if len(found) > 1:
         return None, None, f"{len(found)} tool calls where exactly one is asked for"
-    if found:
-        body = found[0].rpartition("<tool_call>")[2] if not found[0].lstrip().startswith(("{", "`")) else found[0]
-        fence = re.fullmatch(r"\s*```\w*\s*(.*?)\s*```\s*", body, re.S)
-        body = fence[1] if fence else body
-    else:  # no <tool_call> tags: parse the outermost {...} after the thought; shaping() takes 0.5 off for it
-        body = without_thoughts(text)
-        body = body[body.find("{"):body.rfind("}") + 1]
+    # Without <tool_call> tags the outermost {...} after the thought; shaping() takes 0.5 off for it.
+    body = call_in(found[0]) if found else braces_in(without_thoughts(text))
     try:
-        call = json.loads(body.strip(), strict=False)
+        call = json.loads(body, strict=False)
         arguments = call["arguments"]
         if isinstance(arguments, str):  # some models quote the inner object
             arguments = json.loads(arguments, strict=False)

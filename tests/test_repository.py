@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 import envs
-
 from tests.real import ROOT
 
 SEVEN = ("train", "policy", "skillbank", "probes", "dualadv_grpo", "envs", "eval")
 ROOMS = ("worlds", "lib", "tools", "studies", "forks")
 # Floors of the house: a module imports from its own floor and from those below.
-FLOORS = [{"lib", "worlds"}, {"policy", "skillbank", "dualadv_grpo"}, {"envs"}, {"probes"}, {"tools"}, {"train", "eval"},
-          {"studies", "forks"}]
+FLOORS = [{"lib", "worlds"}, {"policy", "skillbank", "dualadv_grpo"}, {"envs"}, {"probes"}, {"tools"},
+          {"train", "eval"}, {"studies", "forks"}]
 READMES = [path for path in ROOT.rglob("README.md") if not {"runs", "venv", ".venv"} & set(path.parts)]
 pytestmark = pytest.mark.upstream
 
