@@ -74,9 +74,6 @@ def project(text: str, tail: int) -> tuple[str, bool]:
     return action, bool(match) and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
 
 
-# ---- Episodes -------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Sampling:
     """How episodes are sampled."""
@@ -173,7 +170,8 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
 
 def prepare(policy: Policy, env: Env, task: int, bank: SkillBank, key: int, top_k: int, most: int) -> "Play":
     """A game before its first turn. Its prompt has at most `most` tokens: skills that do not fit are not shown."""
-    game, family = env.start(task), env.family(task)
+    game = env.start(task)
+    family = env.family(task)
 
     def opening(shown):
         return policy.chat.opening(*first_messages(env, task, game, shown))
@@ -323,7 +321,7 @@ def go_on(chat, episode: Episode, reply: str, question: str, page: str, context:
     if len(old.ids) + len(ids) + room <= context:
         old.add_given(ids)
         return ids
-    prompt, end = old.ids[:old.starts[0]], len(old.ids)
+    prompt = old.ids[:old.starts[0]]
 
     def transcript(dropped, start, text=page):
         kept = prompt + old.ids[start:]
@@ -332,7 +330,7 @@ def go_on(chat, episode: Episode, reply: str, question: str, page: str, context:
 
     # A quarter stays free, or every later turn would read everything anew.
     most = context * 3 // 4 - room
-    dropped, start = drop_oldest(old.starts, end, lambda *kept: len(transcript(*kept)) <= most)
+    dropped, start = drop_oldest(old.starts, len(old.ids), lambda *kept: len(transcript(*kept)) <= most)
     text = cut_middle(chat, page, lambda text: len(transcript(dropped, start, text)) + room - context)
     starts = [begin - start + len(prompt) for begin in old.starts[dropped:]] or [len(prompt)]
     episode.segments.append(Segment.of(transcript(dropped, start, text), starts))

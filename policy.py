@@ -15,8 +15,7 @@ one KV cache that lives as long as the episodes. The released code reads the who
 
 A conversation is one chat and has a fixed number; a row is a place in the cache. Two rules connect them:
   * slot = position: the token at position p of a conversation is in slot p of its row, and attends to slots <= p;
-  * the newest token of a conversation is never in the cache: `sample` begins by reading it. So the stop token that
-    `sample` drew needs no special case; it is read together with the next message.
+  * the newest token of a conversation is never in the cache: `sample` begins by reading it, stop tokens too.
 """
 
 import math
@@ -287,7 +286,8 @@ class Session:
 
     def _read(self, batch):
         """One prefill step: up to CHUNK tokens of each conversation of the batch, padded to the longest."""
-        device, batch = self.cache.k.device, sorted(batch, key=self.row.__getitem__)
+        device = self.cache.k.device
+        batch = sorted(batch, key=self.row.__getitem__)
         new = [self.ids[c][self.length[c]:-1][:self.CHUNK] for c in batch]
         width = max(map(len, new))
         tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in new], device=device)  # (B, width)
@@ -312,7 +312,8 @@ class Session:
         of each under the full softmax at this temperature (at 1.0 where temperature is 0, which takes the argmax).
         With self.flow it returns when an eighth has finished, with None for the others: name these again to go on.
         """
-        conversations, stop = list(conversations), self.policy.stop if stop is None else set(stop)
+        conversations = list(conversations)
+        stop = self.policy.stop if stop is None else set(stop)
         limits = dict(zip(conversations, [max_new] * len(conversations) if isinstance(max_new, int) else max_new))
         for c in conversations:
             if not self.ids[c]:
@@ -349,8 +350,9 @@ class Session:
         count: how many tokens of its turn each has. What is drawn after a stop or a limit is beyond the conversation's
         length in the cache: nothing attends to it before it is overwritten.
         """
-        n, steps = len(active), min(self.block, max(limits[c] - have for c, have in zip(active, count)))
-        rows, span = n, max(self.length[c] for c in active) + steps
+        n = rows = len(active)
+        steps = min(self.block, max(limits[c] - have for c, have in zip(active, count)))
+        span = max(self.length[c] for c in active) + steps
         if self.block > 1:  # the rows that fill the shape up read and write the spare slot
             rows, span = map(min, graphs.bucket(rows, span), (self.buffers.rows, self.spare + 1))
         device = self.cache.k.device
@@ -359,7 +361,8 @@ class Session:
         self.positions[:rows] = torch.tensor(positions, device=device)
         keys, turns, count = np.array([[self.keys[c], self.turn[c], have] for c, have in zip(active, count)]).T
         seeds = mix(self.seed, keys[:, None], turns[:, None], count[:, None] + np.arange(steps))  # (n, steps)
-        seeds, drawn = torch.as_tensor(seeds, dtype=torch.int32, device=device), []
+        seeds = torch.as_tensor(seeds, dtype=torch.int32, device=device)
+        drawn = []
         for step in range(steps):
             self.seeds[:n] = seeds[:, step]
             if self.graphs:
@@ -379,10 +382,10 @@ class Session:
 
     def _in_front(self, active):
         """Give conversations the cache's first rows, moving as few as possible; returns them in the rows' order."""
-        n, holder = len(active), {row: c for c, row in enumerate(self.row)}
-        free = [row for row in range(n) if holder[row] not in active]
+        holder = {row: c for c, row in enumerate(self.row)}
+        free = [row for row in range(len(active)) if holder[row] not in active]
         for c in active:
-            if self.row[c] >= n:
+            if self.row[c] >= len(active):
                 self._swap(free.pop(), self.row[c])
         return sorted(active, key=self.row.__getitem__)
 
@@ -412,7 +415,8 @@ class Session:
 
     def reset(self, c: int) -> None:
         """Forget the conversation's tokens; its random stream goes on where it was."""
-        self.ids[c], self.length[c] = [], 0
+        self.ids[c] = []
+        self.length[c] = 0
 
 
 class Policy:

@@ -19,9 +19,10 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from lib import skillfiles, texts
-from lib.answers import has_thought, tagged, without_thoughts
+from lib.answers import braces_in, call_in, has_thought, tagged, without_thoughts
 from lib.files import valid_text, write_atomic
 
 # Tool -> its required string arguments, in the order the prompt names them.
@@ -100,7 +101,7 @@ class SkillBank:
         """Every skill, general ones first."""
         return self.general_skills + [s for skills in self.task_specific_skills.values() for s in skills]
 
-    def category(self, skill_id: str) -> str:
+    def category(self, skill_id: str | None) -> str:
         """The list that the skill of that id is in: "general", or a family."""
         return next((family for family, skills in self.task_specific_skills.items()
                      if any(skill.skill_id == skill_id for skill in skills)), "general")
@@ -198,7 +199,7 @@ class Edit:
     bank: SkillBank  # the bank with this edit
     skill_id: str | None = None  # of the skill concerned
     error: str = ""  # why a review could not be read
-    task: int | None = None
+    task: Any = None  # the episode's
     family: str = ""
     probes: list[int] | None = None  # tasks; None: probes.probe chooses them
     before: list[float] = field(default_factory=list)  # scores without the edit, one per probe
@@ -225,7 +226,7 @@ class Edit:
 
 def clean(name: str | None, arguments: dict) -> dict:
     """The arguments that a tool asks for, as stripped valid strings; {} where one is missing, empty or too long."""
-    wanted = TOOLS.get(name, ())
+    wanted = TOOLS.get(name or "", ())
     texts = [valid_text(arguments[key]).strip() for key in wanted if isinstance(arguments.get(key), str)]
     fits = len(texts) == len(wanted) and all(0 < len(text) <= MAX_TEXT for text in texts)
     return dict(zip(wanted, texts)) if fits else {}
@@ -281,15 +282,10 @@ def parse_tool_call(text: str) -> tuple:
     found = tagged(text, "tool_call")
     if len(found) > 1:
         return None, None, f"{len(found)} tool calls where exactly one is asked for"
-    if found:
-        body = found[0].rpartition("<tool_call>")[2] if not found[0].lstrip().startswith(("{", "`")) else found[0]
-        fence = re.fullmatch(r"\s*```\w*\s*(.*?)\s*```\s*", body, re.S)
-        body = fence[1] if fence else body
-    else:  # no <tool_call> tags: parse the outermost {...} after the thought; shaping() takes 0.5 off for it
-        body = without_thoughts(text)
-        body = body[body.find("{"):body.rfind("}") + 1]
+    # Without <tool_call> tags the outermost {...} after the thought; shaping() takes 0.5 off for it.
+    body = call_in(found[0]) if found else braces_in(without_thoughts(text))
     try:
-        call = json.loads(body.strip(), strict=False)
+        call = json.loads(body, strict=False)
         arguments = call["arguments"]
         if isinstance(arguments, str):  # some models quote the inner object
             arguments = json.loads(arguments, strict=False)
@@ -301,7 +297,7 @@ def parse_tool_call(text: str) -> tuple:
     return name, arguments, None
 
 
-def review(text: str, bank: SkillBank, family: str, task: int | None = None) -> Edit:
+def review(text: str, bank: SkillBank, family: str, task=None) -> Edit:
     """Parse a review and apply its call on a copy of the bank; status parse_error, and why, where it has none."""
     name, arguments, error = parse_tool_call(text)
     if error:

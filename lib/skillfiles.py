@@ -115,7 +115,8 @@ def write_folders(path, data, source=None) -> Source:
     written over if it has the title of a skill, or if the skill was read from it; it is deleted if this bank wrote it
     and has no such skill any more. No other file is touched. Returns the source.
     """
-    path, taken, source = Path(path), set(), source or Source(uuid.uuid4().hex[:12])
+    path, source = Path(path), source or Source(uuid.uuid4().hex[:12])
+    taken: set = set()
     there = {file: head_of(file) for file in sorted(path.rglob("SKILL.md"))}
     lists = [("general", data["general_skills"]), *data["task_specific_skills"].items()]
     for order, (category, skill) in enumerate((category, skill) for category, skills in lists for skill in skills):

@@ -35,7 +35,7 @@ from lib.files import read_json, write_atomic
 from lib.models import shipped
 from skillbank import Skill, SkillBank
 from tools.figures import Panel, draw
-from tools.guard import UNFINISHED
+from tools.guard import BROKEN, UNFINISHED, guard
 from tools.report import SECONDS, lines_of
 from worlds.webshop.shopper import WAYS
 
@@ -369,4 +369,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with guard("studies.ablations", None, BROKEN):
+        main()

@@ -49,6 +49,7 @@ from probes import Probing, edits_of, probe
 from skillbank import SkillBank, review
 from tools import fits
 from tools.coldstart import demonstrations, scripted
+from tools.guard import BROKEN, guard
 
 GROUP, K = 8, 4  # rollouts per task, probe tasks per edit: the defaults of train.py
 # Of the config.json on the hub: hidden, layers, heads, KV heads, intermediate, vocabulary, tied.
@@ -525,4 +526,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with guard("studies.bench", None, BROKEN):
+        main()

@@ -31,6 +31,7 @@ from lib.files import write_atomic
 from probes import play_pairs, utility, worth
 from skillbank import Skill, SkillBank
 from tools.coldstart import scripted
+from tools.guard import BROKEN, guard
 from tools.report import summary
 from worlds.players import WORDINGS
 
@@ -236,4 +237,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with guard("studies.lab", None, BROKEN):
+        main()

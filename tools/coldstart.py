@@ -319,7 +319,7 @@ def corpus(env):
 # ---- The command ----------------------------------------------------------------------------------------------------
 
 
-def make(flags: Flags) -> None:
+def make(flags):
     """Write the checkpoint that the flags ask for. ValueError or OSError, one line, where that is impossible."""
     out = Path(flags.out)
     if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} - {UNFINISHED, f"{UNFINISHED}.new"}):

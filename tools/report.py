@@ -3,10 +3,12 @@
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
 from tqdm import tqdm
 
 import worlds
@@ -49,9 +51,9 @@ class Iteration:
     stats: Stats
     seconds: dict  # part -> seconds: Clock.laps
     R: list  # reward of acting, per episode
-    a_act: list  # its advantage, per episode
+    a_act: Sequence | Tensor  # its advantage, per episode
     S: list = field(default_factory=list)  # reward of reviewing
-    a_skill: list = field(default_factory=list)  # its advantage, times lambda
+    a_skill: Sequence | Tensor = ()  # its advantage, times lambda
     a_turns: list = field(default_factory=list)  # per episode what is added to a_act in each turn
     committed: list = field(default_factory=list)  # the edits that entered the bank
     probe_games: list = field(default_factory=list)

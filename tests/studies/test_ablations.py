@@ -228,11 +228,11 @@ def short(text):
     return re.sub(r"\b0\.", ".", text).replace("+-", "±")
 
 
-def thousands(values, unit=1000, k=""):
+def thousands(values, unit=1000, sign=""):
     """Mean cost of those that got there, as the READMEs write it."""
     there = [value for value in values if value is not None]
     some = f" ({len(there)} of {len(values)} seeds)" if len(there) < len(values) else ""
-    return f"{sum(there) / len(there) / unit:.0f}{k}{some}" if there else "not reached"
+    return f"{sum(there) / len(there) / unit:.0f}{sign}{some}" if there else "not reached"
 
 
 @pytest.mark.upstream
@@ -245,7 +245,7 @@ def test_the_readmes_first_table_is_what_its_points_give(tmp_path, monkeypatch):
     assert [row["seeds"] for row in rows] == [5, 5, 5, 5, 3, 3]
     for row, line in zip(rows, lines):
         success = [short(row["success"].get(step, "-")) for step in ("5", "20", "40")]
-        costs = [thousands(row["tokens to .5"], k="k"), thousands(row["seconds to .5"], 1)]
+        costs = [thousands(row["tokens to .5"], sign="k"), thousands(row["seconds to .5"], 1)]
         cells = line.rstrip(" |").split(" | ")
         assert cells[1:7] == [str(row["seeds"]), *success, *costs], line
         for given, value in zip(cells[-1].split(", "), row["at equal tokens"].values()):

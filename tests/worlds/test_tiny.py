@@ -12,8 +12,7 @@ import policy as policies
 import train
 from envs import Sampling, evaluate, rollout
 from lib.models import shipped
-from skillbank import SkillBank
-from studies.lab import bank_of
+from skillbank import Skill, SkillBank
 from tools.coldstart import demonstrations
 from tools.report import summary
 from worlds.webshop import catalogue
