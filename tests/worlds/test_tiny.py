@@ -31,6 +31,13 @@ def house():
         pytest.skip(str(error))
 
 
+def bank_of(env, kind):
+    """A bank with every skill of a kind in each family."""
+    return SkillBank([], {family: [Skill(f"dyn_{i:03d}", text["title"], text["principle"], text["when_to_apply"])
+                                   for i, text in enumerate(env.ways.texts(family)) if text["kind"] == kind]
+                          for family in {env.family(task) for task in env.train_tasks}})
+
+
 @pytest.mark.parametrize("fixture", ["env", "house", "real_shop"])
 def test_it_is_small_and_opens_in_transformers(fixture, request):
     """Bug: a repository of a hundred megabytes; or weights that only our decoder can read."""
