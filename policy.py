@@ -428,6 +428,7 @@ class Policy:
         eos = model.cfg.hf.get("eos_token_id")  # a number, several (Llama 3), or none
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         self.keep, self.kept = self.device.type == "cuda", None  # Buffers of the last Session, for the next one
+        self.rows = None  # in a run lib.memory.Rows: how many episodes are played at once
         self.flows = self.device.type == "cuda"  # rollouts keep all rows busy, see envs.play
 
     @property

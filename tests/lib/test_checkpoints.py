@@ -63,7 +63,7 @@ def test_saving_over_an_existing_checkpoint(slash, llama):
 def test_a_killed_save_leaves_a_complete_checkpoint(llama, monkeypatch):
     """The bug: a save killed at any step, and the next one killed too, left no complete checkpoint anywhere."""
     policy = policies.load(str(llama))
-    places = [llama, llama.with_name("llama.old")]
+    places = [llama, llama.with_name(".llama.old")]
 
     def save(allowed):
         """Save, and die at the step (of those that write, move or delete) after so many; True where it survived."""
