@@ -100,8 +100,9 @@ def finished(flags, env):
     if not checkpoint or owned.number(checkpoint.name) < flags.steps:
         return False
     check_world(flags, env)
-    print(f"{flags.out} is finished: {owned.number(checkpoint.name)} iterations are done, --steps {flags.steps} asks for "
-          "no more; a larger --steps goes on", flush=True)
+    done = owned.number(checkpoint.name)
+    print(f"{flags.out} is finished: {done} iterations are done, --steps {flags.steps} asks for no more; a larger "
+          "--steps goes on", flush=True)
     return True
 
 
@@ -197,7 +198,8 @@ def go_on(out, settings, policy, step):
 def new_run(flags, env, sampling, settings, device):
     """The policy of a new run (of LoRA without its adapters), cold-started where asked for, saved as its reference."""
     out = Path(flags.out)
-    if flags.resume and (out / "reference" / "config.json").is_file():  # killed between the cold start and the first checkpoint
+    # Killed between the cold start and the first checkpoint?
+    if flags.resume and (out / "reference" / "config.json").is_file():
         begin_logs(out)
         policy = policies.load(str(out / "reference"), device)
         use_memory(flags, policy)
