@@ -1,7 +1,6 @@
 """
-Evaluation: every game of a split exactly once, per family and overall, under three bank protocols side by side.
-
-    python eval.py runs/webshop-tiny --split test
+Evaluation: every game of a split exactly once, per family and overall, under three bank protocols side by side:
+`python eval.py runs/webshop-tiny --split test`
 
     none     no skills in the prompt: what the weights have learned
     frozen   the run's bank as training left it (or --bank FILE)
