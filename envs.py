@@ -335,7 +335,7 @@ def go_on(chat, episode: Episode, reply: str, question: str, page: str, context:
 
 def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[SkillBank], seed: int = 0,
                  sampling: Sampling | None = None, ask: Callable[[Episode, Env], str] = question_of) -> list[Episode]:
-    """Ask for the reviews of episodes that are over, each on its bank; ask(episode, env) is the question, which may be a
+    """Ask for the reviews of episodes that are over, each on its bank. ask(episode, env): the question; it may be a
     sentence before `question_of`.
 
     Returns new Episodes; only their reviews count as sampled. With the rollout's seed and sampling they are as then.
