@@ -252,8 +252,8 @@ def readable(state):
         file.seek(0)
         torch.load(file, weights_only=True)
     except Exception as error:  # pickle and torch have many
-        raise ValueError(f"the state of this method cannot be read back ({one_line(error)}); keep numbers, texts, lists, "
-                         "dicts, tensors, episodes, edits or skills in it") from None
+        raise ValueError(f"the state of this method cannot be read back ({one_line(error)}); keep numbers, texts, "
+                         "lists, dicts, tensors, episodes, edits or skills in it") from None
 
 
 def open_wandb(flags):
