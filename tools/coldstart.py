@@ -17,6 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
 import json
 import random
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -331,6 +332,8 @@ def make(flags):
     """Write the checkpoint that the flags ask for. ValueError or OSError, one line, where that is impossible."""
     claim(flags.out)
     out = Path(flags.out)
+    with tempfile.TemporaryFile(dir=Path(os.path.realpath(out)).parent):  # the checkpoint is put together beside it
+        pass
     if {file.name for file in out.iterdir()} - {UNFINISHED, f"{UNFINISHED}.new"}:
         raise ValueError(f"--out {out}: holds something else; name a new directory")
     if (out / UNFINISHED).is_file() and not flags.resume:

@@ -103,7 +103,10 @@ def parse(kind, presets, argv=None, program="train.py", text="", place=""):
         base = {name: value for name, value in run.items() if name in known}
     else:
         small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
-        base = {name: value for name, value in preset_of(model, presets).items() if name in known} | small
+        # What a subclass defines anew is its own default, whatever the model.
+        anew = vars(kind).get("__annotations__", {}) if kind.__base__ is not object else {}
+        preset = preset_of(model, presets)
+        base = {name: value for name, value in preset.items() if name in known and name not in anew} | small
     own = {option: given.pop(option, run.get(option, default)) for option, default in options.items()}
     return kind(**{**base, **given, "model": model, "out": out, "options": own})
 

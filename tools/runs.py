@@ -13,12 +13,13 @@
     wandb_id         the run's name at Weights & Biases
 """
 
+import io
 import json
 import os
 import uuid
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PosixPath, WindowsPath
 
 import torch
 
@@ -28,16 +29,20 @@ import policy as policies
 from lib import checkpoints, lora, memory
 from lib.device import pick_device
 from lib.files import one_line, write_atomic
-from skillbank import SkillBank
+from lib.skillfiles import Source
+from skillbank import Edit, Skill, SkillBank
 from tools import coldstart, fits, owned, report
 from tools.coldstart import save_tensors
 from tools.guard import ANEW, UNFINISHED, checkpoint_of, claim, refused
 from tools.owned import LOGS, config_of
 
+# What a method may keep in its state beside numbers, texts, lists, dicts and tensors.
+torch.serialization.add_safe_globals([envs.Episode, envs.Segment, envs.Turn, Edit, Skill, SkillBank, Source,
+                                      frozenset, PosixPath, WindowsPath])
 # What may change when a run is resumed: where it is and how long, how much memory it takes, how it is evaluated.
 PLACE = {"resume", "steps", "save_every", "wandb", "device", "data", "out", "threads"}
 MEMORY = {"recompute", "offload", "budget", "rows", "context"}
-EVALUATION = {"eval_every", "eval_tasks", "eval_temperature"}
+EVALUATION = {"eval_every", "eval_tasks", "eval_temperature", "eval_plain"}
 FREE = PLACE | MEMORY | EVALUATION
 # What decides how numbers are rounded: with the same of these a resumed run on a CPU is the one that was not stopped.
 EXACT = {"threads", "rows", "budget", "context"}
@@ -308,6 +313,7 @@ def save(flags, step, policy, optimizer, bank, state=None):
     state: what a method of its own wants back from `open_run`, a dict that torch.load takes with weights_only.
     Of what is in checkpoints/ only older checkpoints of this run are removed, see owned.py.
     """
+    readable(state or {})
     out, name = Path(flags.out), f"step_{step:05d}"
     new = owned.room_for(out, name)
     policy.save(new)
@@ -319,6 +325,18 @@ def save(flags, step, policy, optimizer, bank, state=None):
     write_atomic(out / "latest", name + "\n")
     bank.save(out / "skills.json")  # for people; the checkpoint's copy is the one that is resumed
     owned.remove_older(out, name)
+
+
+def readable(state):
+    """ValueError where a method's state could not be read back: better now than when the run is resumed."""
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # pickle and torch have many
+        raise ValueError(f"the state of this method cannot be read back ({one_line(error)}); keep numbers, texts, "
+                         "lists, dicts, tensors, episodes, edits or skills in it") from None
 
 
 def open_wandb(flags):
@@ -340,13 +358,14 @@ def open_wandb(flags):
     write_atomic(file, name + "\n")
 
 
-def log(flags, row, policy):
+def log(flags, row, policy=None):
     """A line of metrics.jsonl, and of wandb if that is asked for.
 
     With what decides how its numbers are rounded: the most episodes that were played at once, and the threads.
     """
-    row = {**row, "rows": policy.rows.played, "rows_kept": policy.rows.kept, "threads": torch.get_num_threads()}
-    policy.rows.played = 0
+    rows = getattr(policy, "rows", None) or memory.Rows()
+    row = {**row, "rows": rows.played, "rows_kept": rows.kept, "threads": torch.get_num_threads()}
+    rows.played = 0
     report.append(Path(flags.out) / "metrics.jsonl", [row])
     if flags.wandb:
         import wandb
