@@ -115,6 +115,7 @@ def settings_in(out, known, program):
     """The settings of the run in a directory, {} where there is none. A flag that they lack has its default.
 
     SystemExit, one line, where the file is damaged, or holds a value that the flag (`known`: its field) does not take.
+    That it is another program's run is said later, by who resumes it.
     """
     try:
         run = config_of(out)
@@ -129,7 +130,8 @@ def settings_in(out, known, program):
     for name, (default, kind, least, choices) in flags.items() if run else ():
         value = run.setdefault(name, default)
         ok = type(value) is kind or kind is float and type(value) is int
-        if not ok or choices and value not in choices or least is not None and not value >= least:
+        ok = ok and not (choices and value not in choices or least is not None and not value >= least)
+        if not ok and run.get("program", "train.py") == program:
             file = Path(out) / "config.json"
             raise SystemExit(f"{program}: {file}: {name} {value!r} is no value of --{name}; {ANEW}")
     return run

@@ -24,7 +24,8 @@ RECORD, MARK = "written.json", "written"
 LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
 STEP = re.compile(r"step_\d{5,}")
 # What may lie in the directory of a new run: logs, a shell's or an earlier run's, and what systems leave everywhere.
-STRAY = re.compile(r"((metrics|edits)\.jsonl|config\.json|samples)(\.\d+)?|wandb_id|.*\.(log|out|err|txt|new)|"
+STRAY = re.compile(r"((metrics|edits)\.jsonl|config\.json|samples)(\.\d+)?|wandb_id|.*\.(log|out|err|new)|"
+                   r".*(log|out|err|output|console)\.txt|"
                    r"lost\+found|\.DS_Store|\._.*|\.nfs.*|\.gitkeep|\.directory|Thumbs\.db|desktop\.ini")
 
 

@@ -18,7 +18,7 @@ import json
 import os
 import uuid
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path, PosixPath, WindowsPath
 
 import torch
@@ -26,6 +26,7 @@ import torch
 import dualadv_grpo as grpo
 import envs
 import policy as policies
+import worlds
 from lib import checkpoints, lora, memory
 from lib.device import pick_device
 from lib.files import one_line, write_atomic
@@ -57,7 +58,7 @@ def settings_of(flags, env, program):
 def flags_of(flags, program):
     settings = {name: value for name, value in asdict(flags).items() if name != "options"}
     data = flags.data or os.environ.get(f"{flags.env.upper()}_DATA", "")  # it is resumed where the variable is not set
-    return {**settings, **flags.options, "resume": False, "data": data, "program": program}
+    return {"program": program, **settings, **flags.options, "resume": False, "data": data}
 
 
 def enter(flags, program="train.py"):
@@ -69,7 +70,7 @@ def enter(flags, program="train.py"):
     out = Path(flags.out)
     try:
         if flags.resume:
-            compare(out, flags_of(flags, program))
+            compare(flags, program)
         elif out.is_dir():
             owned.refuse_others(out)
         if not flags.resume:
@@ -83,20 +84,21 @@ def enter(flags, program="train.py"):
     return checkpoint is None
 
 
-def compare(out, settings):
-    """The settings of the run to resume; ValueError where there is no run, or one that was made with others."""
-    before = config_of(out)
+def compare(flags, program):
+    """ValueError where there is no run to resume, or one that was made with flags that may not change."""
+    out, before = flags.out, config_of(flags.out)
     if not before:
         raise ValueError(f"--resume: {out} holds no run; without --resume a new one starts there")
-    default = {"program": "train.py"}  # of runs from before it was kept
-    for name, value in settings.items():
-        was = before.get(name, default.get(name, value))
+    # Of flags that runs from before them do not have in their config.json.
+    default = {"program": "train.py", **{f.name: f.default for f in fields(flags)},
+               **{name: value for name, (value, _) in worlds.load(flags.env).options.items()}}
+    for name, value in flags_of(flags, program).items():
+        was = before.get(name, default[name])
         if name not in FREE and was != value:
             was, value = ("''" if one == "" else one for one in (was, value))
             way = "go on with that" if name == "program" else f"leave --{name} out"
             raise ValueError(f"--resume: {out} was run with {name} {was}, this is {value}; {way}, or give another "
                              "--out")
-    return before
 
 
 def finished(flags, env):
@@ -115,8 +117,10 @@ def check_world(flags, env):
     """ValueError where the run to resume was made in another world than this."""
     was = config_of(flags.out).get("world", env.describe())
     if was != env.describe():
-        raise ValueError(f"--resume: {flags.out} was run with world {was}, this is {env.describe()}; give its --data, "
-                         "or another --out")
+        variable = f"{flags.env.upper()}_DATA"
+        unset = f"unset ${variable}, " if os.environ.get(variable) else ""
+        raise ValueError(f"--resume: {flags.out} was run with world {was}, this is {env.describe()}; {unset}give its "
+                         "--data, or another --out")
 
 
 def open_run(flags, env, sampling, program="train.py"):
@@ -157,7 +161,8 @@ def open_run(flags, env, sampling, program="train.py"):
     policy.rows = go_on(out, settings, policy, start) if flags.resume else memory.Rows()
     flags.save_every = save_every(flags, policy)
     print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-          f"{policy.device}, {torch.get_num_threads()} threads; run in {flags.out}", flush=True)
+          f"{policy.device}, {torch.get_num_threads()} threads, at most {policy.rows.kept or flags.rows} episodes at once; "
+          f"run in {flags.out}", flush=True)
     return policy, reference, optimizer, bank, start, trainer.get("state", {})
 
 
@@ -313,7 +318,8 @@ def save(flags, step, policy, optimizer, bank, state=None):
     state: what a method of its own wants back from `open_run`, a dict that torch.load takes with weights_only.
     Of what is in checkpoints/ only older checkpoints of this run are removed, see owned.py.
     """
-    readable(state or {})
+    if state:
+        readable(state)
     out, name = Path(flags.out), f"step_{step:05d}"
     new = owned.room_for(out, name)
     policy.save(new)

@@ -205,7 +205,7 @@ def fill(out, *files):
     (["main.py", "checkpoints/resnet50/model.pt"], "checkpoints/resnet50"), (["thesis.tex"], "thesis.tex"),
     (["config.json", "model.safetensors"], "config.json"), (["reference/smith2019.pdf"], "reference/smith2019.pdf"),
     (["samples/drum.wav"], "samples/drum.wav"), (["skills.json"], "skills.json"), ([".git/HEAD"], ".git"),
-    (["checkpoints/step_00005/x"], "checkpoints/step_00005"),
+    (["checkpoints/step_00005/x"], "checkpoints/step_00005"), (["notes.txt"], "notes.txt"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_the_folder_of_something_else_is_no_run(files, named, run, tmp_path, monkeypatch):
     """Bug: --out with the folder of another project: its config.json, skills.json and checkpoints/ are written over."""
@@ -220,7 +220,7 @@ def test_the_folder_of_something_else_is_no_run(files, named, run, tmp_path, mon
     assert "holds no run" in line and "\n" not in line
 
 
-@pytest.mark.parametrize("files", [[], ["train.log", "nohup.out", ".DS_Store", "lost+found/x"]], ids=["empty", "logs"])
+@pytest.mark.parametrize("files", [[], ["train.log", "log.txt", "nohup.out", ".DS_Store", "lost+found/x"]], ids=["empty", "logs"])
 def test_an_empty_directory_or_one_with_logs_is_fine(files, run, tmp_path):
     """Bug: `mkdir RUN; train.py --out RUN > RUN/train.log` is refused because the shell made the log first."""
     (tmp_path / "run").mkdir()

@@ -353,6 +353,25 @@ def test_a_value_in_config_json_that_no_flag_takes_is_named(again, begun):
         assert f"config.json: {name} {value!r} is no value of --{name}" in line and "\n" not in line
 
 
+def test_a_run_of_another_program_is_said_before_its_flags(again, begun):
+    """Bug: train.py complains of a value in a fork's config.json, or of a flag, and not that it is a fork's run."""
+    forked = {**settings(begun), "reviews": "off, always", "program": "forks.own"}
+    (begun / "config.json").write_text(json.dumps(forked))
+    line, _ = ends(again, begun, "--steps", "2")
+    assert "was run with program forks.own, this is train.py; go on with that" in line and "\n" not in line
+
+
+def test_a_flag_that_is_newer_than_the_run_has_its_default(again, begun):
+    """Bug: a run from before there was --reviews goes on without reviews; or is refused for every new flag."""
+    before = settings(begun)
+    (begun / "config.json").write_text(json.dumps({name: value for name, value in before.items()
+                                                   if name not in ("reviews", "base", "program", "threads")}))
+    for name, value, said in (("--reviews", "off", "reviews on, this is off"), ("--base", "0.25", "base 0.5, this is")):
+        assert said in ends(again, begun, "--steps", "2", name, value)[0]
+    again(begun, "--steps", "2")
+    assert (begun / "latest").read_text() == "step_00002\n"
+
+
 def test_the_data_that_a_variable_named_is_kept(monkeypatch):
     """Bug: a run that was begun with $WEBSHOP_DATA is refused where the variable is not set."""
     monkeypatch.setenv("WEBSHOP_DATA", "real")
