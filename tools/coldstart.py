@@ -17,7 +17,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
 import json
 import random
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -330,10 +329,8 @@ def corpus(env):
 
 def make(flags):
     """Write the checkpoint that the flags ask for. ValueError or OSError, one line, where that is impossible."""
-    claim(flags.out)
     out = Path(flags.out)
-    with tempfile.TemporaryFile(dir=Path(os.path.realpath(out)).parent):  # the checkpoint is put together beside it
-        pass
+    claim(out, os.path.dirname(os.path.realpath(out)))  # the checkpoint is put together beside it
     if {file.name for file in out.iterdir()} - {UNFINISHED, f"{UNFINISHED}.new"}:
         raise ValueError(f"--out {out}: holds something else; name a new directory")
     if (out / UNFINISHED).is_file() and not flags.resume:

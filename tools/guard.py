@@ -63,7 +63,8 @@ def guard(program, out, errors, less=""):
         if isinstance(error, BrokenPipeError):  # `| head`: the interpreter's last flush would fail, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         short = isinstance(error, torch.OutOfMemoryError)
-        advice = f"; {less or (TRAINING if out else PLAYING)}" if short else ""
+        less = less or (TRAINING if out else "" if program.startswith("studies.") else PLAYING)
+        advice = f"; {less}" if short and less else ""
         raise SystemExit(f"{program}: {one_line(error)}{advice}{saved(out)}") from None
     finally:
         if main_thread:
@@ -105,11 +106,13 @@ def lock(directory, out):
         pass
 
 
-def claim(out):
+def claim(out, *others):
     """Make the run directory where it is missing, lock it, and see that it can be written. Held, one line, where not.
 
     So of two programs that begin at once, one writes nothing; and nobody trains for hours before a save fails.
+    others: directories that must be writable, too, where they are there.
     """
+    where = out
     try:
         MADE.extend(folder for folder in (*reversed(Path(out).parents), Path(out)) if not os.path.lexists(folder))
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -117,16 +120,19 @@ def claim(out):
         while fcntl and not HELD:  # who had made it has just taken it away again
             Path(out).mkdir(parents=True, exist_ok=True)
             hold(out)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        for where in (out, *others):
+            if os.path.isdir(where):
+                with tempfile.TemporaryFile(dir=where):
+                    pass
     except OSError as error:
-        raise refused(out, error) from None
+        raise refused(out, error, where) from None
 
 
-def refused(out, error):
-    """What to say of a run directory with which the system refuses to work."""
+def refused(out, error, where=""):
+    """What to say of a run directory with which the system refuses to work; where: the directory that it was about."""
     what = "a file or a broken link" if isinstance(error, FileExistsError) else error.strerror or one_line(error)
-    return Held(f"--out {out}: {what}; name a directory that you may enter and write")
+    place = f" in {where}" if where and where != out else ""
+    return Held(f"--out {out}: {what}{place}; name a directory that you may enter and write")
 
 
 def saved(out):

@@ -74,7 +74,7 @@ def enter(flags, program="train.py"):
         elif out.is_dir():
             owned.refuse_others(out)
         if not flags.resume:
-            claim(out)
+            claim(out, out / "checkpoints", os.path.realpath(out / "reference"))
             owned.refuse_others(out)  # it is locked only now
         checkpoint = checkpoint_of(out)
         if flags.resume:
@@ -139,7 +139,7 @@ def open_run(flags, env, sampling, program="train.py"):
     settings = settings_of(flags, env, program)
     if flags.resume:
         check_world(flags, env)
-        claim(out)  # it can be written
+        claim(out, out / "checkpoints", out / "samples")  # they can be written
     bank = SkillBank() if checkpoint else first_bank(flags, env)  # a wrong --bank: say so before the cold start
     say_small(flags, env)
     open_wandb(flags)
@@ -161,8 +161,8 @@ def open_run(flags, env, sampling, program="train.py"):
     policy.rows = go_on(out, settings, policy, start) if flags.resume else memory.Rows()
     flags.save_every = save_every(flags, policy)
     print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-          f"{policy.device}, {torch.get_num_threads()} threads, at most {policy.rows.kept or flags.rows} episodes at once; "
-          f"run in {flags.out}", flush=True)
+          f"{policy.device}, {torch.get_num_threads()} threads, {policy.rows.kept or flags.rows} episodes at once "
+          f"at most; run in {flags.out}", flush=True)
     return policy, reference, optimizer, bank, start, trainer.get("state", {})
 
 

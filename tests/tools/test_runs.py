@@ -422,6 +422,22 @@ def test_somebody_elses_directory_is_one_line(mode, run, begun, monkeypatch, tmp
         os.seteuid(0)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="wants to become somebody else")
+def test_checkpoints_that_cannot_be_written_are_said_before_the_iterations(run, begun, monkeypatch):
+    """Bug: the linked disk is somebody else's, which is found at the next save, after hours."""
+    monkeypatch.setattr(policies, "load", lambda *rest, **more: pytest.fail("a model was loaded first"))
+    for path in (begun, *begun.rglob("*"), *begun.parents[:4]):
+        if path.owner() == "root" and path != Path("/tmp"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    os.chown(begun, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        line, _ = ends(run, begun, "--resume", "--steps", "2")
+    finally:
+        os.seteuid(0)
+    assert f"Permission denied in {begun / 'checkpoints'}" in line and "\n" not in line
+
+
 @pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
 def test_a_run_can_be_read_by_whom_the_umask_lets(mask, mode, run, tmp_path):
     """Bug: safetensors makes model.safetensors 600: a colleague sees the run and cannot load it."""
