@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW
-from lib.answers import has_thought
+from lib.answers import action_in, has_thought
 from lib.context import cut_middle, drop_oldest, what_fits
 from lib.memory import rows_that_fit
 from policy import Policy, Session
@@ -64,14 +64,14 @@ def make(name: str, split: str = "train", data: str | None = None, seed: int = 0
 
 
 def project(text: str, tail: int) -> tuple[str, bool]:
-    """The released wrapper's reading of an answer: (action, valid).
+    """The released wrapper's reading of an answer: (action, valid). But it would play an action that a thought mentions.
 
     The action is the text between the action tags, lower-cased; without tags the last `tail` characters, which count as
     invalid. A valid answer also has a thought, and no CJK character anywhere.
     """
-    match = re.search(r"<action>(.*?)</action>", text, re.S)
-    action = (match[1] if match else text[-tail:]).strip().lower()
-    return action, bool(match) and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
+    found = action_in(text)
+    action = (text[-tail:] if found is None else found).strip().lower()
+    return action, found is not None and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
 
 
 @dataclass
@@ -249,7 +249,7 @@ def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampl
                 one, episode = live[c], live[c].episode
                 segment = episode.segments[-1]
                 segment.add_sampled(ids, REVIEW if one.reviewing else ACT, logp, episode.steps)
-                said = answer(one, policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids), env, with_review)
+                said = answer(one, policy.chat.answer(ids, policy.stop), env, with_review)
                 if said is None:
                     del live[c]
                     bar.update()

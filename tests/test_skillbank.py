@@ -22,10 +22,10 @@ from skillbank import (
     shaping,
     similarity,
     skills_prompt,
-    tool_call,
 )
 from tests.skills import SHOE, bank_of
 from tools import report
+from tools.coldstart import tool_call
 from worlds.webshop.shopper import WAYS
 
 
@@ -246,7 +246,7 @@ def test_a_call_is_read_after_the_thought_and_out_of_its_fence(text):
     """Bug: a fence inside the tags is unreadable (-2); a thought that mentions the tag makes a good call unreadable."""
     assert parse_tool_call(text) == ("keep_skill", ARGUMENTS, None)
     result = review(text, bank_of(1), "footwear")
-    thought = 0.0 if re.search("<think>.*</think>", text) else -0.5
+    thought = 0.0 if "</think>" in text else -0.5
     tags = 0.0 if "</think>```" not in text else -0.5
     assert result.status == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
 
