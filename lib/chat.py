@@ -18,8 +18,8 @@ CHATML = (
 # Templates that write today's date get this one, Llama 3's own default: a run must not depend on the day, neither where
 # it is resumed tomorrow nor where it is compared with a run of last week.
 DAY = datetime(2024, 7, 26)
-OTHER_DAY = datetime(2031, 12, 5, 17, 48, 9)
-# What a template opens or has closed before an answer.
+OTHER_DAY = datetime(2031, 12, 6, 17, 48, 9)  # nothing of it is the same
+# At the end of what a template writes before an answer.
 EMPTY_THOUGHT = re.compile(r"(<think>\s*)?</think>\s*$")
 OPEN_THOUGHT = re.compile(r"<think>(?!.*</think>).*", re.S)
 
@@ -55,19 +55,18 @@ class Chat:
         try:
             # bare (user) reply (assistant) between (user) reply (assistant) ...
             bare, reply, between, prompt = self._split(probe[1:])
-            # Some give an empty thought to answers of the past.
-            reply = EMPTY_THOUGHT.sub("", reply)
+            reply = EMPTY_THOUGHT.sub("", reply)  # some give one to each answer of the past
             more = prompt.removeprefix(reply) if prompt.startswith(reply) else ""
             more = more if more.strip() else ""
             self.bare, self.reply, self.between = self._own(bare, first=True), self._own(reply), self._own(between)
-            if self._render(probe[1:]) != self._render(probe[1:], OTHER_DAY):
-                say_date()
+            self._note_date(probe[1:])
         except Exception as error:  # jinja and the templates themselves have many
             raise ValueError(f"{where}: the chat template does not render a plain chat ({one_line(error)}); "
                              "choose an instruction-tuned checkpoint") from error
         try:
             system, user, *_ = self._split(probe)  # begin[0] (system) begin[1] (user) ...
             self.begin = self._own(system, first=True), self._own(user)
+            self._note_date(probe)
         except Exception:  # it refuses the system role with an exception of its own, or leaves the text out:
             self.begin = None  # then the system text becomes the head of the first user message
         # The first control token after an assistant turn ends it (Llama 2 has a blank before); without one, eos does.
@@ -108,6 +107,10 @@ class Chat:
             template = calendar(template, day) + template
         return self.tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False,
                                                   add_generation_prompt=True, date_string=f"{day:%d %b %Y}")
+
+    def _note_date(self, chat):
+        if self._render(chat) != self._render(chat, OTHER_DAY):
+            say_date()
 
     def _make_special(self, piece):
         """Mark the template's added tokens as special, so that their names in a message stay text.

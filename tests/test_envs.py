@@ -7,11 +7,13 @@ import envs
 import policy as policies
 from dualadv_grpo import ACT, FORCED, REVIEW
 from envs import Sampling, project, rollout
+from lib.chat import CHATML, Chat
 from policy import Session, logprobs
-from skillbank import Skill, SkillBank
-from tools.coldstart import demonstrations
+from skillbank import Skill, SkillBank, shaping
+from tools.coldstart import demonstrations, tool_call
 from worlds.webshop import world as shopping
 
+OPENS = CHATML.replace("assistant\n'", "assistant\n<think>\n'")
 SHORT = Sampling(act_tokens=12, review_tokens=16, context=3000)
 
 
@@ -59,6 +61,10 @@ def puppet_rollout(monkeypatch, policy, env, task, lines, bank=None, how=SHORT):
     ("<think>\u9009\u62e9</think><action>click[a]</action>", "click[a]", False),  # CJK
     ("<think>a<action>click[a]</action>", "click[a]", False),  # thought never closed
     ("", "", False),
+    ("I need boots.</think><action>search[boots]</action>", "search[boots]", True),  # the prompt opened the thought
+    ("<think>Or <action>click[buy now]</action>? No.</think><action>search[a]</action>", "search[a]", True),
+    ("<think>Or <action>click[buy now]</action>?</think>", "now]</action>?</think>"[-20:], False),
+    ("<think>Or <action>click[buy now]</action>? I am not sure about", "i am not sure about"[-20:], False),
 ])
 def test_project(text, action, valid):
     """Invalid answers must still reach the world: dropping them would make their episodes shorter."""
@@ -176,6 +182,29 @@ def test_an_episode_does_not_depend_on_its_neighbours(env, policy, monkeypatch):
     assert [s.ids for s in alone[0].segments] == [s.ids for s in together[1].segments]
     other = rollout(policy, env, tasks[1:2], SkillBank(), seed=8, sampling=SHORT, keys=[6])
     assert [s.ids for s in other[0].segments] != [s.ids for s in alone[0].segments]
+
+
+@pytest.mark.parametrize("given", [OPENS, OPENS.replace("<think>\n", "<think>")], ids=["Qwen3 and R1", "V3.1"])
+def test_a_template_that_opens_the_thought(given, env, random_tiny, monkeypatch):
+    """Bug: each turn of DeepSeek-R1's distillates and of Qwen3-Thinking costs 0.5, each review loses its thought."""
+    thinker = policies.load(random_tiny)
+    thinker.tokenizer.chat_template = given
+    thinker.chat = Chat(thinker.tokenizer)
+    lines = ["I look.</think><action>search[shoes]</action>",
+             "Or <action>click[buy now]</action>?</think><action>click[back to search]</action>",
+             "I could <action>click[buy now]</action>, but"] * (env.limit // 3)
+    call = tool_call("keep_skill", {"reason": "fine"})
+    how = Sampling(act_tokens=40, review_tokens=60, context=3000)
+    episode = puppet_rollout(monkeypatch, thinker, env, env.train_tasks[0], [*lines, f"It was fine.</think>{call}"],
+                             how=how)
+    assert [turn.valid for turn in episode.turns] == [True, True, False] * (env.limit // 3)
+    assert episode.turns[0].text.startswith("<think>") and episode.turns[1].reply.startswith("The search page.")
+    assert episode.edit.status == "kept" and shaping(episode.review, episode.edit) == pytest.approx(0.1)
+    segment = episode.segments[0]
+    for start in segment.starts:  # each turn is sampled behind an open thought
+        assert thinker.chat.decode(segment.ids[:start]).endswith("assistant\n" + thinker.chat.opened)
+    text = thinker.chat.decode(segment.ids)
+    assert text.count("<think>Or ") + text.count("<think>\nOr ") == env.limit // 3, "old thoughts stay"
 
 
 # ---- Long transcripts -----------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import re
 from types import SimpleNamespace
 
 import pytest
