@@ -282,10 +282,7 @@ def begin(session: Session, free: list[int], some: list[Play]) -> dict[int, Play
 
 
 def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str] | None:
-    """The rules of a game: what the policy's turn does, and what it hears then.
-
-    Returns (the world's reply, the review's question or ""), or None where the episode is over.
-    """
+    """What the policy's turn does: (the world's reply, the review's question or ""), or None at the episode's end."""
     episode = one.episode
     if one.reviewing:
         episode.review = text
@@ -304,17 +301,16 @@ def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str]
 
 
 def question_of(episode: Episode, env: Env) -> str:
-    """The review's question about an episode that is over."""
+    """The review's question."""
     return "\n" + review_prompt(episode.family, episode.won, episode.score, episode.steps, env.limit)
 
 
 def go_on(chat, episode: Episode, reply: str, question: str, page: str, context: int, room: int) -> list[int]:
     """Append the user message `reply + question` to an episode's transcript; returns the ids to feed.
 
-    room: tokens to leave free for the policy's next turn. Where these do not fit the context, the oldest turns after
-    the task are dropped (the message says how many), the rest is read anew, and the episode goes on in a new segment.
-    All that was sampled before counts as given there: it is trained in the segment before. The new one shows `page`
-    instead of the reply, since "Same page." may refer to a turn that was dropped.
+    room: tokens to leave free for the next turn. Where these do not fit the context, the oldest turns after the task
+    are dropped (the message says how many), and the episode goes on in a new segment, which is read anew. All that was
+    sampled before counts as given there. It shows `page`, not the reply: "Same page." may refer to a dropped turn.
     """
     old = episode.segments[-1]
     ids = chat.turn(reply + question, old.ids[-1])
