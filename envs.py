@@ -119,7 +119,7 @@ class Segment:
         self.turn += turn
 
 
-Turn = namedtuple("Turn", "page text valid reply")  # the page shown, the policy's text, the world's reply
+Turn = namedtuple("Turn", "page text valid reply after", defaults=("",))  # the page shown, and the page then
 
 
 @dataclass
@@ -292,7 +292,7 @@ def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str]
     page = game.page
     action, valid = project(text, env.tail)
     reply = game.step(action)
-    episode.turns.append(Turn(page, text, valid, reply))
+    episode.turns.append(Turn(page, text, valid, reply, game.page))
     episode.won, episode.score = game.won, game.score
     if not game.done and episode.steps < env.limit:
         return reply, ""
@@ -347,9 +347,9 @@ def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[
         end = len(old.job) - old.job[::-1].index(ACT)
         again = replace(episode, segments=[Segment.of(old.ids[:end], [i for i in old.starts if i < end])], review="",
                         edit=None)
-        last = episode.turns[-1].reply
+        last = episode.turns[-1]
         context = min(sampling.context, policy.model.cfg.max_len)
-        go_on(policy.chat, again, last, ask(episode, env), last, context, sampling.review_tokens)
+        go_on(policy.chat, again, last.reply, ask(episode, env), last.after, context, sampling.review_tokens)
         del again.segments[:-1]
         plays.append(Play(again, None, bank, list(again.segments[0].ids), reviewing=True))
     return play(plays, policy, env, seed, sampling, True, "reviews")

@@ -175,6 +175,19 @@ def test_a_copy_is_a_copy(name, arguments):
     assert bank.apply(name, arguments, "footwear").bank is bank and bank.to_dict() != before
 
 
+def test_removed_skills_are_gone_and_the_others_stay():
+    """Bug: an audit that retires a skill takes its neighbour, or leaves it in its family's list."""
+    bank = bank_of(3, footwear=2, apparel=1)
+    whole = copy.deepcopy(bank)
+    general = bank.general_skills
+    bank.remove({"general_1", "footwear_1", "nobody"})
+    assert [s.skill_id for s in bank.skills()] == ["general_0", "general_2", "footwear_0", "apparel_0"]
+    assert bank.general_skills is general and bank.category("footwear_0") == "footwear" and len(whole.skills()) == 6
+    bank.remove(["apparel_0"])
+    bank.remove([])
+    assert bank.task_specific_skills["apparel"] == [] and bank.retrieve("any task", "apparel", 3) == general[::-1]
+
+
 # -- retrieval
 
 
