@@ -22,7 +22,8 @@ SIZES = {"vocab_size": 10**7, "hidden_size": 10**6, "num_hidden_layers": 1000, "
          "intermediate_size": 10**7, "num_key_value_heads": 10**6, "head_dim": 10**5, "max_position_embeddings": 10**9}
 TYPES = {"model_type": str, "hidden_act": str, "rope_type": str, "type": str, "transformers_weights": str,
          "layer_types": list, "rope_scaling": dict, "rope_parameters": dict, "rms_norm_eps": (int, float),
-         **dict.fromkeys(ropes.NUMBERS, (int, float))}
+         **dict.fromkeys(ropes.NUMBERS, (int, float)),
+         "sampling": dict, "act_tokens": int, "review_tokens": int, "context": int}  # a tiny's own
 
 
 @dataclass
@@ -49,25 +50,25 @@ class Config:
 
 def architecture(hf, where="config.json"):
     """The fields of Config from a config.json (a dict). ValueError names a setting that we do not compute."""
+    kind = hf.get("model_type")
+
+    def check(setting, value, ok):
+        if not ok:
+            raise ValueError(f"{where}: {setting} {named(value)} is not supported (this decoder computes Llama, "
+                             "Qwen2/2.5 and Qwen3 with full attention, unquantised)")
+
+    check("model_type", kind, kind in ("llama", "qwen2", "qwen3"))
     check_types(hf, where)
-    kind, rope = hf.get("model_type"), ropes.settings(hf)
+    rope = ropes.settings(hf)
     sliding = hf.get("use_sliding_window") or any(t != "full_attention" for t in hf.get("layer_types") or [])
     partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
     nested = sorted(key for key, value in rope.items() if isinstance(value, dict))
-    for setting, value, ok in [
-        ("model_type", kind, kind in ("llama", "qwen2", "qwen3")),
-        ("hidden_act", hf.get("hidden_act", "silu"), hf.get("hidden_act", "silu") == "silu"),
-        ("rope_parameters per layer type", ", ".join(nested), not nested),
-        ("rope_type", rope["rope_type"], rope["rope_type"] in ropes.NEEDS),
-        ("partial_rotary_factor", partial, partial == 1.0),
-        ("sliding window attention", "on", not sliding),
-        ("quantization_config", "present", not hf.get("quantization_config")),
-    ]:
-        if not ok:
-            raise ValueError(
-                f"{where}: {setting} {value!r} is not supported "
-                "(this decoder computes Llama, Qwen2/2.5 and Qwen3 with full attention, unquantised)"
-            )
+    check("hidden_act", hf.get("hidden_act", "silu"), hf.get("hidden_act", "silu") == "silu")
+    check("rope_parameters per layer type", ", ".join(nested), not nested)
+    check("rope_type", rope["rope_type"], rope["rope_type"] in ropes.NEEDS)
+    check("partial_rotary_factor", partial, partial == 1.0)
+    check("sliding window attention", "on", not sliding)
+    check("quantization_config", "present", not hf.get("quantization_config"))
     missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
                            "intermediate_size") if not isinstance(hf.get(k), int)]
     missing += [f"rope {k}" for k in ropes.NEEDS[rope["rope_type"]] if not isinstance(rope.get(k), (int, float))]
@@ -90,8 +91,8 @@ def architecture(hf, where="config.json"):
 
 def check_types(hf, where):
     """ValueError where a setting of a config.json is of another type than it should be, or no possible size."""
-    ropes_own = [rope for key in ("rope_scaling", "rope_parameters") if isinstance(rope := hf.get(key), dict)]
-    for settings in (hf, *ropes_own):
+    inner = [hf[key] for key in ("rope_scaling", "rope_parameters", "sampling") if isinstance(hf.get(key), dict)]
+    for settings in (hf, *inner):
         for key in sorted(settings.keys() & TYPES.keys()):
             value = settings[key]
             if value is not None and (not isinstance(value, TYPES[key]) or isinstance(value, bool)):
@@ -155,6 +156,7 @@ def read_folder(folder, name):
         raise ValueError(f"{name}: no tokenizer (tokenizer.json) there; save it beside the weights")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer("a")  # a wrong setting of tokenizer_config.json shows here
     except Exception as error:  # the tokenizer libraries raise many kinds of errors on a broken file
         raise ValueError(f"{name}: the tokenizer does not load ({one_line(error)})") from error
     weights = read_weights(folder, name, hf.pop("transformers_weights", None))

@@ -255,6 +255,7 @@ def test_stop_ids_of_the_generation_config(llama, tokenizer):
 @pytest.mark.parametrize("settings, named", [
     (dict(model_type="gpt2"), "gpt2"),
     (dict(model_type="mistral"), "mistral"),
+    (dict(model_type="deci", intermediate_size=[1, 2]), "deci"),
     (dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "rope factor"),
     (dict(rope_scaling={"rope_type": "longrope", "factor": 4.0}), "longrope"),  # beside rope_parameters: it wins
     (dict(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 5e5}}), "full_attention"),
@@ -282,6 +283,8 @@ def test_stop_ids_of_the_generation_config(llama, tokenizer):
     (dict(rope_scaling={"rope_type": ["yarn"], "factor": 4.0}), "rope_type"),
     (dict(rope_scaling={"rope_type": "linear", "factor": "4"}), "factor"),
     (dict(layer_types=3), "layer_types"),
+    (dict(sampling=3), "sampling"),
+    (dict(sampling={"act_tokens": "96"}), "act_tokens"),
     (dict(model_type=["llama"]), "model_type"),
     (dict(transformers_weights="../model.safetensors"), "as a file of weights"),
 ])
@@ -353,6 +356,7 @@ def circle(file):
     (lambda d: change(d, eos_token_id="2") or (d / "generation_config.json").unlink(), "eos_token_id"),
     (lambda d: (d / "tokenizer_config.json").write_text(DEEP), "tokenizer does not load"),
     (lambda d: (d / "tokenizer.json").write_text(DEEP), "tokenizer does not load"),
+    (lambda d: change(d, "tokenizer_config.json", model_max_length="2048"), "tokenizer does not load"),
     (lambda d: circle(d / "config.json"), "no config.json"),
     (lambda d: circle(d / "model.safetensors"), "model.safetensors' is missing"),
     (drop_tensor, "model.layers.1.mlp.up_proj.weight is missing"),
