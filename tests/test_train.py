@@ -1,6 +1,5 @@
 """Tests of train.py: the loop end to end, resuming bit for bit, surviving a kill, and one clear line for bad input."""
 
-import copy
 import json
 import os
 import shutil
@@ -14,14 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import dualadv_grpo as grpo
 import envs
 import policy as policies
 import train
 from dualadv_grpo import ACT, FORCED, REVIEW
 from skillbank import SkillBank
 from tests.real import ROOT
-from tools import report, runs
+from tools import runs
 from worlds.webshop import catalogue
 
 SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "
@@ -87,32 +85,6 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, run):
     assert not equal(first, whole[0])  # it did learn something
     sample = (tmp_path / "whole" / "samples" / "step_00001.txt").read_text()
     assert "Task: " in sample and "--- review" in sample and "utility" in sample and "with the edit" in sample
-
-
-def test_a_loop_of_ones_own_gets_its_state_back(tmp_path, random_tiny, monkeypatch, one_thread):
-    """Bug: a method that counts, or keeps a baseline, begins anew in a resumed run; or gets another step's state."""
-    monkeypatch.setattr("worlds.webshop.world.World.limit", 2)
-    given = []
-
-    def loop(flags, env, policy, reference, optimizer, bank, start, state):
-        given.append((start, copy.deepcopy(state)))
-        for step in range(start, flags.steps):
-            episodes = envs.rollout(policy, env, train.tasks_of(flags, env, step), bank, flags.group, step,
-                                    train.sampling_of(flags, 1.0), with_review=False)
-            state = {"count": state.get("count", 0) + 1, "mean": torch.full((2,), float(step)), "seen": [("a", step)]}
-            R = [sum(e.rewards()) for e in episodes]
-            train.finish(flags, env, policy, optimizer, bank, report.Iteration(
-                step + 1, episodes, grpo.Stats(), {"act": 0.0}, R, [0.0] * len(R)), state)
-
-    flags = [*SMALL, "--model", random_tiny, "--eval_every", "0", "--reviews", "off", "--out", str(tmp_path / "run")]
-    for more in (["--steps", "2"], ["--steps", "3", "--resume"], ["--steps", "3", "--resume"]):
-        monkeypatch.setattr(sys, "argv", ["forks.own", *flags, *more])
-        train.main(train.Flags, loop, "forks.own")
-    assert given[0] == (0, {})
-    for (start, state), steps in zip(given[1:], (2, 3)):
-        assert start == state["count"] == steps and state["mean"].tolist() == [steps - 1.0] * 2
-        assert state["seen"] == [("a", steps - 1)]
-    assert [line["step"] for line in report.lines_of(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("where", ["save_file", "trainer", "rename", "latest"])
