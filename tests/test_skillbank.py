@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -176,6 +175,19 @@ def test_a_copy_is_a_copy(name, arguments):
     assert bank.apply(name, arguments, "footwear").bank is bank and bank.to_dict() != before
 
 
+def test_removed_skills_are_gone_and_the_others_stay():
+    """Bug: an audit that retires a skill takes its neighbour, or leaves it in its family's list."""
+    bank = bank_of(3, footwear=2, apparel=1)
+    whole = copy.deepcopy(bank)
+    general = bank.general_skills
+    bank.remove({"general_1", "footwear_1", "nobody"})
+    assert [s.skill_id for s in bank.skills()] == ["general_0", "general_2", "footwear_0", "apparel_0"]
+    assert bank.general_skills is general and bank.category("footwear_0") == "footwear" and len(whole.skills()) == 6
+    bank.remove(["apparel_0"])
+    bank.remove([])
+    assert bank.task_specific_skills["apparel"] == [] and bank.retrieve("any task", "apparel", 3) == general[::-1]
+
+
 # -- retrieval
 
 
@@ -270,7 +282,7 @@ def test_a_call_is_read_after_the_thought_and_out_of_its_fence(text):
     """Bug: a fence inside the tags is unreadable (-2); a thought that mentions the tag makes a good call unreadable."""
     assert parse_tool_call(text) == ("keep_skill", ARGUMENTS, None)
     result = review(text, bank_of(1), "footwear")
-    thought = 0.0 if re.search("<think>.*</think>", text) else -0.5
+    thought = 0.0 if "</think>" in text else -0.5
     tags = 0.0 if "</think>```" not in text else -0.5
     assert result.status == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
 
