@@ -279,6 +279,11 @@ def review_prompt(family, won, score, steps, limit):
     ])
 
 
+def tool_call(name, arguments):
+    """The text of a call, as the format above wants it."""
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
+
+
 def parse_tool_call(text: str) -> tuple:
     """Read the tool call in a review: (name, arguments, None), or (None, None, what is wrong). Never raises."""
     found = tagged(text, "tool_call")

@@ -22,10 +22,10 @@ from skillbank import (
     shaping,
     similarity,
     skills_prompt,
+    tool_call,
 )
 from tests.skills import SHOE, bank_of
 from tools import report
-from tools.coldstart import tool_call
 from worlds.webshop.shopper import WAYS
 
 
