@@ -11,8 +11,8 @@ from dualadv_grpo import ACT, FORCED, REVIEW
 from envs import Sampling, project, rollout
 from lib.chat import CHATML, Chat
 from policy import Session, logprobs
-from skillbank import Skill, SkillBank, shaping
-from tools.coldstart import demonstrations, tool_call
+from skillbank import Skill, SkillBank, shaping, tool_call
+from tools.coldstart import demonstrations
 from worlds.webshop import world as shopping
 
 OPENS = CHATML.replace("assistant\n'", "assistant\n<think>\n'")
