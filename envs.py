@@ -74,9 +74,6 @@ def project(text: str, tail: int) -> tuple[str, bool]:
     return action, bool(match) and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
 
 
-# ---- Episodes -------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Sampling:
     """How episodes are sampled."""
@@ -173,7 +170,8 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
 
 def prepare(policy: Policy, env: Env, task: int, bank: SkillBank, key: int, top_k: int, most: int) -> "Play":
     """A game before its first turn. Its prompt has at most `most` tokens: skills that do not fit are not shown."""
-    game, family = env.start(task), env.family(task)
+    game = env.start(task)
+    family = env.family(task)
 
     def opening(shown):
         return policy.chat.opening(*first_messages(env, task, game, shown))
@@ -284,10 +282,7 @@ def begin(session: Session, free: list[int], some: list[Play]) -> dict[int, Play
 
 
 def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str] | None:
-    """The rules of a game: what the policy's turn does, and what it hears then.
-
-    Returns (the world's reply, the review's question or ""), or None where the episode is over.
-    """
+    """What the policy's turn does: (the world's reply, the review's question or ""), or None at the episode's end."""
     episode = one.episode
     if one.reviewing:
         episode.review = text
@@ -306,24 +301,23 @@ def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str]
 
 
 def question_of(episode: Episode, env: Env) -> str:
-    """The review's question about an episode that is over."""
+    """The review's question."""
     return "\n" + review_prompt(episode.family, episode.won, episode.score, episode.steps, env.limit)
 
 
 def go_on(chat, episode: Episode, reply: str, question: str, page: str, context: int, room: int) -> list[int]:
     """Append the user message `reply + question` to an episode's transcript; returns the ids to feed.
 
-    room: tokens to leave free for the policy's next turn. Where these do not fit the context, the oldest turns after
-    the task are dropped (the message says how many), the rest is read anew, and the episode goes on in a new segment.
-    All that was sampled before counts as given there: it is trained in the segment before. The new one shows `page`
-    instead of the reply, since "Same page." may refer to a turn that was dropped.
+    room: tokens to leave free for the next turn. Where these do not fit the context, the oldest turns after the task
+    are dropped (the message says how many), and the episode goes on in a new segment, which is read anew. All that was
+    sampled before counts as given there. It shows `page`, not the reply: "Same page." may refer to a dropped turn.
     """
     old = episode.segments[-1]
     ids = chat.turn(reply + question, old.ids[-1])
     if len(old.ids) + len(ids) + room <= context:
         old.add_given(ids)
         return ids
-    prompt, end = old.ids[:old.starts[0]], len(old.ids)
+    prompt = old.ids[:old.starts[0]]
 
     def transcript(dropped, start, text=page):
         kept = prompt + old.ids[start:]
@@ -332,7 +326,7 @@ def go_on(chat, episode: Episode, reply: str, question: str, page: str, context:
 
     # A quarter stays free, or every later turn would read everything anew.
     most = context * 3 // 4 - room
-    dropped, start = drop_oldest(old.starts, end, lambda *kept: len(transcript(*kept)) <= most)
+    dropped, start = drop_oldest(old.starts, len(old.ids), lambda *kept: len(transcript(*kept)) <= most)
     text = cut_middle(chat, page, lambda text: len(transcript(dropped, start, text)) + room - context)
     starts = [begin - start + len(prompt) for begin in old.starts[dropped:]] or [len(prompt)]
     episode.segments.append(Segment.of(transcript(dropped, start, text), starts))

@@ -1,12 +1,11 @@
 """
-Evaluation: every game of a split exactly once, per family and overall, under three bank protocols side by side.
-
-    python eval.py runs/webshop-tiny --split test
+Evaluation: every game of a split exactly once, per family and overall, under three bank protocols side by side:
+`python eval.py runs/webshop-tiny --split test`
 
     none     no skills in the prompt: what the weights have learned
     frozen   the run's bank as training left it (or --bank FILE)
-    online   a copy of the bank goes on growing during the test: after each batch of episodes the reviews' edits are
-             probed on TRAINING tasks, and those that help are committed to the copy
+    online   a copy of the bank grows during the test: after each batch of episodes the reviews' edits are probed on
+             TRAINING tasks, and those that help enter the copy
 
 Temperature 0.4, as in the paper. Every episode's outcome goes into a JSON file, so that an average can be checked.
 """
@@ -71,8 +70,8 @@ def main():
     with guard("eval.py", None, (ValueError, ImportError, *BROKEN)):
         policy, env, bank, sampling = targets.open_target(args)
     tasks = env.tasks[:args.limit]
-    protocols: dict = {}
-    result = {**targets.described(args, env, tasks, bank), "protocols": protocols}
+    result = targets.described(args, env, tasks, bank)
+    protocols = result["protocols"] = {}
     out = args.out or targets.place_of(args) / f"eval_{args.split}.json"
     with guard("eval.py", None, BROKEN):
         for protocol in args.protocols:

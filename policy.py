@@ -171,8 +171,8 @@ class Decoder(nn.Module):
         mask = None
         if cache is not None:
             # Made once, as numbers: of a mask of bools every layer would make numbers again.
-            hidden = torch.arange(span, device=tokens.device) > positions[..., None]  # (B, T, span)
-            mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, -math.inf)
+            unseen = torch.arange(span, device=tokens.device) > positions[..., None]  # (B, T, span)
+            mask = torch.zeros(unseen.shape, dtype=x.dtype, device=x.device).masked_fill_(unseen, -math.inf)
             mask = mask[:, None].repeat(1, 1, self.cfg.heads // self.cfg.kv_heads, 1)  # (B, 1, H/KV * T, span)
         for i, block in enumerate(self.model.layers):
             if cache is not None:
@@ -208,8 +208,8 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
     def head(hidden, target):
         logits = model.head(hidden).float() / (temperature or 1.0)  # (n, vocab)
         logz = logits.logsumexp(-1)  # (n,)
-        spread = (logz - (logits.softmax(-1) * logits).sum(-1),) if entropy else ()  # entropy of each draw (n,)
-        return logits.gather(-1, target[:, None])[:, 0] - logz, *spread
+        entropies = (logz - (logits.softmax(-1) * logits).sum(-1),) if entropy else ()  # of each draw (n,)
+        return logits.gather(-1, target[:, None])[:, 0] - logz, *entropies
 
     parts = [checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t)
              for h, t in zip(hidden.split(chunk), target.split(chunk))]
@@ -223,7 +223,7 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
 
 @fused
 def draw(logits, seeds, temperature):
-    """logits (B, vocab) -> a token of each row (B,) and its log-probability (B,), as in `Session.sample`."""
+    """logits (B, vocab) -> a token of each row (B,), by the Gumbel-max trick, and its log-probability (B,)."""
     logits = logits.float() / (temperature or 1.0)
     noise = gumbel(seeds, logits.shape[1], logits.device) if temperature else 0.0
     drawn = (logits + noise).argmax(-1)
@@ -235,7 +235,7 @@ class Session:
 
     seed and keys: conversation c draws its tokens from the stream (seed, keys[c]); keys are the numbers of the
     conversations by default, and may be set until the first draw. The noise of a draw depends on the stream, on the
-    turn (how often the conversation was sampled) and on the place in the turn: not on the others in the batch. Two
+    turn (how often the conversation was sampled) and on the place in the turn, not on the others in the batch. Two
     conversations with one key get the same noise even where their prompts differ: this pairs the probes.
     """
 
@@ -286,7 +286,8 @@ class Session:
 
     def _read(self, batch):
         """One prefill step: up to CHUNK tokens of each conversation of the batch, padded to the longest."""
-        device, batch = self.cache.k.device, sorted(batch, key=self.row.__getitem__)
+        device = self.cache.k.device
+        batch = sorted(batch, key=self.row.__getitem__)
         new = [self.ids[c][self.length[c]:-1][:self.CHUNK] for c in batch]
         width = max(map(len, new))
         tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in new], device=device)  # (B, width)
@@ -311,7 +312,8 @@ class Session:
         of each under the full softmax at this temperature (at 1.0 where temperature is 0, which takes the argmax).
         With self.flow it returns when an eighth has finished, with None for the others: name these again to go on.
         """
-        conversations, stop = list(conversations), self.policy.stop if stop is None else set(stop)
+        conversations = list(conversations)
+        stop = self.policy.stop if stop is None else set(stop)
         limits = dict(zip(conversations, [max_new] * len(conversations) if isinstance(max_new, int) else max_new))
         for c in conversations:
             if not self.ids[c]:
@@ -348,8 +350,9 @@ class Session:
         count: how many tokens of its turn each has. What is drawn after a stop or a limit is beyond the conversation's
         length in the cache: nothing attends to it before it is overwritten.
         """
-        n, steps = len(active), min(self.block, max(limits[c] - have for c, have in zip(active, count)))
-        rows, span = n, max(self.length[c] for c in active) + steps
+        n = rows = len(active)
+        steps = min(self.block, max(limits[c] - have for c, have in zip(active, count)))
+        span = max(self.length[c] for c in active) + steps
         if self.block > 1:  # the rows that fill the shape up read and write the spare slot
             rows, span = map(min, graphs.bucket(rows, span), (self.buffers.rows, self.spare + 1))
         device = self.cache.k.device
@@ -358,7 +361,8 @@ class Session:
         self.positions[:rows] = torch.tensor(positions, device=device)
         keys, turns, count = np.array([[self.keys[c], self.turn[c], have] for c, have in zip(active, count)]).T
         seeds = mix(self.seed, keys[:, None], turns[:, None], count[:, None] + np.arange(steps))  # (n, steps)
-        seeds, drawn = torch.as_tensor(seeds, dtype=torch.int32, device=device), []
+        seeds = torch.as_tensor(seeds, dtype=torch.int32, device=device)
+        drawn = []
         for step in range(steps):
             self.seeds[:n] = seeds[:, step]
             if self.graphs:
@@ -378,10 +382,10 @@ class Session:
 
     def _in_front(self, active):
         """Give conversations the cache's first rows, moving as few as possible; returns them in the rows' order."""
-        n, holder = len(active), {row: c for c, row in enumerate(self.row)}
-        free = [row for row in range(n) if holder[row] not in active]
+        holder = {row: c for c, row in enumerate(self.row)}
+        free = [row for row in range(len(active)) if holder[row] not in active]
         for c in active:
-            if self.row[c] >= n:
+            if self.row[c] >= len(active):
                 self._swap(free.pop(), self.row[c])
         return sorted(active, key=self.row.__getitem__)
 
@@ -398,7 +402,7 @@ class Session:
         empty = [c for c, ids in enumerate(self.ids) if not ids]
         if len(empty) < len(conversations) * (n - 1):
             raise ValueError(f"fork: {len(conversations)} x {n - 1} empty rows needed, {len(empty)} left")
-        families = []
+        groups = []
         for c in conversations:
             # Prefer the next ones, so that a group's conversations are neighbours.
             copies = sorted(empty, key=lambda other: (other < c, other))[:n - 1]
@@ -406,12 +410,13 @@ class Session:
                 empty.remove(other)
                 self.cache.copy(self.row[c], self.row[other], self.length[c])
                 self.ids[other], self.length[other] = list(self.ids[c]), self.length[c]
-            families.append([c] + copies)
-        return families
+            groups.append([c] + copies)
+        return groups
 
     def reset(self, c: int) -> None:
         """Forget the conversation's tokens; its random stream goes on where it was."""
-        self.ids[c], self.length[c] = [], 0
+        self.ids[c] = []
+        self.length[c] = 0
 
 
 class Policy:
@@ -422,7 +427,8 @@ class Policy:
         self.chat = Chat(tokenizer, name)
         eos = model.cfg.hf.get("eos_token_id")  # a number, several (Llama 3), or none
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        self.keep, self.kept = self.device.type == "cuda", None  # Buffers of the last Session, for the next one
+        self.keep = self.device.type == "cuda"  # keep the Buffers of the last Session for the next one ...
+        self.kept = None  # ... which are these
         self.flows = self.device.type == "cuda"  # rollouts keep all rows busy, see envs.play
 
     @property

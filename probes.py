@@ -125,7 +125,7 @@ def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: 
 
     The best of many estimates is too high: an edit that changes nothing on average gets U > 0 at K = 4 with probability
     .16 where nine of ten of its probe pairs tie, .36 where every other one does. Fresh probes do not know which edit
-    was lucky. A general skill is shown to every family, so it is probed on all of them.
+    was lucky. A general skill is shown to every family, so here it is probed on tasks of any.
     """
     seed = mix(seed, 1)  # other tasks and other random numbers than those of probe()
     best: dict = {}  # task -> its most promising edit

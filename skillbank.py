@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from lib import skillfiles, texts
-from lib.answers import has_thought, tagged, without_thoughts
+from lib.answers import braces_in, call_in, has_thought, tagged, without_thoughts
 from lib.files import valid_text, write_atomic
 
 # Tool -> its required string arguments, in the order the prompt names them.
@@ -102,7 +102,7 @@ class SkillBank:
         return self.general_skills + [s for skills in self.task_specific_skills.values() for s in skills]
 
     def category(self, skill_id: str | None) -> str:
-        """The list that the skill of that id is in: "general", or a family."""
+        """The family whose list has the skill of that id, else "general"."""
         return next((family for family, skills in self.task_specific_skills.items()
                      if any(skill.skill_id == skill_id for skill in skills)), "general")
 
@@ -133,7 +133,7 @@ class SkillBank:
         """Carry out one tool call for an episode of this family.
 
         The edit's status is added, updated, kept, duplicate (what it writes is there already), not_found, markup (tags,
-        roles, control characters), invalid_arguments or unknown_tool: then nothing changes. Never raises.
+        roles, control characters), invalid_arguments or unknown_tool. Only the first two change the bank. Never raises.
         """
         name = valid_text(name) if isinstance(name, str) else None
         given = arguments if isinstance(arguments, dict) else {}
@@ -282,15 +282,10 @@ def parse_tool_call(text: str) -> tuple:
     found = tagged(text, "tool_call")
     if len(found) > 1:
         return None, None, f"{len(found)} tool calls where exactly one is asked for"
-    if found:
-        body = found[0].rpartition("<tool_call>")[2] if not found[0].lstrip().startswith(("{", "`")) else found[0]
-        fence = re.fullmatch(r"\s*```\w*\s*(.*?)\s*```\s*", body, re.S)
-        body = fence[1] if fence else body
-    else:  # no <tool_call> tags: parse the outermost {...} after the thought; shaping() takes 0.5 off for it
-        body = without_thoughts(text)
-        body = body[body.find("{"):body.rfind("}") + 1]
+    # Without <tool_call> tags the outermost {...} after the thought; shaping() takes 0.5 off for it.
+    body = call_in(found[0]) if found else braces_in(without_thoughts(text))
     try:
-        call = json.loads(body.strip(), strict=False)
+        call = json.loads(body, strict=False)
         arguments = call["arguments"]
         if isinstance(arguments, str):  # some models quote the inner object
             arguments = json.loads(arguments, strict=False)
@@ -327,26 +322,31 @@ def shaping(text: str, edit: Edit) -> float:
 
 
 def commit(bank: SkillBank, edits: list[Edit], rule: str = "positive") -> list[Edit]:
-    """Carry edits with measured .utility over into the bank; returns those that were, the best first.
+    """The one place where a bank changes: carry edits with measured .utility over; returns those that it took.
 
-    positive: those with U > 0, the best of each task and of each updated skill; none: nothing (the released training);
-    all: every valid edit, in their order. Duplicates are dropped.
+    positive: those with U > 0, the best of each task and of each updated skill, returned best first; none: nothing (the
+    released training); all: every valid edit, in their order. Duplicates are dropped.
     """
-    if rule not in ("positive", "none", "all"):
+    if rule == "none":
+        return []
+    if rule == "all":
+        return [edit for edit in edits if enters(bank, edit)]
+    if rule != "positive":
         raise ValueError(f"commit rule {rule!r}: choose positive, none or all")
-    chosen = list(edits) if rule == "all" else []
-    for edit in sorted(edits, key=lambda edit: -edit.utility) if rule == "positive" else ():
+    chosen: list[Edit] = []
+    for edit in sorted(edits, key=lambda edit: -edit.utility):
         fits = bank.tried(edit.name, edit.arguments, edit.family).changed
         if edit.utility > 0 and fits and not any(rivals(edit, better) for better in chosen):
             chosen.append(edit)
-    committed = []
-    # The worst first, so that the best is the newest of its list, as it was probed.
-    for edit in chosen[::-1] if rule == "positive" else chosen:
-        made = bank.apply(edit.name, edit.arguments, edit.family)
-        if made.changed:
-            edit.skill_id = made.skill_id
-            committed.append(edit)
-    return committed[::-1] if rule == "positive" else committed
+    # The worst enters first, so that the best is the newest of its list, as it was probed.
+    return [edit for edit in reversed(chosen) if enters(bank, edit)][::-1]
+
+
+def enters(bank, edit) -> bool:
+    """Carry one edit over; False where the bank does not take it."""
+    made = bank.apply(edit.name, edit.arguments, edit.family)
+    edit.skill_id = made.skill_id if made.changed else edit.skill_id
+    return made.changed
 
 
 def rivals(a, b) -> bool:

@@ -92,7 +92,7 @@ class Flags:
     options: dict = field(default_factory=dict)  # the world's own flags
 
 
-# What another model than one of 1.5B needs. A flag that is given wins.
+# Defaults of models other than one of 1.5B. A flag that is given wins.
 PRESETS = {
     "tiny": dict(steps=20, tasks=4, eval_every=5, eval_tasks=128, act_tokens=96, review_tokens=160, context=3072,
                  top_k=4, cold_start=0, lr=3e-4, skill_weight=0.5),
@@ -104,13 +104,15 @@ PRESETS = {
 def read_flags(argv=None, kind=Flags, program: str = "train.py") -> Flags:
     """The command line as `kind`, presets filled in. A wrong flag ends the program with one line."""
     flags = parse(kind, PRESETS, argv, program, "Train SkillMaster.")
-    flags.out = flags.out or f"runs/{flags.env}-{Path(flags.model).name}"
+    method = "" if program == "train.py" else f"-{program.rpartition('.')[2]}"
+    flags.out = flags.out or f"runs/{flags.env}-{Path(flags.model).name}{method}"
     return flags
 
 
 def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int, state):
     """Iterations start .. flags.steps - 1. state: what `finish` saved of a method's own; this one has nothing."""
-    objective, probing = objective_of(flags, env), probing_of(flags)
+    objective = objective_of(flags, env)
+    probing = probing_of(flags)
     for step in range(start, flags.steps):
         clock = report.Clock()
         seed = mix(flags.seed, step)
@@ -132,7 +134,7 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
 
         # 4: each is normalised within its group against its own kind
         groups = [i // flags.group for i in range(len(episodes))]
-        if flags.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
+        if flags.advantage == "single":  # what DualAdv replaces, kept as an ablation: one advantage from R + S for all
             a_act = a_skill = grpo.group_advantage([r + s for r, s in zip(R, S)], groups, alone="reward")
         else:
             a_act, a_skill = grpo.dual_advantages(R, S, groups, flags.skill_weight)  # lambda
@@ -190,7 +192,7 @@ def finish(flags: Flags, env: Env, policy: Policy, optimizer: grpo.AdamW, bank: 
     if flags.eval_every and step % flags.eval_every == 0:
         row |= dev_games(flags, env, policy, bank, step)
     runs.log(flags, row)
-    if step % flags.save_every == 0 or step == flags.steps:
+    if step % flags.save_every == 0 or step == flags.steps:  # open_run has put a number where it was 0
         runs.save(flags, step, policy, optimizer, bank, state)
 
 

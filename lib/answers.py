@@ -17,3 +17,16 @@ def without_thoughts(text: str) -> str:
 def tagged(text: str, tag: str) -> list[str]:
     """What stands between the tags, outside of thoughts, which may mention the tags."""
     return re.findall(rf"<{tag}>(.*?)</{tag}>", without_thoughts(text), re.S)
+
+
+def call_in(text: str) -> str:
+    """The call in what stands between tags, without the fence of a code block and what stands before a second tag."""
+    if not text.lstrip().startswith(("{", "`")):
+        text = text.rpartition("<tool_call>")[2]
+    fence = re.fullmatch(r"\s*```\w*\s*(.*?)\s*```\s*", text, re.S)
+    return (fence[1] if fence else text).strip()
+
+
+def braces_in(text: str) -> str:
+    """The outermost {...} of a text, "" where there is none."""
+    return text[text.find("{"):text.rfind("}") + 1].strip()

@@ -146,13 +146,6 @@ def test_every_sampled_token_knows_its_turn(env, policy):
             assert policy.chat.decode([token for token in ids if token not in policy.stop]) == turn.text
 
 
-@pytest.mark.parametrize("limit, dropped, start", [(15, 1, 8), (11, 2, 13), (6, 3, 18), (1, 4, 20)])
-def test_the_oldest_turns_are_dropped_and_as_few_as_possible(limit, dropped, start):
-    """Bug: rollout and cold start drop different turns; or all are dropped where one was enough."""
-    assert envs.drop_oldest([4, 8, 13, 18], 20, lambda _, start: 20 - start <= limit) == (dropped, start)
-    assert envs.drop_oldest([], 20, lambda *_: True) == (0, 20)
-
-
 def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
     """The released WebShop prompt omits the skills at step 1, which hides them from the first search query."""
     task = env.train_tasks[0]
@@ -271,7 +264,7 @@ def test_a_review_that_is_asked_for_again_is_the_same_review(env, policy, monkey
     again = envs.review_again(policy, env, episodes, [bank] * 4, 5, SHORT)
     for old, new in zip(episodes, again, strict=True):
         assert new.review == old.review and new.edit.status == old.edit.status and new.turns == old.turns
-        assert new.segments[0].ids == old.segments[0].ids and new.sampled(ACT) == 0
+        assert new.segments[0].ids == old.segments[0].ids and ACT not in new.segments[0].job
         mine, theirs = (sampled(segments) for segments in (new.segments, old.segments))
         theirs = [row for row in theirs if row[1] == REVIEW]
         assert [(i, job, turn) for i, job, _, turn in mine] == [(i, job, turn) for i, job, _, turn in theirs]

@@ -49,7 +49,7 @@ def script(monkeypatch, outcome):
     """Put outcome(task, titles shown) -> (won, steps) in the place of the policy; returns the list of runs played."""
     played = []
 
-    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
+    def fake(policy, env, tasks, banks, group, seed, sampling, with_review, keys, desc):
         assert not with_review and len(tasks) == len(banks) == len(keys)
         episodes = []
         for task, bank, key in zip(tasks, banks, keys):
@@ -376,8 +376,8 @@ def test_with_and_without_share_their_luck(env, tiny, monkeypatch):
 
 def test_defaults_are_enough(env, tiny, monkeypatch):
     """Bug: probe() without `probing` fails on None."""
-    monkeypatch.setattr(probes, "rollout", lambda *args, sampling, **rest: [
-        SimpleNamespace(won=True, steps=sampling.top_k) for _ in args[2]])
+    monkeypatch.setattr(probes, "rollout", lambda policy, env, tasks, banks, group, seed, sampling, *rest: [
+        SimpleNamespace(won=True, steps=sampling.top_k) for _ in tasks])
     edit = proposed(SkillBank(), env.train_tasks[0], "new", env.family(env.train_tasks[0]))
     assert len(probe(tiny, env, SkillBank(), [edit])) == 8 and edit.utility == 0.0
 
@@ -387,7 +387,7 @@ def test_a_graded_probe_and_an_unpaired_one(tiny, env, monkeypatch):
     assert score(0.5, 5, 10) == 0.75 and score(True, 5, 10) == 1.5 and score(False, 5, 10) == 0.0
     seen = []
 
-    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
+    def fake(policy, env, tasks, banks, group, seed, sampling, with_review, keys, desc):
         seen.append(keys)
         return [SimpleNamespace(won=False, score=0.5 * bool(bank.skills()), steps=5) for bank in banks]
 
@@ -403,7 +403,7 @@ def test_a_graded_probe_and_an_unpaired_one(tiny, env, monkeypatch):
 
 def test_wins_count_beside_the_score(monkeypatch):
     """Bug: a skill that wins by taking its time is harmful, since without it games score nearly as much, and faster."""
-    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
+    def fake(policy, env, tasks, banks, group, seed, sampling, with_review, keys, desc):
         won = [bool(bank.skills()) and i % 3 == 0 for i, bank in enumerate(banks)]
         return [SimpleNamespace(won=w, score=1.0 if w else 0.6, steps=9 if bank.skills() else 2)
                 for w, bank in zip(won, banks)]

@@ -9,20 +9,19 @@ from pathlib import Path
 import pytest
 
 import envs
-
 from tests.real import ROOT
 
 SEVEN = ("train", "policy", "skillbank", "probes", "dualadv_grpo", "envs", "eval")
 ROOMS = ("worlds", "lib", "tools", "studies", "forks")
 # Floors of the house: a module imports from its own floor and from those below.
-FLOORS = [{"lib", "worlds"}, {"policy", "skillbank", "dualadv_grpo"}, {"envs"}, {"probes"}, {"tools"}, {"train", "eval"},
-          {"studies", "forks"}]
+FLOORS = [{"lib", "worlds"}, {"policy", "skillbank", "dualadv_grpo"}, {"envs"}, {"probes"}, {"tools"},
+          {"train", "eval"}, {"studies", "forks"}]
 READMES = [path for path in ROOT.rglob("README.md") if not {"runs", "venv", ".venv"} & set(path.parts)]
 pytestmark = pytest.mark.upstream
 
 
 def modules():
-    """{dotted name: its syntax tree} of the seven files and the three rooms; a package is named like its folder."""
+    """{dotted name: its syntax tree} of the seven files and the rooms; a package is named like its folder."""
     files = [ROOT / f"{name}.py" for name in SEVEN] + [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
     return {name: ast.parse(path.read_text()) for name, path in zip(names, files)}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from envs import Episode
 from probes import edits_of
 from skillbank import (
     SHAPING,
@@ -22,10 +23,10 @@ from skillbank import (
     shaping,
     similarity,
     skills_prompt,
-    tool_call,
 )
 from tests.skills import SHOE, bank_of
 from tools import report
+from tools.coldstart import tool_call
 from worlds.webshop.shopper import WAYS
 
 
@@ -110,12 +111,35 @@ def test_update_by_id_and_by_title():
     assert bank.general_skills[-1] == Skill("general_0", "New title", "New principle.", "Now.", {"confidence": 0.8})
     other = new | {"skill_id": "footwear title 1", "title": "T2", "principle": "P2"}
     assert bank.apply("update_skill", other, "footwear").skill_id == "footwear_1"
-    assert bank.apply("update_skill", other | {"skill_id": "T2"}, "footwear").skill_id == "footwear_1"
+    again = other | {"skill_id": "T2", "title": "T3", "principle": "P3"}
+    assert bank.apply("update_skill", again, "footwear").skill_id == "footwear_1"
     assert sorted(s.skill_id for s in bank.skills()) == sorted(s.skill_id for s in bank_of(2, footwear=3).skills())
     before = bank.to_dict()
-    for miss in ("footwear title 1", "t2", "general_9", "*"):
+    for miss in ("footwear title 1", "t3", "general_9", "*"):
         assert bank.apply("update_skill", other | {"skill_id": miss}, "footwear").status == "not_found"
     assert bank.to_dict() == before
+
+
+@pytest.mark.parametrize("change", [
+    dict(title=" footwear TITLE 0 ", principle="Footwear  principle 0", when_to_apply="Always"),
+    dict(title="Footwear title 1"), dict(principle="general principle 0"),
+], ids=["the same", "another's title", "another's principle"])
+def test_an_update_that_adds_nothing_is_a_duplicate(change):
+    """Bug: an update to the very same words, or to those of another skill, is probed and committed as an edit."""
+    bank = bank_of(1, footwear=2)
+    before = bank.to_dict()
+    new = dict(skill_id="footwear_0", title="New", principle="New text.", when_to_apply="always", reason="r")
+    assert bank.apply("update_skill", new | change, "footwear").status == "duplicate" and bank.to_dict() == before
+    only_when = dict(title="footwear title 0", principle="footwear principle 0", when_to_apply="On a product page.")
+    assert bank.apply("update_skill", new | only_when, "footwear").status == "updated"
+
+
+@pytest.mark.parametrize("odd", ["\x00", "\x1b[2J", "\x7f", "\x85", "\u200b", "\u202e", "\u2066", "\ufeff"], ids=ascii)
+def test_characters_that_nobody_sees_are_refused(odd):
+    """Bug: a skill that reads well in the terminal and says something else to the policy enters the bank."""
+    edit = SkillBank().apply("propose_skill", SHOE | {"principle": f"Click the {odd}size."}, "footwear")
+    assert edit.status == "markup" and not edit.bank.skills()
+    assert SkillBank().apply("propose_skill", SHOE | {"principle": "Wähle\tdie Größe 你好 💰"}, "footwear").changed
 
 
 def test_an_id_wins_over_a_title():
@@ -303,9 +327,9 @@ def test_an_update_of_a_general_skill_is_general_by_whatever_name():
 def test_nothing_said_ends_a_run(tmp_path):
     """Bug: a mutated review passes the parser and raises in the log, the commit or the printed story."""
     rng, bank, path = random.Random(1), bank_of(2, footwear=2), tmp_path / "edits.jsonl"
-    for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(1500)]):
-        episode = SimpleNamespace(edit=review(text, bank, "footwear", number), review=text, won=False, score=0,
-                                  turns=[], messages=("s", "u"), transcript=lambda text=text: text)
+    for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(2400)]):
+        episode = Episode(number, "footwear", 0, [], ("s", "u"), review=text,
+                          edit=review(text, bank, "footwear", number))
         edits = edits_of([episode])
         for edit in edits:
             hash(edit.identity)
@@ -435,7 +459,7 @@ def test_nothing_said_breaks_anything(tmp_path):
     bank = bank_of(3, footwear=1)
     for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(4000)]):
         result = review(text, bank, "footwear")
-        assert result.status in SHAPING, text[:200]
+        assert result.status in {*SHAPING, "markup"}, text[:200]
         assert -7.0 <= shaping(text, result) <= 0.1
         seen.add(result.status)
         if result.status in ("added", "updated"):
@@ -448,7 +472,7 @@ def test_nothing_said_breaks_anything(tmp_path):
                 assert len({s.skill_id for s in bank.skills()}) == len(bank.skills())
         else:
             assert result.bank.to_dict() == bank.to_dict()
-    assert seen == set(SHAPING), "the mutations must reach every status"
+    assert seen == {*SHAPING, "markup"}, "the mutations must reach every status"
 
 
 def test_half_a_surrogate_pair_is_replaced(tmp_path):

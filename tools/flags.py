@@ -87,5 +87,7 @@ def parse(kind, presets, argv=None, program="train.py", text=""):
     model = given.get("model") or kind.model or ("Qwen/Qwen2.5-1.5B-Instruct" if gpu else "tiny")
     own = {option: given.pop(option, default) for option, default in options.items()}
     small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
-    preset = {name: value for name, value in preset_of(model, presets).items() if name in known}
+    # What a subclass defines anew is its own default, whatever the model.
+    anew = vars(kind).get("__annotations__", {}) if kind.__base__ is not object else {}
+    preset = {name: value for name, value in preset_of(model, presets).items() if name in known and name not in anew}
     return kind(**{**preset, **small, **given, "model": model, "options": own})

@@ -40,8 +40,14 @@ def test_short_memory_means_waves_and_the_same_episodes(policy, env, monkeypatch
     """Bug: death by memory in the middle of a rollout; or other episodes because fewer were played at once."""
     tasks = env.train_tasks[:6]
     whole = envs.rollout(policy, env, tasks, SkillBank(), sampling=HOW)
-    waves, play = [], envs.play_wave
-    monkeypatch.setattr(envs, "play_wave", lambda wave, *rest: (waves.append(len(wave)), play(wave, *rest)))
+    waves = []
+
+    class Counted(Session):
+        def __init__(self, policy, rows, *rest):
+            waves.append(rows)
+            super().__init__(policy, rows, *rest)
+
+    monkeypatch.setattr(envs, "Session", Counted)
     needed = memory.of_rollout(policy.model.cfg, 2, 1500, 4, Session.PREFILL)
     monkeypatch.setattr(memory, "free", lambda device: needed / memory.SHARE + 1)
     parts = envs.rollout(policy, env, tasks, SkillBank(), sampling=HOW)

@@ -1,5 +1,6 @@
 """The comparison: every listed command is one that its program takes, the tables are what the runs logged."""
 
+import functools
 import json
 import re
 import shlex
@@ -15,11 +16,15 @@ import train
 from forks import gigpo
 from skillbank import SkillBank
 from studies import ablations
+from tests.real import ROOT
 from tools import coldstart, report, targets
 from tools.flags import parse
 from worlds.webshop import catalogue
 
-ROOT = Path(ablations.__file__).parents[1]
+
+@functools.cache
+def opened(name, *options):
+    return envs.make(name, "train", **dict(options))
 
 
 def call(monkeypatch, out, *argv):
@@ -58,7 +63,7 @@ def test_every_command_is_one_that_its_program_takes(part, tmp_path, monkeypatch
             flags = train.read_flags(argv) if program == "train.py" else train.read_flags(argv[1:], gigpo.Flags)
             assert flags.lr == 0.5 and flags.steps in (5, 10, 20, 40) and not flags.resume
             assert flags.cold_start == 0 and flags.act_tokens == 96
-            envs.make(flags.env, "train", **flags.options)
+            opened(flags.env, *flags.options.items())
             runs += 1
         elif program == "-m":
             assert argv[0] == "tools.coldstart"
