@@ -155,7 +155,7 @@ def deep(value) -> bool:
 REST = ".skillbank.json"  # what a bank has beside its skills, see `write_rest`
 PASSED_BY = {".git", ".hg", ".svn", ".venv", "node_modules", "__pycache__"}
 BESIDE = re.compile(r"evals/[a-z]+\.json")  # what is written beside a SKILL.md
-FOLDERS = 20_000  # at most: a link may lead to a whole disk
+FOLDERS = 100_000  # at most: a link may lead to a whole disk
 
 
 def skill_files(path: Path) -> list[Path]:
@@ -236,7 +236,7 @@ def write_rest(root: Path, data: dict, source: Source) -> None:
     """Keep what a bank has beside its skills: families without one, common mistakes, metadata, fields of others."""
     file = root / REST
     fields = {key: value for key, value in data.items()
-              if key not in ("general_skills", "task_specific_skills") and value not in ([], {})}
+              if key not in ("general_skills", "task_specific_skills") and (value or key not in BANK)}
     empty = [family for family, skills in data["task_specific_skills"].items() if not skills]
     read = source.files.get(str(file.resolve()))
     before = {} if read and read == digest_of(file) else read_rest(root)  # what was read is in the bank by now
@@ -264,11 +264,12 @@ def write_folders(path, data, source=None, notes=None) -> Source:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: is a file; name a directory for the skill folders")
     there = [skillmd.look(file) for file in skill_files(path)] if path.exists() else []
-    find, free = finder(there, path, source), namer()
     jobs, left = [], []
     done: set[str] = set()
     lists = [("general", data["general_skills"]), *data["task_specific_skills"].items()]
-    for order, (category, skill) in enumerate((category, skill) for category, skills in lists for skill in skills):
+    entries = [(category, skill) for category, skills in lists for skill in skills]
+    find, free = finder(there, path, source, {skill["skill_id"] for _, skill in entries}), namer()
+    for order, (category, skill) in enumerate(entries):
         old = find(skill, done)
         if old is None:
             if (path / "SKILL.md").exists():
@@ -305,15 +306,16 @@ def write_folders(path, data, source=None, notes=None) -> Source:
     return replace(source, files=files, left=tuple(left))
 
 
-def finder(there: list[SkillFile], root: Path, source: Source):
+def finder(there: list[SkillFile], root: Path, source: Source, ids: set):
     """find(skill, done) -> the file that is a skill's, of those that are there and not done; None where there is none.
 
-    It is the one that this bank wrote or read for the skill. A skill of the same id and title that another bank wrote
-    is taken for it, too: the bank has been copied or has moved, and with both the folder could not be read.
+    It is the one that this bank wrote or read for the skill, or wrote for one of its title that is not in the bank any
+    more (ids: those that are). A skill of the same id and title that another bank wrote is taken for it, too: the bank
+    has been copied or has moved, and with both the folder could not be read.
     """
     mine = [one for one in there if one.bank == source.bank or one.place in source.files]
     by_id = {one.skill_id(root): one for one in reversed(mine)}
-    by_title = {one.title: one for one in reversed(mine) if one.bank == source.bank}
+    by_title = {one.title: one for one in reversed(mine) if one.bank == source.bank and one.skill_id(root) not in ids}
     twins = {(one.skill_id(root), one.title): one for one in reversed(there) if one.bank and not one.found}
 
     def find(skill, done):
