@@ -185,8 +185,8 @@ class SkillBank:
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
 
     def _next_id(self):
-        taken = [int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_([0-9]{1,9})", s.skill_id))]
-        return f"dyn_{max(taken, default=0) + 1:03d}"
+        taken = {0, *(int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_([0-9]{1,4000})", s.skill_id)))}
+        return f"dyn_{max(n for n in taken if n < 10**9 and n + 1 not in taken) + 1:03d}"  # not after a monster's
 
 
 @dataclass(eq=False)
