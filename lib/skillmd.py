@@ -254,7 +254,7 @@ def text_of(node) -> str:
     """A node as a text: a scalar as it is written, a list or a mapping as a person would say it."""
     if isinstance(node.value, str):
         return node.value
-    parts = [f"{text_of(item[0])}: {text_of(item[1])}" if isinstance(item, tuple) else text_of(item)
+    parts = [": ".join(filter(None, map(text_of, item))) if isinstance(item, tuple) else text_of(item)
              for item in node.value]
     parts = [part.strip() for part in parts if part.strip()]
     return " ".join(part if part[-1] in ".!?:;" else f"{part};" for part in parts).removesuffix(";")
@@ -338,10 +338,11 @@ def when_to_use(when: str) -> str:
 def described(title: str, principle: str, when: str) -> str:
     """The description: what to do, and when. An agent sees no more of a skill until it opens it."""
     rule, use = printable(principle), when_to_use(when)
-    if len(rule) > 600 or "\n" in principle and DOCUMENT.search(principle):  # somebody's page: its first sentence
-        if len(when.split()) > 7:  # and its own description says what it is about
+    if "\n" in principle.strip() and (len(rule) > 600 or DOCUMENT.search(principle)):  # somebody's page
+        if len(when.split()) > 7:  # which has a description of its own
             return cut(printable(when), DESCRIPTION)
-        rule = next((row for row in principle.splitlines() if re.match(r"\s*\w", row)), rule)
+        prose = re.sub("```.*?(```|$)", "", principle, flags=re.S).splitlines()
+        rule = next((row for row in prose if re.match(r"\s*\w", row)), rule)
         rule = re.split(r"(?<=[.!?]) ", printable(rule))[0]
     if not rule or rule == printable(when):
         return cut(printable(when) or printable(title) or "A skill without a text.", DESCRIPTION)
