@@ -2,6 +2,7 @@
 Skill banks on disk: SkillRL's and SkillMaster's JSON, checked place by place, and folders of SKILL.md files.
 
 Everything here works on plain dicts in the JSON format; skillbank.py makes a SkillBank of them. The method is not here.
+skillmd.py reads and writes one SKILL.md; here is which files are a bank's, and which of them it may write over.
 """
 
 import copy
@@ -104,10 +105,8 @@ def json_file(path: Path) -> Path | None:
 def identity(path: Path) -> str:
     """The identity of the bank in a file or a folder: its place. All checkpoints of a run have the run's."""
     place = path.resolve()
-    if place.name == "skills.json":
-        place = place.parent
-    if place.parent.name == "checkpoints":
-        place = place.parent.parent
+    if place.name == "skills.json" and place.parent.parent.name == "checkpoints":
+        place = place.parent.parent.parent / "skills.json"
     return hashlib.sha1(str(place).encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
@@ -292,7 +291,7 @@ def write_folders(path, data, source=None, notes=None) -> Source:
         files[file] = skillmd.digest(text)
         left += more
     for one in there:
-        if one.bank == source.bank and not one.found and one.place not in done and (
+        if one.bank == source.bank and one.place not in done and not one.found and one.at_home and (
                 not source.part or one.place in source.files):
             if current(one, source):
                 remove(one)
@@ -313,10 +312,11 @@ def finder(there: list[SkillFile], root: Path, source: Source, ids: set):
     more (ids: those that are). A skill of the same id and title that another bank wrote is taken for it, too: the bank
     has been copied or has moved, and with both the folder could not be read.
     """
+    there = sorted(there, key=lambda one: one.at_home)  # the last one counts: not a copy that somebody made
     mine = [one for one in there if one.bank == source.bank or one.place in source.files]
-    by_id = {one.skill_id(root): one for one in reversed(mine)}
-    by_title = {one.title: one for one in reversed(mine) if one.bank == source.bank and one.skill_id(root) not in ids}
-    twins = {(one.skill_id(root), one.title): one for one in reversed(there) if one.bank and not one.found}
+    by_id = {one.skill_id(root): one for one in mine}
+    by_title = {one.title: one for one in mine if one.bank == source.bank and one.skill_id(root) not in ids}
+    twins = {(one.skill_id(root), one.title): one for one in there if one.bank and not one.found}
 
     def find(skill, done):
         key, title = skill["skill_id"], skill["title"]
@@ -384,7 +384,7 @@ class Job:
         top, further = skillmd.fields(self.skill)
         metadata = {"skill_id": self.skill["skill_id"], "title": self.skill["title"], "category": self.category,
                     "order": str(self.order), "bank": bank, "when_to_apply": self.skill["when_to_apply"], **measured}
-        if skillmd.lines(self.skill["principle"]).strip() != self.skill["principle"]:
+        if skillmd.newlines(self.skill["principle"]).strip() != self.skill["principle"]:
             metadata["principle"] = self.skill["principle"]
         if self.old and self.old.found:
             metadata["origin"] = "found"
@@ -394,7 +394,7 @@ class Job:
                               self.skill["principle"])
         file = (self.folder / "SKILL.md").resolve()  # the file itself, where a link leads to it
         write_atomic(file, text)
-        return str(file), skillmd.lines(text), left
+        return str(file), skillmd.newlines(text), left
 
     def description(self) -> str:
         """What a person wrote, as long as it is what the skill says; else made of the skill's texts."""
@@ -415,7 +415,7 @@ class Job:
                 forget(self.folder / name, written.pop(name))
         for name, content in contents.items():
             file = self.folder / name
-            text = json.dumps({"skill_name": self.folder.name, **content}, indent=1, ensure_ascii=False) + "\n"
+            text = rows_of({"skill_name": self.folder.name, **content})
             if os.path.lexists(file) and digest_of(file) not in (written.get(name), skillmd.digest(text)):
                 left.append(file)
                 written.pop(name, None)
@@ -423,6 +423,17 @@ class Job:
                 write_atomic(file, text)
                 written[name] = skillmd.digest(text)
         return written, left
+
+
+def rows_of(content: dict) -> str:
+    """JSON with a row for each field, and for each item of a list."""
+    fields = []
+    for key, value in content.items():
+        text = skillmd.as_json(value)
+        if isinstance(value, list) and any(isinstance(item, dict | str) for item in value):
+            text = "[\n  " + ",\n  ".join(map(skillmd.as_json, value)) + "\n ]"
+        fields.append(f"{json.dumps(key)}: {text}")
+    return "{\n " + ",\n ".join(fields) + "\n}\n"
 
 
 def written_beside(metadata: dict) -> dict[str, str]:

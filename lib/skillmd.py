@@ -71,6 +71,11 @@ class SkillFile:
         """Was the file there before any bank wrote into it?"""
         return self.bank is None or self.metadata.get("origin") == "found"
 
+    @property
+    def at_home(self) -> bool:
+        """Does it lie in the folder that it was written into? A copy does not."""
+        return self.head.get("name") == self.file.parent.name
+
     @cached_property
     def intact(self) -> bool:
         """Is it as a bank wrote it? Not where a person has changed it since. Older files cannot tell: they are."""
@@ -81,14 +86,14 @@ class SkillFile:
     def title(self) -> str:
         """The skill's title: ours, or the one that the file has, or made from its name."""
         for given in (self.metadata.get("title"), self.head.get("title")):
-            if isinstance(given, str | int) and (given or self.bank):
+            if is_label(given) and (given or self.bank):
                 return str(given)
         return self.head.get("name", "").replace("-", " ").capitalize()
 
     def skill_id(self, root: Path) -> str:
         """Ours, or made from the path of its folder, so that it stays the same when another skill is added."""
         given = self.metadata.get("skill_id")
-        if isinstance(given, str | int) and (str(given) or self.bank):
+        if is_label(given) and (given != "" or self.bank):
             return str(given)
         return "md_" + "_".join(self.file.relative_to(root).parts[:-1] or (self.file.parent.resolve().name,))
 
@@ -108,20 +113,21 @@ class SkillFile:
         """principle and when_to_apply. What a person has changed in a file of ours is taken as it stands there."""
         principle, description = self.body.strip(), self.head["description"]
         given, when = (self.metadata.get(key) if self.bank else None for key in ("principle", "when_to_apply"))
-        if isinstance(given, str) and lines(given).strip() == principle:
+        if isinstance(given, str) and newlines(given).strip() == principle:
             principle = given
         if not isinstance(when, str):
             return {"principle": principle, "when_to_apply": description}
         use, said = when_to_use(when), " ".join(description.split())
-        same = self.intact or said == described(self.title, principle, when) or use and said.endswith(use)
+        same = self.intact or said == described(self.title, principle, when) or bool(use) and said.endswith(use)
         return {"principle": principle, "when_to_apply": when if same else description}
 
     def skill(self, root: Path) -> dict:
         """The skill in the JSON format. ValueError where our own fields have been broken."""
+        full = self.bank is not None and bool({"when_to_apply", "digest"} & self.metadata.keys())
         if self.bank:
-            known = list(OURS if "when_to_apply" in self.metadata else OURS[:5])  # older files of ours have no more
+            known = list(OURS if full else OURS[:5])  # older files of ours have no more
         else:
-            known = [key for key in OURS[:2] if isinstance(self.metadata.get(key), str | int)]
+            known = [key for key in OURS[:2] if is_label(self.metadata.get(key))]
         kept = {key: value for key, value in self.metadata.items() if key not in known}
         extra = {key: value for key, value in self.head.items() if key not in ("name", "description", "metadata")}
         if not self.metadata and self.head.get("metadata") not in (None, {}):
@@ -129,7 +135,7 @@ class SkillFile:
         if extra.get("title") == self.title:
             del extra["title"]
         kept |= {key: extra.pop(key) for key in SKILL if key in extra}
-        if self.bank:
+        if full:
             for key in self.stored("json", list):
                 if isinstance(key, str) and isinstance(kept.get(key), str):
                     kept[key] = from_json(kept[key])
@@ -237,9 +243,10 @@ def weigh(node, known, above):
     if id(node) in above:
         raise TooMuch("has an alias that stands in what it is an alias of")
     if id(node) not in known:
-        children = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
         leaf = isinstance(node.value, str)
-        weights = [] if leaf else [weigh(child, known, above | {id(node)}) for child in children]
+        children = [part for item in (() if leaf else node.value)
+                    for part in (item if isinstance(item, tuple) else (item,))]
+        weights = [weigh(child, known, above | {id(node)}) for child in children]
         values, letters, levels = zip(*weights) if weights else ((), (), ())
         known[id(node)] = 1 + sum(values), sum(letters) + len(node.value) * leaf, 1 + max(levels, default=0)
     values, letters, levels = known[id(node)]
@@ -284,7 +291,7 @@ AFTER_WHEN = re.compile(r"(at|on|in|inside|within|under|near|you|there|it|nothin
 RESERVED = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # YAML 1.1 does not read these as texts
 
 
-def lines(text: str) -> str:
+def newlines(text: str) -> str:
     """A text as files give it back: whichever line ends it has, they are newlines."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -390,6 +397,11 @@ def fields(skill: dict) -> tuple[dict, dict]:
     return top, metadata
 
 
+def is_label(value) -> bool:
+    """A text or a number, as a title or an id may be written."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
 def is_text(value, most: int = 10_000) -> bool:
     return isinstance(value, str) and bool(value.strip()) and len(value) <= most
 
@@ -406,4 +418,4 @@ def render(name: str, description: str, top: dict, metadata: dict, body: str) ->
     head.append("metadata:")
     head += [f"  {key if key in OURS else quote(key)}: {quote(value)}" for key, value in metadata.items()]
     tail = ["---", "", body, ""]
-    return "\n".join([*head, f'  digest: "{digest(lines(chr(10).join(head + tail)))}"', *tail])
+    return "\n".join([*head, f'  digest: "{digest(newlines(chr(10).join(head + tail)))}"', *tail])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 
@@ -410,6 +411,33 @@ def test_what_a_person_has_changed_is_left_alone(tmp_path):
     read.save_folders(out)
     assert not read.source.left and names_in(out) == ["choose-the-size-first-0", "general-title-1", "general-title-2"]
     assert SkillBank.load(out) == read
+
+
+def test_a_copy_that_a_person_keeps_is_left_alone(tmp_path):
+    """Bug: a copy of a skill's folder has the bank's name in it, and is deleted, or is written over for the skill."""
+    bank = bank_of(2)
+    bank.save(tmp_path / "skills.json")
+    bank.save_folders(tmp_path / "out")
+    for number in range(2):
+        shutil.copytree(tmp_path / "out" / f"general-title-{number}", tmp_path / "out" / f"a-copy-{number}")
+    copy = (tmp_path / "out" / "a-copy-0" / "SKILL.md").read_text()
+    update(bank, "general_0")
+    bank.remove({"general_1"})
+    bank.save_folders(tmp_path / "out")
+    assert names_in(tmp_path / "out") == ["a-copy-0", "a-copy-1", "choose-the-size-first-0"]
+    assert (tmp_path / "out" / "a-copy-0" / "SKILL.md").read_text() == copy
+
+
+def test_a_folder_that_a_person_has_renamed_stays(tmp_path):
+    """Bug: somebody gives a folder another name, and the next export writes the skill a second time."""
+    bank = bank_of(1)
+    bank.save_folders(tmp_path)
+    os.rename(tmp_path / "general-title-0", tmp_path / "my-name")
+    bank.save_folders(tmp_path)
+    update(bank, "general_0")
+    bank.save_folders(tmp_path)
+    assert names_in(tmp_path) == ["my-name"] and SkillBank.load(tmp_path) == bank
+    agents_take(tmp_path)
 
 
 def test_a_persons_file_of_the_same_title_is_left_alone(tmp_path):
