@@ -54,14 +54,14 @@ def dual_advantages(task_rewards, skill_rewards, groups, weight: float = 0.2):
             weight * group_advantage(skill_rewards, groups, alone="reward"))
 
 
-def per_token(episodes, a_act, a_skill, a_turns=None) -> tuple[list, list[list[float]]]:
+def per_token(episodes, a_act, a_skill=None, a_turns=None) -> tuple[list, list[list[float]]]:
     """All segments of some episodes, and the advantage of each token: by the job it did, 0 for prompt and world.
 
-    a_act, a_skill: a number per episode; a_turns: per episode a number per turn, which is added to a_act there.
+    a_act, a_skill (None: 0): a number per episode; a_turns: per episode a number per turn, added to a_act there.
     """
     segments, advantages = [], []
     for i, episode in enumerate(episodes):
-        by_job = {FORCED: 0.0, ACT: float(a_act[i]), REVIEW: float(a_skill[i])}
+        by_job = {FORCED: 0.0, ACT: float(a_act[i]), REVIEW: 0.0 if a_skill is None else float(a_skill[i])}
         for segment in episode.segments:
             mine = [by_job[job] for job in segment.job]
             if a_turns is not None:

@@ -335,7 +335,8 @@ def go_on(chat, episode: Episode, reply: str, question: str, page: str, context:
 
 def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[SkillBank], seed: int = 0,
                  sampling: Sampling | None = None, ask: Callable[[Episode, Env], str] = question_of) -> list[Episode]:
-    """Ask for the reviews of episodes that are over, each on its bank; ask(episode, env) is the question.
+    """Ask for the reviews of episodes that are over, each on its bank. ask(episode, env): the question; it may be a
+    sentence before `question_of`.
 
     Returns new Episodes; only their reviews count as sampled. With the rollout's seed and sampling they are as then.
     """
@@ -359,7 +360,7 @@ def reprompt(policy: Policy, env: Env, episode: Episode, shown: list) -> list[Se
     """The same sampled tokens behind another prompt: the episode's segments as if `shown` had been its skills.
 
     The log-probabilities stay the sampler's, under the prompt that it read; `dualadv_grpo.score` gives those under this
-    one. ValueError where a segment would be longer than what the model can read.
+    one, `per_token(replace(episode, segments=...))` their advantages. GameError where the model cannot read so much.
     """
     system, _ = first_messages(env, episode.task, env.start(episode.task), shown)
     prompt = policy.chat.opening(system, episode.messages[1])
@@ -369,7 +370,7 @@ def reprompt(policy: Policy, env: Env, episode: Episode, shown: list) -> list[Se
         moved = Segment.of(prompt, [start - old + len(prompt) for start in segment.starts])
         moved.add(segment.ids[old:], segment.job[old:], segment.logp[old:], segment.turn[old:])
         if len(moved.ids) > policy.model.cfg.max_len:
-            raise ValueError(f"task {episode.task}: with these skills a transcript of {len(moved.ids)} tokens, the "
+            raise GameError(f"task {episode.task}: with these skills a transcript of {len(moved.ids)} tokens, the "
                              f"model reads {policy.model.cfg.max_len}; show fewer skills")
         segments.append(moved)
     return segments

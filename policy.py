@@ -321,7 +321,7 @@ class Session:
             if limits[c] - len(self.open.get(c, [[]])[0]) > self.room(c):
                 raise ValueError(f"row {c}: {len(self.ids[c])} + {limits[c]} tokens do not fit {self.max_len}")
         out = {c: self.open.pop(c, ([], [])) for c in conversations}
-        active = self._in_front([c for c in conversations if limits[c] > 0])
+        active = buffers.in_front(self, [c for c in conversations if limits[c] > 0])
         least = max(len(conversations) // 8, 1) if self.flow else len(conversations)
         while active and len(conversations) - len(active) < least:
             count = [len(out[c][0]) for c in active]
@@ -336,7 +336,7 @@ class Session:
             for i in reversed(range(len(active))):
                 c = active[i]
                 if out[c][0][-1] in stop or len(out[c][0]) == limits[c]:
-                    self._swap(i, len(active) - 1)
+                    buffers.swap(self, i, len(active) - 1)
                     active[i] = active[-1]
                     active.pop()
         for c in conversations:
@@ -379,23 +379,6 @@ class Session:
         logits = self.policy.model.head(hidden[:, 0])  # (rows, vocab)
         self.tokens[:rows, 0], self.logp[:rows] = draw(logits, self.seeds[:rows], temperature)
         self.positions[:rows] = (self.positions[:rows] + 1).clamp(max=self.spare)
-
-    def _in_front(self, active):
-        """Give conversations the cache's first rows, moving as few as possible; returns them in the rows' order."""
-        holder = {row: c for c, row in enumerate(self.row)}
-        free = [row for row in range(len(active)) if holder[row] not in active]
-        for c in active:
-            if self.row[c] >= len(active):
-                self._swap(free.pop(), self.row[c])
-        return sorted(active, key=self.row.__getitem__)
-
-    def _swap(self, a, b):
-        """Exchange two rows of the cache, whichever conversations are there."""
-        if a == b:
-            return
-        one, two = self.row.index(a), self.row.index(b)
-        self.cache.swap(a, b, max(self.length[one], self.length[two]))
-        self.row[one], self.row[two] = b, a
 
     def fork(self, conversations, n: int) -> list[list[int]]:
         """Copy each conversation into n - 1 empty ones; returns the n numbers for each, itself first. Keys stay."""

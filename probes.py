@@ -116,7 +116,12 @@ def probe(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: in
         edit.before = [worth(without, env.limit, probing.utility) for without, _ in mine.values()]
         edit.after = [worth(with_edit, env.limit, probing.utility) for _, with_edit in mine.values()]
         edit.utility = utility(edit.before, edit.after, probing.alpha, probing.clip)
-    return list({id(episode): episode for pair in played for episode in pair}.values())
+    return games_of(played)
+
+
+def games_of(pairs: list[tuple[Episode, Episode]]) -> list[Episode]:
+    """The games that were played for some pairs; equal ones are one Episode in several pairs, and are here once."""
+    return list({id(episode): episode for pair in pairs for episode in pair}.values())
 
 
 def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: int = 0,

@@ -125,7 +125,8 @@ class SkillBank:
         return shown
 
     def remove(self, ids):
-        """Take the skills of these ids out of the bank."""
+        """Take the skills of these ids out of the bank. Their ids are not given again."""
+        self.metadata["last_id"] = self._last_id()
         for skills in (self.general_skills, *self.task_specific_skills.values()):
             skills[:] = [skill for skill in skills if skill.skill_id not in ids]
 
@@ -161,7 +162,7 @@ class SkillBank:
                 return "invalid_arguments"
             if any(same_text(vars(skill), text) for skill in self.skills()):
                 return "duplicate"
-            edit.skill_id = self._next_id()
+            edit.skill_id = f"dyn_{self._last_id() + 1:03d}"
             self._list(edit.arguments["category"]).append(Skill(edit.skill_id, **text))
             return "added"
         named = edit.arguments["skill_id"]
@@ -184,9 +185,11 @@ class SkillBank:
     def _list(self, category):
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
 
-    def _next_id(self):
-        taken = {0, *(int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_([0-9]{1,4000})", s.skill_id)))}
-        return f"dyn_{max(n for n in taken if n < 10**9 and n + 1 not in taken) + 1:03d}"  # not after a monster's
+    def _last_id(self) -> int:
+        """The highest number of an id dyn_001, dyn_002 ... that was given. Not a monster's: it may be the last."""
+        ids = [*(skill.skill_id for skill in self.skills()), f"dyn_{self.metadata.get('last_id', 0)}"]
+        taken = {int(m[1]) for one in ids if (m := re.fullmatch(r"dyn_([0-9]{1,4000})", one))}
+        return max((n for n in taken if n < 10**9 and n + 1 not in taken), default=0)
 
 
 @dataclass(eq=False)
@@ -352,4 +355,5 @@ def enters(bank, edit) -> bool:
 def rivals(a, b) -> bool:
     """Can only one of two edits enter the bank? They come from one task, change one skill, or write the same text."""
     one_skill = a.name == b.name == "update_skill" and a.skill_id == b.skill_id
-    return a.task == b.task or one_skill or same_text(a.arguments, b.arguments)
+    one_task = a.task is not None and a.task == b.task
+    return one_task or one_skill or same_text(a.arguments, b.arguments)

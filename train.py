@@ -52,6 +52,7 @@ class Flags:
     group: int = flag(8, "rollouts per task: the group of GRPO", 1)
     eval_every: int = flag(10, "iterations between two evaluations, the first before training; 0: never", 0)
     eval_tasks: int = flag(64, "held-out games per evaluation", 1)
+    eval_plain: bool = flag(False, "evaluate without skills in the prompt")
     save_every: int = flag(0, "iterations between two checkpoints; 0: 5, or 25 where a checkpoint takes over 10 GB", 0)
 
     temperature: float = flag(1.0, "sampling temperature in training", 0, group="sampling")
@@ -199,6 +200,7 @@ def finish(flags: Flags, env: Env, policy: Policy, optimizer: grpo.AdamW, bank: 
 def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int) -> dict:
     """Play held-out games with the bank as it is. They are always the same games, so that evaluations compare."""
     start = time.perf_counter()
+    bank = SkillBank() if flags.eval_plain else bank
     games = env.dev_tasks[:flags.eval_tasks]
     episodes = evaluate(policy, env, bank, games, sampling_of(flags, flags.eval_temperature))
     return report.dev_row(step, episodes, env.source, bank, time.perf_counter() - start)

@@ -40,7 +40,7 @@ def gigpo(flags, env, policy, reference, optimizer, bank, start, state):
         R = [sum(paid) for paid in r]
         a_act = group_advantage(R, groups, alone="reward")
         a_turns = anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, groups, flags.gamma)
-        segments, advantages = per_token(episodes, a_act, [0.0] * len(episodes), a_turns)
+        segments, advantages = per_token(episodes, a_act, a_turns=a_turns)
         stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
                        report.bar("update"))
         clock.lap("update")

@@ -36,7 +36,7 @@ from lib.models import shipped
 from skillbank import Skill, SkillBank
 from tools.figures import Panel, draw
 from tools.guard import BROKEN, UNFINISHED, guard
-from tools.report import SECONDS, lines_of
+from tools.report import lines_of, seconds_of
 from worlds.webshop.shopper import WAYS
 
 # Row of a table -> (seeds, iterations, command). An iteration of plain GRPO samples about an eighth of the tokens, so
@@ -164,7 +164,7 @@ def curve_of(run, steps):
     points, tokens, seconds = [], 0, 0.0
     for row in lines_of(run / "metrics.jsonl") if reached(run) >= steps else ():
         tokens += row.get("sampled", 0)
-        seconds += sum(row[part] for part in SECONDS) if row["step"] else 0.0
+        seconds += seconds_of(row)
         if "eval_success" in row:
             points.append((row["step"], tokens, round(seconds, 1), row["eval_success"]))
     return points

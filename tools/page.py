@@ -21,7 +21,7 @@ from lib.files import print_anything, read_json, valid_text, write_atomic
 from skillbank import SkillBank
 from tools.figures import Panel, draw
 from tools.guard import guard
-from tools.report import lines_of
+from tools.report import lines_of, seconds_of
 
 EPISODES = 40  # at most so many transcripts, spread over the iterations: a page of a long run should open, too
 SHARES = {"held-out games: success": "eval_success", "held-out games: score": "eval_score",
@@ -90,7 +90,7 @@ def read(path, most):
         raise ValueError(f"{path}/metrics.jsonl is empty: nothing to report yet")
     for row in rows:
         if row["step"]:
-            row["seconds"] = sum(value for key, value in row.items() if key.endswith("_s"))
+            row["seconds"] = seconds_of(row)
     committed = [edit for edit in edits if edit["committed"]]
     for edit in edits:  # what an update was to replace; the bank changes when an iteration ends
         target = edit["arguments"].get("skill_id", "none")

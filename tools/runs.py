@@ -12,13 +12,14 @@
     wandb_id         the run's name at Weights & Biases
 """
 
+import io
 import json
 import os
 import shutil
 import uuid
 from collections import Counter
 from dataclasses import asdict, fields
-from pathlib import Path
+from pathlib import Path, PosixPath, WindowsPath
 
 import torch
 
@@ -28,12 +29,16 @@ import policy as policies
 from lib import checkpoints, lora
 from lib.device import pick_device
 from lib.files import one_line, read_json, write_atomic
-from skillbank import SkillBank
+from lib.skillfiles import Source
+from skillbank import Edit, Skill, SkillBank
 from tools import coldstart, fits, report
 from tools.coldstart import save_tensors
 from tools.guard import ANEW, UNFINISHED, checkpoint_of, hold
 
 LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
+# What a method may keep in its state beside numbers, texts, lists, dicts and tensors.
+torch.serialization.add_safe_globals([envs.Episode, envs.Segment, envs.Turn, Edit, Skill, SkillBank, Source,
+                                      frozenset, PosixPath, WindowsPath])
 FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # may change when a run is resumed
 
 
@@ -221,6 +226,7 @@ def save(flags, step, policy, optimizer, bank, state=None):
 
     state: what a method of its own wants back from `open_run`, a dict that torch.load takes with weights_only.
     """
+    readable(state or {})
     out = Path(flags.out)
     new, name = out / "saving", f"step_{step:05d}"
     policy.save(new)
@@ -236,6 +242,18 @@ def save(flags, step, policy, optimizer, bank, state=None):
     for old in (out / "checkpoints").iterdir():
         if old.is_dir() and old.name != name:  # a stray file, such as a Mac's .DS_Store, is none
             shutil.rmtree(old)
+
+
+def readable(state):
+    """ValueError where a method's state could not be read back: better now than when the run is resumed."""
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # pickle and torch have many
+        raise ValueError(f"the state of this method cannot be read back ({one_line(error)}); keep numbers, texts, "
+                         "lists, dicts, tensors, episodes, edits or skills in it") from None
 
 
 def open_wandb(flags):

@@ -89,7 +89,7 @@ def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
 
 def test_the_digest_counts_by_kind(tmp_path):
     """Bug: the README's table of runs comes from nowhere, or counts an edit that the commit rule would not take."""
-    rows = [{"step": i, **dict.fromkeys(report.SECONDS, 0.5)} for i in range(7)]
+    rows = [{"step": i, **{f"{part}_s": 0.5 for part in report.PARTS}} for i in range(7)]
     rows[0] = {"step": 0, "eval_success": 0.1}
     rows[6]["eval_success"] = 0.4
     report.append(tmp_path / "metrics.jsonl", rows)
