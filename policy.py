@@ -412,6 +412,7 @@ class Policy:
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         self.keep = self.device.type == "cuda"  # keep the Buffers of the last Session for the next one ...
         self.kept = None  # ... which are these
+        self.rows = None  # in a run lib.memory.Rows: how many episodes are played at once
         self.flows = self.device.type == "cuda"  # rollouts keep all rows busy, see envs.play
 
     @property

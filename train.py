@@ -40,7 +40,7 @@ class Flags:
     model: str = flag("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     out: str = flag("", "run directory; '' is runs/<env>-<model>")
-    resume: bool = flag(False, "continue the run in --out")
+    resume: bool = flag(False, "continue the run in --out, with its own flags; those of memory, evaluation may change")
     seed: int = flag(0, "seed of all random numbers")
     device: str = flag("", "cpu, cuda, ...; '' is cuda where there is one")
     bank: str = flag("", "skill bank to begin with, a JSON file or a directory of SKILL.md folders; '' is an empty one")
@@ -103,11 +103,9 @@ PRESETS = {
 
 
 def read_flags(argv=None, kind=Flags, program: str = "train.py") -> Flags:
-    """The command line as `kind`, presets filled in. A wrong flag ends the program with one line."""
-    flags = parse(kind, PRESETS, argv, program, "Train SkillMaster.")
+    """The command line as `kind`; presets, or with --resume the run, fill it in. A wrong flag ends it with one line."""
     method = "" if program == "train.py" else f"-{program.rpartition('.')[2]}"
-    flags.out = flags.out or f"runs/{flags.env}-{Path(flags.model).name}{method}"
-    return flags
+    return parse(kind, PRESETS, argv, program, "Train SkillMaster.", place=f"runs/{{env}}-{{model}}{method}")
 
 
 def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int, state):
@@ -192,7 +190,7 @@ def finish(flags: Flags, env: Env, policy: Policy, optimizer: grpo.AdamW, bank: 
     row = iteration.publish(Path(flags.out), env, bank)
     if flags.eval_every and step % flags.eval_every == 0:
         row |= dev_games(flags, env, policy, bank, step)
-    runs.log(flags, row)
+    runs.log(flags, row, policy)
     if step % flags.save_every == 0 or step == flags.steps:  # open_run has put a number where it was 0
         runs.save(flags, step, policy, optimizer, bank, state)
 
@@ -211,18 +209,20 @@ def main(kind=Flags, loop=train, program: str = "train.py"):
     torch.set_flush_denormal(True)
     print_anything()
     flags = read_flags(kind=kind, program=program)
-    # A wrong path, file or size, Ctrl-C, SIGTERM, a full disk: one line, no traceback.
-    with guard.guard(program, flags.out, (ValueError, ImportError, *guard.BROKEN)):
-        new = guard.checkpoint_of(flags.out) is None
+    errors = [ValueError, ImportError, *guard.BROKEN]  # a wrong path, file or size, a full disk: one line, no traceback
+    with guard.guard(program, flags.out, errors):
+        new = runs.enter(flags, program)
         env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
+        if runs.finished(flags, env):
+            return
         policy, reference, optimizer, bank, start, state = runs.open_run(
             flags, env, sampling_of(flags, flags.temperature), program)
         if new and flags.eval_every:  # a baseline before any update
-            runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)})
+            runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)}, policy)
         if new:
             runs.save(flags, 0, policy, optimizer, bank)
-    with guard.guard(program, flags.out, guard.BROKEN):
+        errors[:] = guard.BROKEN  # from here on a ValueError is a bug
         loop(flags, env, policy, reference, optimizer, bank, start, state)
 
 

@@ -130,6 +130,9 @@ def download(model):
         return Path(snapshot_download(model, allow_patterns=files))
     except HFValidationError as error:  # not even the form of an id
         raise OSError(str(error)) from error
+    except RuntimeError as error:  # the user of a container may have no home directory, where the hub's cache is
+        raise ValueError(f"--model {model}: {one_line(error)} The hub's files are kept there; set HF_HOME to a "
+                         "directory, or use a local directory, smollm2 or tiny") from error
 
 
 def read_folder(folder, name):
@@ -240,11 +243,17 @@ def _read_json(folder, file, name):
 
 
 def write(path, hf, weights, tokenizer):
-    """Save a checkpoint in HF format under another name, then rename it into place."""
+    """Save a checkpoint in HF format under another name beside it, then rename it into place.
+
+    Where `path` is a link, what it points to is replaced: a rename works on one disk only.
+    """
     from safetensors.torch import save_file
 
-    path = Path(path)  # first of all: it drops a trailing slash
-    new, old = Path(f"{path}.new"), Path(f"{path}.old")
+    path = Path(os.path.realpath(path))  # it also drops a trailing slash
+    if path.is_file():
+        raise FileExistsError(f"{path} is a file; a checkpoint is a directory")
+    # Hidden names: a person may well have a runs/model.old, and that is not ours to delete.
+    new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists():  # a save that was killed between its two renames
         os.rename(old, path)
     for leftover in (new, old):
@@ -254,6 +263,8 @@ def write(path, hf, weights, tokenizer):
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     hf = {**{k: v for k, v in hf.items() if k != "torch_dtype"}, "dtype": dtype}
     (new / "config.json").write_text(json.dumps(hf, indent=2))
+    # safetensors makes its file 600, whatever the umask: others on the machine could not read the model.
+    os.chmod(new / "model.safetensors", (new / "config.json").stat().st_mode & 0o777)
     (new / "generation_config.json").write_text(json.dumps({"eos_token_id": hf["eos_token_id"]}))
     try:
         tokenizer.save_pretrained(new)

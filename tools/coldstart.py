@@ -16,6 +16,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
 import random
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ from policy import logprobs
 from skillbank import Skill, review_prompt, tool_call
 from tools import report
 from tools.flags import flag, parse
-from tools.guard import BROKEN, UNFINISHED, guard
+from tools.guard import BROKEN, UNFINISHED, claim, guard
 from worlds.players import WORDINGS
 
 EVERY = 10  # seconds between two saves at least; more where a save takes long, so that saving costs a twentieth at most
@@ -77,6 +78,9 @@ PRESETS = {
     "smollm2": dict(batch=4, lr=2e-4, budget=2048, context=4096),
 }
 LENGTHS = ("act_tokens", "review_tokens", "context", "top_k")
+# What may change when a cold start is resumed: the memory that it takes, and what the machine gives.
+FREE = ("budget", "offload", "recompute", "context", "threads")
+LESS = "--recompute, --offload, a smaller --budget or --context take less memory"
 # What the cold start of a run takes from the run's flags; the rest is the preset of its model.
 SHARED = ("env", "model", "out", "data", "resume", "seed", "device", "max_norm", "budget", "offload", "recompute",
           *LENGTHS, "options")
@@ -133,9 +137,10 @@ def cold_start(policy, env, flags: Flags):
 
 
 def settings_of(flags: Flags) -> dict:
-    """The settings that a cold start must keep when it is resumed."""
-    return {name: value for name, value in {**vars(flags), **flags.options}.items()
-            if name not in ("resume", "device", "out", "data", "options")}
+    """The settings of a cold start that its file keeps; when it is resumed they are the same, but for those in FREE."""
+    settings = {name: value for name, value in {**vars(flags), **flags.options}.items()
+                if name not in ("resume", "device", "out", "data", "options")}
+    return {**settings, "threads": torch.get_num_threads()}
 
 
 def restore(file, policy, optimizers, flags):
@@ -147,10 +152,14 @@ def restore(file, policy, optimizers, flags):
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
         raise ValueError(f"{file} is cut short or damaged ({one_line(error)}); delete it, and --resume begins the cold "
                          "start again") from None
+    changed = []
     for name, value in settings_of(flags).items():
         if (was := state.get("settings", {}).get(name, value)) != value:
-            raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags")
-    print(f"cold start: going on after {state['step']} steps", flush=True)
+            if name not in FREE:
+                raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags")
+            changed.append(f"{name} {was} -> {value}")
+    said = f" with {', '.join(changed)}, which may round otherwise" if changed else ""
+    print(f"cold start: going on after {state['step']} steps{said}", flush=True)
     return state["step"], state["cut"], state["losses"]
 
 
@@ -315,8 +324,11 @@ def corpus(env):
 
 def make(flags):
     """Write the checkpoint that the flags ask for. ValueError or OSError, one line, where that is impossible."""
+    claim(flags.out)
     out = Path(flags.out)
-    if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} - {UNFINISHED, f"{UNFINISHED}.new"}):
+    with tempfile.TemporaryFile(dir=Path(os.path.realpath(out)).parent):  # the checkpoint is put together beside it
+        pass
+    if {file.name for file in out.iterdir()} - {UNFINISHED, f"{UNFINISHED}.new"}:
         raise ValueError(f"--out {out}: holds something else; name a new directory")
     if (out / UNFINISHED).is_file() and not flags.resume:
         raise ValueError(f"--out {out}: holds an unfinished cold start; --resume goes on with it, with the same flags")
@@ -343,7 +355,7 @@ def main():
     flags = parse(Flags, PRESETS, program="tools.coldstart", text="Train a checkpoint on transcripts (SFT).")
     if not flags.out:
         raise SystemExit("tools.coldstart: --out DIR: name the directory of the checkpoint")
-    with guard("tools.coldstart", flags.out, (ValueError, ImportError, *BROKEN)):
+    with guard("tools.coldstart", flags.out, (ValueError, ImportError, *BROKEN), LESS):
         make(flags)
 
 

@@ -12,6 +12,8 @@ import torch
 
 import worlds
 from lib.files import read_json
+from tools.guard import ANEW
+from tools.owned import config_of
 
 METAVAR: dict = {int: "N", float: "X", str: "TEXT"}
 
@@ -52,20 +54,30 @@ def on_a_small_card(given):
     return {"lora": 16, "lr": 1e-4, "recompute": True}
 
 
-def parse(kind, presets, argv=None, program="train.py", text=""):
+def parse(kind, presets, argv=None, program="train.py", text="", place=""):
     """The command line as a `kind`, a dataclass of flags, the preset of its model filled in. A flag that is given wins.
 
     kind must have env, model, data, out, device and options; where its default for model is "", that is
     Qwen2.5-1.5B-Instruct on a GPU, else tiny.
+    place: the run directory where --out is not given, with {env} and {model}; "": the program has no runs. With it,
+    --resume takes what is not given from the run's config.json, and no preset: a run that was begun on one card goes on
+    with the same command on another.
     """
     known = {f.name: f for f in fields(kind) if f.name != "options"}
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env", default=kind.env)
-    first.add_argument("--data", default="")
-    env, data = (getattr(first.parse_known_args(argv)[0], name) for name in ("env", "data"))
-    presets = presets_of(env, presets, data or os.environ.get(f"{env.upper()}_DATA", ""))
     parser = argparse.ArgumentParser(prog=program, description=text, allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
+    for one in (first, parser):
+        one.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
+    for name in ("env", "model", "data", "out", "device"):
+        first.add_argument(f"--{name}", default="")
+    first.add_argument("--resume", action="store_true")
+    early, _ = first.parse_known_args(argv)
+    gpu = torch.cuda.is_available() and not early.device.startswith("cpu")
+    model = early.model or kind.model or ("Qwen/Qwen2.5-1.5B-Instruct" if gpu else "tiny")
+    out = early.out or place.format(env=early.env or kind.env, model=Path(model).name)
+    run = settings_in(out, known, program) if place and early.resume else {}
+    env = early.env or run.get("env", kind.env)
+    presets = presets_of(env, presets, early.data or run.get("data") or os.environ.get(f"{env.upper()}_DATA", ""))
     group: argparse._ActionsContainer = parser
     for f in known.values():
         group = parser.add_argument_group(f.metadata["group"]) if f.metadata["group"] else group
@@ -73,6 +85,9 @@ def parse(kind, presets, argv=None, program="train.py", text=""):
         line = f"{f.metadata['help']} (default: {f.default!r}{special})"
         if f.type is bool:
             group.add_argument(f"--{f.name}", action="store_true", default=None, help=line)
+            # What a preset or the run to resume has switched on can be switched off.
+            group.add_argument(f"--no_{f.name}", dest=f.name, action="store_false", default=None,
+                               help=argparse.SUPPRESS)
         else:
             choices = f.metadata["choices"]
             group.add_argument(f"--{f.name}", type=f.type, choices=choices, help=line,
@@ -83,11 +98,40 @@ def parse(kind, presets, argv=None, program="train.py", text=""):
         least = f.metadata["least"]
         if least is not None and name in given and not given[name] >= least:  # `not >=`, so NaN is refused, too
             parser.error(f"--{name} {given[name]}: must be at least {least}")
-    gpu = torch.cuda.is_available() and not given.get("device", "").startswith("cpu")
-    model = given.get("model") or kind.model or ("Qwen/Qwen2.5-1.5B-Instruct" if gpu else "tiny")
-    own = {option: given.pop(option, default) for option, default in options.items()}
-    small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
-    # What a subclass defines anew is its own default, whatever the model.
-    anew = vars(kind).get("__annotations__", {}) if kind.__base__ is not object else {}
-    preset = {name: value for name, value in preset_of(model, presets).items() if name in known and name not in anew}
-    return kind(**{**preset, **small, **given, "model": model, "options": own})
+    if run:
+        model = early.model or run["model"]
+        base = {name: value for name, value in run.items() if name in known}
+    else:
+        small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
+        # What a subclass defines anew is its own default, whatever the model.
+        anew = vars(kind).get("__annotations__", {}) if kind.__base__ is not object else {}
+        preset = preset_of(model, presets)
+        base = {name: value for name, value in preset.items() if name in known and name not in anew} | small
+    own = {option: given.pop(option, run.get(option, default)) for option, default in options.items()}
+    return kind(**{**base, **given, "model": model, "out": out, "options": own})
+
+
+def settings_in(out, known, program):
+    """The settings of the run in a directory, {} where there is none. A flag that they lack has its default.
+
+    SystemExit, one line, where the file is damaged, or holds a value that the flag (`known`: its field) does not take.
+    That it is another program's run is said later, by who resumes it.
+    """
+    try:
+        run = config_of(out)
+    except ValueError as error:
+        raise SystemExit(f"{program}: {error}") from None
+    except OSError:  # who opens the directory says so
+        return {}
+    flags = {name: (f.default, f.type, f.metadata["least"], f.metadata["choices"]) for name, f in known.items()}
+    world = run.get("env")
+    options = worlds.load(world).options if world in worlds.names() else {}
+    flags |= {name: (default, type(default), None, None) for name, (default, _) in options.items()}
+    for name, (default, kind, least, choices) in flags.items() if run else ():
+        value = run.setdefault(name, default)
+        ok = type(value) is kind or kind is float and type(value) is int
+        ok = ok and not (choices and value not in choices or least is not None and not value >= least)
+        if not ok and run.get("program", "train.py") == program:
+            file = Path(out) / "config.json"
+            raise SystemExit(f"{program}: {file}: {name} {value!r} is no value of --{name}; {ANEW}")
+    return run

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import struct
 
 import pytest
@@ -60,10 +61,45 @@ def test_saving_over_an_existing_checkpoint(slash, llama):
     assert not (llama / "stale.txt").exists() and [path.name for path in llama.parent.iterdir()] == ["llama"]
 
 
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_a_checkpoint_can_be_read_by_whom_the_umask_lets(mask, mode, llama):
+    """The bug: safetensors makes its file 600, so others on the machine see a checkpoint that they cannot load."""
+    before = os.umask(mask)
+    try:
+        policies.load(str(llama)).save(llama.parent / "new")
+    finally:
+        os.umask(before)
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in (llama.parent / "new").iterdir()} == {
+        path.name: mode for path in (llama.parent / "new").iterdir()}
+
+
+def test_what_a_person_keeps_beside_a_checkpoint_stays(llama):
+    """The bug: saving runs/model deletes runs/model.old and runs/model.new, which a person named so."""
+    policy = policies.load(str(llama))
+    for name in ("llama.old", "llama.new"):
+        (llama.parent / name).mkdir()
+    policy.save(llama)
+    assert sorted(path.name for path in llama.parent.iterdir()) == ["llama", "llama.new", "llama.old"]
+    (llama.parent / "notes").write_text("mine")
+    with pytest.raises(OSError, match="notes is a file"):
+        policy.save(llama.parent / "notes")
+
+
+def test_a_link_is_followed(llama, tmp_path):
+    """The bug: a directory cannot be renamed over a link, nor from one disk to another."""
+    policy = policies.load(str(llama))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "model")
+    for _ in range(2):  # it is not there yet; it is there
+        policy.save(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink() and [path.name for path in (tmp_path / "disk").iterdir()] == ["model"]
+        policies.load(str(tmp_path / "link"))
+
+
 def test_a_killed_save_leaves_a_complete_checkpoint(llama, monkeypatch):
     """The bug: a save killed at any step, and the next one killed too, left no complete checkpoint anywhere."""
     policy = policies.load(str(llama))
-    places = [llama, llama.with_name("llama.old")]
+    places = [llama, llama.with_name(".llama.old")]
 
     def save(allowed):
         """Save, and die at the step (of those that write, move or delete) after so many; True where it survived."""
@@ -385,3 +421,12 @@ def test_a_model_that_cannot_be_had(model, monkeypatch):
     """The bug: a typo in --model ends in three screens of hub traceback."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no look-ups from a test
     assert model in refusal(model) and "smollm2 or tiny" in refusal(model)
+
+
+def test_a_user_without_a_home_directory_is_told(monkeypatch):
+    """The bug: in a container, a traceback of pathlib where the hub's cache would be."""
+    def no_home(*rest, **more):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_home)
+    assert "no/such: Could not determine home directory" in refusal("no/such") and "HF_HOME" in refusal("no/such")

@@ -176,6 +176,31 @@ def test_what_stands_in_its_way_is_named(make, tmp_path, monkeypatch):
     assert "--out" in ends(coldstart.main)[0]
 
 
+def test_memory_may_be_saved_when_a_cold_start_goes_on(make, tmp_path, monkeypatch, capsys):
+    """Bug: after out-of-memory a line names flags that take less memory, and --resume refuses all of them."""
+    monkeypatch.setattr(coldstart, "EVERY", 0)
+    step, count = coldstart.sft_step, []
+    with monkeypatch.context() as patch:
+        patch.setattr(coldstart, "sft_step", lambda *rest: step(*rest) if count.append(1) or len(count) < 3 else die())
+        assert ends(make, tmp_path / "new", "--steps", "4")[1] == 130
+    make(tmp_path / "new", "--steps", "4", "--resume", *"--recompute --offload --budget 900 --context 1400".split())
+    said = capsys.readouterr().out
+    for change in ("budget 4096 -> 900", "recompute False -> True", "offload False -> True", "context 1500 -> 1400"):
+        assert change in said
+    assert "after 2 steps with" in said and (tmp_path / "new" / "model.safetensors").is_file()
+
+
+def test_a_directory_that_cannot_be_written_is_said_before_the_first_step(make, tmp_path, monkeypatch):
+    """Bug: forty minutes of cold start, and then a checkpoint that cannot be written; or an empty directory is left."""
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(policies, "load", lambda *rest, **more: pytest.fail("a model was loaded first"))
+    for out in (tmp_path / "file", tmp_path / "file" / "new", tmp_path / ("n" * 300), "/proc/new"):
+        line, _ = ends(make, out)
+        assert line.startswith("tools.coldstart: --out ") and str(out) in line and "\n" not in line
+    monkeypatch.setattr(policies, "load", lambda *rest, **more: die())
+    assert ends(make, tmp_path / "new" / "new")[1] == 130 and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.slow
 def test_sigkill_in_the_cold_start(tmp_path, random_tiny):
     """The same with a real kill -9, wherever it falls."""

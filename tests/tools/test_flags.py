@@ -1,11 +1,14 @@
 """A command line from a dataclass: every knob is shown with its default, and what is wrong is one line."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import train
+from tools import runs
 
 
 def test_help_shows_every_knob_with_its_default(capsys):
@@ -34,6 +37,42 @@ def test_the_data_decides_the_presets_wherever_it_is_named(monkeypatch):
     assert train.read_flags([]).utility == train.read_flags(["--model", "tiny"]).utility == "graded"
     monkeypatch.setenv("WEBSHOP_DATA", "real")
     assert train.read_flags([]).utility == "both" and train.read_flags(["--env", "alfworld"]).utility == "success"
+
+
+def test_a_resumed_run_follows_neither_the_card_nor_a_preset(tmp_path, monkeypatch, capsys):
+    """Bug: begun on 80 GB and resumed by the same command on 24 GB: LoRA is switched on, and the run refused for it."""
+    size = 85e9
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=size))
+    command = ["--env", "webshop", "--out", str(tmp_path), "--group", "4"]
+
+    def keep(flags):
+        (tmp_path / "config.json").write_text(json.dumps(runs.flags_of(flags, "train.py")))
+
+    large = train.read_flags(command)
+    keep(large)
+    size = 25e9
+    small = train.read_flags([*command, "--resume"])
+    assert (small.lora, small.lr, small.recompute) == (0, train.Flags.lr, False) and not capsys.readouterr().out
+    assert train.read_flags(["--out", str(tmp_path), "--resume"]) == small, "its own settings, with no flag but --out"
+    assert small == replace(large, resume=True)
+    keep(train.read_flags(command))
+    size = 85e9
+    large = train.read_flags([*command, "--resume"])
+    assert large.lora == 16 and large.recompute
+    assert train.read_flags([*command, "--resume", "--no_recompute"]).recompute is False
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train.read_flags([*command, "--resume"]).model == "Qwen/Qwen2.5-1.5B-Instruct", "also without a card"
+
+
+def test_a_resumed_runs_own_flags_are_taken_with_its_world(tmp_path):
+    """Bug: --resume without --env reads the flags of another world."""
+    flags = train.read_flags(["--env", "webshop", "--base", "0.25", "--out", str(tmp_path), "--data", "shop"])
+    (tmp_path / "config.json").write_text(json.dumps(runs.flags_of(replace(flags, env="webshop"), "train.py")))
+    again = train.read_flags(["--out", str(tmp_path), "--resume", "--steps", "7"])
+    assert again.options == flags.options and (again.data, again.steps, again.utility) == ("shop", 7, "both")
+    (tmp_path / "config.json").write_text(json.dumps(runs.flags_of(train.read_flags(["--env", "guess"]), "train.py")))
+    assert train.read_flags(["--out", str(tmp_path), "--resume"]).env == "guess"
 
 
 def test_flags_win_over_presets():
