@@ -220,7 +220,8 @@ def test_the_folder_of_something_else_is_no_run(files, named, run, tmp_path, mon
     assert "holds no run" in line and "\n" not in line
 
 
-@pytest.mark.parametrize("files", [[], ["train.log", "log.txt", "nohup.out", ".DS_Store", "lost+found/x"]], ids=["empty", "logs"])
+@pytest.mark.parametrize("files", [[], ["train.log", "log.txt", "nohup.out", ".DS_Store", "lost+found/x"]],
+                         ids=["empty", "logs"])
 def test_an_empty_directory_or_one_with_logs_is_fine(files, run, tmp_path):
     """Bug: `mkdir RUN; train.py --out RUN > RUN/train.log` is refused because the shell made the log first."""
     (tmp_path / "run").mkdir()
