@@ -335,7 +335,7 @@ def update(bank, skill_id, number=0):
 
 
 def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != skillfiles.REST)
 
 
 def test_a_folder_moves_with_all_that_is_in_it(tmp_path):
