@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW
-from lib.answers import has_thought
+from lib.answers import action_in, has_thought
 from lib.context import cut_middle, drop_oldest, what_fits
 from lib.memory import rows_that_fit
 from policy import Policy, Session
@@ -64,14 +64,14 @@ def make(name: str, split: str = "train", data: str | None = None, seed: int = 0
 
 
 def project(text: str, tail: int) -> tuple[str, bool]:
-    """The released wrapper's reading of an answer: (action, valid).
+    """An answer read as by the released wrapper, which also plays an action that a thought mentions: (action, valid).
 
     The action is the text between the action tags, lower-cased; without tags the last `tail` characters, which count as
     invalid. A valid answer also has a thought, and no CJK character anywhere.
     """
-    match = re.search(r"<action>(.*?)</action>", text, re.S)
-    action = (match[1] if match else text[-tail:]).strip().lower()
-    return action, bool(match) and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
+    found = action_in(text)
+    action = (text[-tail:] if found is None else found).strip().lower()
+    return action, found is not None and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Segment:
         self.turn += turn
 
 
-Turn = namedtuple("Turn", "page text valid reply")  # the page shown, the policy's text, the world's reply
+Turn = namedtuple("Turn", "page text valid reply after", defaults=("",))  # the page shown, and the page then
 
 
 @dataclass
@@ -249,7 +249,7 @@ def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampl
                 one, episode = live[c], live[c].episode
                 segment = episode.segments[-1]
                 segment.add_sampled(ids, REVIEW if one.reviewing else ACT, logp, episode.steps)
-                said = answer(one, policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids), env, with_review)
+                said = answer(one, policy.chat.answer(ids, policy.stop), env, with_review)
                 if said is None:
                     del live[c]
                     bar.update()
@@ -292,7 +292,7 @@ def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str]
     page = game.page
     action, valid = project(text, env.tail)
     reply = game.step(action)
-    episode.turns.append(Turn(page, text, valid, reply))
+    episode.turns.append(Turn(page, text, valid, reply, game.page))
     episode.won, episode.score = game.won, game.score
     if not game.done and episode.steps < env.limit:
         return reply, ""
@@ -348,9 +348,9 @@ def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[
         end = len(old.job) - old.job[::-1].index(ACT)
         again = replace(episode, segments=[Segment.of(old.ids[:end], [i for i in old.starts if i < end])], review="",
                         edit=None)
-        last = episode.turns[-1].reply
+        last = episode.turns[-1]
         context = min(sampling.context, policy.model.cfg.max_len)
-        go_on(policy.chat, again, last, ask(episode, env), last, context, sampling.review_tokens)
+        go_on(policy.chat, again, last.reply, ask(episode, env), last.after, context, sampling.review_tokens)
         del again.segments[:-1]
         plays.append(Play(again, None, bank, list(again.segments[0].ids), reviewing=True))
     return play(plays, policy, env, seed, sampling, True, "reviews")

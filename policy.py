@@ -410,8 +410,7 @@ class Policy:
         self.chat = Chat(tokenizer, name)
         eos = model.cfg.hf.get("eos_token_id")  # a number, several (Llama 3), or none
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        self.keep = self.device.type == "cuda"  # keep the Buffers of the last Session for the next one ...
-        self.kept = None  # ... which are these
+        self.keep, self.kept = self.device.type == "cuda", None  # keep the last Session's Buffers? These they are
         self.rows = None  # in a run lib.memory.Rows: how many episodes are played at once
         self.flows = self.device.type == "cuda"  # rollouts keep all rows busy, see envs.play
 

@@ -186,9 +186,10 @@ class SkillBank:
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
 
     def _last_id(self) -> int:
-        """The highest number of an id dyn_001, dyn_002 ... that was given."""
+        """The highest number of an id dyn_001, dyn_002 ... that was given. Not a monster's: it may be the last."""
         ids = [*(skill.skill_id for skill in self.skills()), f"dyn_{self.metadata.get('last_id', 0)}"]
-        return max([int(m[1]) for one in ids if (m := re.fullmatch(r"dyn_([0-9]{1,9})", one))], default=0)
+        taken = {int(m[1]) for one in ids if (m := re.fullmatch(r"dyn_([0-9]{1,4000})", one))}
+        return max((n for n in taken if n < 10**9 and n + 1 not in taken), default=0)
 
 
 @dataclass(eq=False)
@@ -277,6 +278,11 @@ def review_prompt(family, won, score, steps, limit):
         'Format: <think>what decided the outcome</think><tool_call>{"name": tool, "arguments": {argument: text}}'
         "</tool_call>",
     ])
+
+
+def tool_call(name, arguments):
+    """The text of a call, as the format above wants it."""
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
 
 
 def parse_tool_call(text: str) -> tuple:

@@ -24,7 +24,7 @@ def read_json(path: Path | str, what: str) -> dict:
     """The object in a JSON file of ours. ValueError names the file where it is none; `what` says what to do then."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not even text
+    except (ValueError, RecursionError) as error:  # not JSON, not even text, or brackets without end
         raise ValueError(f"{path} is not JSON ({one_line(error)}); {what}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object; {what}")

@@ -221,6 +221,19 @@ def test_pairs_share_the_games_that_are_equal(monkeypatch):
     assert len(played) == 5 and play_pairs(None, World(), [], Sampling()) == []
 
 
+def test_pairs_draw_from_the_tasks_stream_or_each_from_its_own(monkeypatch):
+    """Bug: two games of a pair draw other numbers, and their difference is luck; or those of the ablation the same."""
+    bank = SkillBank()
+    edited = proposed(bank, 0, "new").bank
+    played = script(monkeypatch, lambda task, titles: (True, 5))
+    pairs = [(2, bank, edited), (4, edited, bank), (2, bank, bank)]
+    for paired, streams in ((True, 2), (False, 4)):
+        played.clear()
+        play_pairs(None, World(), pairs, Sampling(), 7, paired)
+        assert [(run.task, run.titles) for run in played] == [(2, ()), (2, ("new",)), (4, ("new",)), (4, ())]
+        assert len({run.key for run in played}) == streams and {run.seed for run in played} == {7}
+
+
 def test_an_update_that_only_rewords_another_seat_is_seen(monkeypatch):
     """Bug: runs are told apart by skill ids, which an update keeps: with and without are one run, U is always 0."""
     bank = SkillBank([Skill("dyn_001", "old", "o", "w")])

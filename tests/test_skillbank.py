@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -23,10 +22,10 @@ from skillbank import (
     shaping,
     similarity,
     skills_prompt,
+    tool_call,
 )
 from tests.skills import SHOE, bank_of
 from tools import report
-from tools.coldstart import tool_call
 from worlds.webshop.shopper import WAYS
 
 
@@ -51,6 +50,21 @@ def test_propose_adds_with_running_ids():
     assert SkillBank().apply("propose_skill", SHOE, "footwear").skill_id == "dyn_001"
     many = SkillBank([Skill("dyn_999", "a", "b", "c")])
     assert many.apply("propose_skill", SHOE, "footwear").skill_id == "dyn_1000"
+
+
+@pytest.mark.parametrize("ids, following", [
+    (["dyn_999"], ["dyn_1000", "dyn_1001"]), (["dyn_7", "dyn_009"], ["dyn_010", "dyn_011"]),
+    (["dyn_" + "9" * 5000], ["dyn_001", "dyn_002"]), (["dyn_" + "9" * 4000, "dyn_004"], ["dyn_005", "dyn_006"]),
+    (["dyn_999999999"], ["dyn_1000000000", "dyn_001"]), (["dyn_99999999", "dyn_100000000"], ["dyn_100000001"]),
+    (["dyn_\u0663", "dyn_\u00b2", "dyn_-5", "dyn_ 6", "dyn_7\n", "dyn_1_0", "dyn_"], ["dyn_001", "dyn_002"]),
+], ids=lambda ids: ascii(ids[0])[:20])
+def test_ids_go_on_after_any_others(ids, following):
+    """Bug: int() takes Arabic digits, or refuses 5,000 of them; after a billion each new skill has the same id."""
+    bank = SkillBank([Skill(skill_id, f"old {i}", f"old text {i}", "w") for i, skill_id in enumerate(ids)])
+    for i, skill_id in enumerate(following):
+        new = dict(SHOE, title=f"new {i}", principle=f"new text {i}")
+        assert bank.apply("propose_skill", new, "footwear").skill_id == skill_id
+    assert len({skill.skill_id for skill in bank.skills()}) == len(bank.skills())
 
 
 @pytest.mark.parametrize("change", [
@@ -176,6 +190,19 @@ def test_a_copy_is_a_copy(name, arguments):
     assert bank.apply(name, arguments, "footwear").bank is bank and bank.to_dict() != before
 
 
+def test_removed_skills_are_gone_and_the_others_stay():
+    """Bug: an audit that retires a skill takes its neighbour, or leaves it in its family's list."""
+    bank = bank_of(3, footwear=2, apparel=1)
+    whole = copy.deepcopy(bank)
+    general = bank.general_skills
+    bank.remove({"general_1", "footwear_1", "nobody"})
+    assert [s.skill_id for s in bank.skills()] == ["general_0", "general_2", "footwear_0", "apparel_0"]
+    assert bank.general_skills is general and bank.category("footwear_0") == "footwear" and len(whole.skills()) == 6
+    bank.remove(["apparel_0"])
+    bank.remove([])
+    assert bank.task_specific_skills["apparel"] == [] and bank.retrieve("any task", "apparel", 3) == general[::-1]
+
+
 # -- retrieval
 
 
@@ -209,6 +236,20 @@ def test_ranked_by_similarity_then_newest():
     assert [s.skill_id[-1] for s in bank.retrieve("nothing in common", "footwear", 3)] == ["4", "3", "2"]
     assert similarity(task, Skill("x", "the for me", "Find", "in a")) == 0.0
     assert similarity(task, Skill("x", "Hiking", "BOOTS!", "never")) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("task, fits, other", [
+    ("Найди мне красные туфли", "Туфли: проверь размер", "Лампа: проверь цену"),
+    ("ابحث عن حذاء أحمر", "حذاء: تحقق من المقاس", "مصباح: تحقق من السعر"),
+    ("帮我找一双红色的鞋子", "鞋子要先选尺寸", "台灯要看价格"),
+    ("赤いシューズを探して", "シューズは大きさを選ぶ", "台灯は値段を見る"),
+    ("หารองเท้าสีแดง", "รองเท้า ตรวจขนาด", "โคมไฟ ตรวจราคา"), ("लाल जूते खोजो", "जूते का आकार देखो", "दीपक का दाम देखो"),
+    ("Suche grüne Schuhe", "GRÜNE Hemden", "Rote Lampen"),
+], ids=["Russian", "Arabic", "Chinese", "Japanese", "Thai", "Hindi", "German"])
+def test_a_skill_is_found_in_any_language(task, fits, other):
+    """Bug: only a-z and 0-9 count, so skills in other alphabets are similar to no task: the newest win."""
+    bank = SkillBank([Skill("a", fits, "", ""), Skill("b", other, "", ""), Skill("c", "zzz", "", "")])
+    assert [skill.skill_id for skill in bank.retrieve(task, "x", 2)] == ["a", "c"], "the last seat is the newest's"
 
 
 def test_general_and_family_have_seats_of_their_own():
@@ -270,7 +311,7 @@ def test_a_call_is_read_after_the_thought_and_out_of_its_fence(text):
     """Bug: a fence inside the tags is unreadable (-2); a thought that mentions the tag makes a good call unreadable."""
     assert parse_tool_call(text) == ("keep_skill", ARGUMENTS, None)
     result = review(text, bank_of(1), "footwear")
-    thought = 0.0 if re.search("<think>.*</think>", text) else -0.5
+    thought = 0.0 if "</think>" in text else -0.5
     tags = 0.0 if "</think>```" not in text else -0.5
     assert result.status == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
 

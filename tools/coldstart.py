@@ -15,7 +15,6 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
-import json
 import random
 import time
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from lib.context import drop_oldest
 from lib.device import pick_device
 from lib.files import one_line, print_anything
 from policy import logprobs
-from skillbank import Skill, review_prompt
+from skillbank import Skill, review_prompt, tool_call
 from tools import report
 from tools.flags import flag, parse
 from tools.guard import BROKEN, UNFINISHED, claim, guard
@@ -311,11 +310,6 @@ def scripted(env, task, shown, game, player):
     chat[-1]["content"] += "\n" + review_prompt(env.family(task), game.won, game.score, steps, env.limit)
     thought, name, arguments = player.review(game.won, game.score, steps)
     return chat + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
-
-
-def tool_call(name, arguments):
-    """The text of a call, as the review's prompt wants it."""
-    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
 
 
 def corpus(env):

@@ -40,7 +40,7 @@ def preset_of(model, presets):
         config = read_json(Path(model) / "config.json", "")
     except (OSError, ValueError):  # no directory, or a damaged one: who loads it says so
         return {}
-    made_from = config.get("made_from", "tiny" if "world" in config else "")
+    made_from = str(config.get("made_from", "tiny" if "world" in config else ""))
     return {**presets.get(made_from, {}), "cold_start": 0} if made_from else {}
 
 

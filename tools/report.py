@@ -282,7 +282,7 @@ def lines_of(path):
         try:
             rows.append(json.loads(line.decode("utf-8")))
             rows[-1]["step"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             del rows[i:]
             if i < last:
                 raise ValueError(f"{path} cannot be read: line {i + 1} is no JSON object with a step; delete the line, "

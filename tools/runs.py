@@ -161,8 +161,8 @@ def open_run(flags, env, sampling, program="train.py"):
     policy.rows = go_on(out, settings, policy, start) if flags.resume else memory.Rows()
     flags.save_every = save_every(flags, policy)
     print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-          f"{policy.device}, {torch.get_num_threads()} threads, {policy.rows.kept or flags.rows} episodes at once "
-          f"at most; run in {flags.out}", flush=True)
+          f"{policy.device}, {torch.get_num_threads()} threads, at most {policy.rows.kept or flags.rows} episodes at "
+          f"once; run in {flags.out}", flush=True)
     return policy, reference, optimizer, bank, start, trainer.get("state", {})
 
 

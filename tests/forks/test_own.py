@@ -1,4 +1,4 @@
-"""What a fork can rely on: its defaults, a run directory of its own, reports of all it samples, a state that is kept."""
+"""What a fork can rely on: its defaults, its own run directory, reports of all it samples, a state that is kept."""
 
 import sys
 from dataclasses import dataclass

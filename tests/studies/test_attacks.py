@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from skillbank import SHAPING, SkillBank, review, shaping
+from skillbank import SHAPING, SkillBank, review, shaping, tool_call
 from studies import attacks
-from tools.coldstart import tool_call
 
 
 def trials(env, name, graded=False, count=12):

@@ -74,6 +74,18 @@ def brief(random_tiny, monkeypatch):
     monkeypatch.setitem(coldstart.PRESETS, random_tiny, dict(batch=1, lr=1e-3))
 
 
+def test_what_it_makes_is_trained_with_the_presets_of_tiny(tmp_path, monkeypatch, one_thread):
+    """Bug: a tiny of one's own is trained like a model of 1.5B, and has a second cold start."""
+    out = str(tmp_path / "mine")
+    monkeypatch.setattr(sys, "argv", f"x --env guess --model tiny --steps 1 --batch 1 --out {out}".split())
+    coldstart.main()
+    mine, tiny = (vars(train.read_flags(["--env", "guess", "--model", model])) for model in (out, "tiny"))
+    assert mine | {"model": "", "out": ""} == tiny | {"model": "", "out": ""} and mine["cold_start"] == 0
+    policies.load(out).save(tmp_path / "trained")  # as a checkpoint of a run
+    assert train.read_flags(["--env", "guess", "--model", str(tmp_path / "trained")]).lr == tiny["lr"]
+    assert train.read_flags(["--env", "guess", "--model", out, "--cold_start", "3"]).cold_start == 3
+
+
 def test_it_learns_from_chats_in_a_file(tmp_path, capsys, make):
     """Bug: --chats goes another way than the scripted transcripts; its loss has to fall below the scripted start."""
     chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day to you"}]}

@@ -93,7 +93,9 @@ def test_a_checkpoint_of_the_cold_start_has_the_presets_of_what_it_was_made_from
         assert flags.lr == train.PRESETS[preset]["lr"] and flags.rows == train.PRESETS[preset].get("rows", 64)
         assert flags.cold_start == 0, "it had one"
         assert train.read_flags(["--model", str(tmp_path), "--cold_start", "7"]).cold_start == 7
-    for other in ('{"model_type": "qwen2"}', "{", ""):
+    config.write_text('{"made_from": ["tiny"]}')
+    assert train.read_flags(["--model", str(tmp_path)]).cold_start == 0
+    for other in ('{"model_type": "qwen2"}', "{", "", "7", '{"a": ' * 100_000):
         config.write_text(other)
         assert train.read_flags(["--model", str(tmp_path)]).lr == train.Flags.lr
     assert train.read_flags(["--model", "smollm2"]).cold_start == 20
