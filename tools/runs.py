@@ -25,6 +25,7 @@ import torch
 import dualadv_grpo as grpo
 import envs
 import policy as policies
+import worlds
 from lib import checkpoints, lora
 from lib.device import pick_device
 from lib.files import one_line, read_json, write_atomic
@@ -34,13 +35,14 @@ from tools.coldstart import save_tensors
 from tools.guard import ANEW, UNFINISHED, checkpoint_of, hold
 
 LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
-FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # may change when a run is resumed
+# May change when a run is resumed; the world is compared by itself.
+FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out", "world", "fingerprint"}
 
 
 def settings_of(flags, env, program):
-    """What config.json says of a run: every flag, the world's own among them, the world's description, the program."""
+    """What config.json says of a run: every flag, the world's own too, the world in words, its games, the program."""
     settings = {name: value for name, value in asdict(flags).items() if name != "options"}
-    return {**settings, **flags.options, "world": env.describe(), "program": program}
+    return {**settings, **flags.options, **worlds.identity(env), "program": program}
 
 
 def open_run(flags, env, sampling, program="train.py"):
@@ -96,6 +98,8 @@ def check_flags(out, settings, defaults):
         if name not in FREE and was != value:
             raise ValueError(f"--resume: {out} was run with {name} {was}, this is {value}; give the same flags, or "
                              "another --out")
+    if changed := worlds.other_games(before, settings):
+        raise ValueError(f"--resume: {out} was run in {changed}; give it the data that it had, or another --out")
 
 
 def resumed(flags, checkpoint, device):

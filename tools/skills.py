@@ -11,14 +11,17 @@ from pathlib import Path
 
 from lib.files import print_anything
 from skillbank import SkillBank
+from tools.flags import path_of
 from tools.guard import checkpoint_of, guard
 
 
 def main():
     parser = argparse.ArgumentParser(prog="tools.skills", description="A skill bank as folders of SKILL.md, and back.",
                                      allow_abbrev=False)
-    parser.add_argument("source", metavar="FROM", help="a run directory, a skills.json, or folders of SKILL.md files")
-    parser.add_argument("target", metavar="TO", help="a file that ends in .json, else a directory for the folders")
+    parser.add_argument("source", metavar="FROM", type=path_of,
+                        help="a run directory, a skills.json, or folders of SKILL.md files")
+    parser.add_argument("target", metavar="TO", type=path_of,
+                        help="a file that ends in .json, else a directory for the folders")
     args = parser.parse_args()
     print_anything()
     with guard("tools.skills", None, (ValueError, OSError)):
