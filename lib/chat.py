@@ -155,7 +155,7 @@ def read_chats(path):
             other = [m["role"] for m in chat if not isinstance(m["content"], str)]
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save the file as UTF-8") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not {{\"messages\": [{{role, content}}]}} ({error})") from error
         if other:
             what = "a list of parts" if parts else "no text"

@@ -82,8 +82,9 @@ def read(model):
     try:
         return read_folder(download(model), model)
     except OSError as error:
-        raise ValueError(f"--model {model}: no such directory, and the hub does not give it "
-                         f"({type(error).__name__}); use a local directory, smollm2 or tiny") from error
+        reason = one_line(error) if type(error) is OSError else type(error).__name__  # ours, or paragraphs
+        raise ValueError(f"--model {model}: no such directory, and the hub does not give it ({reason}); use a local "
+                         "directory, smollm2 or tiny") from error
 
 
 def download(model):
@@ -95,7 +96,9 @@ def download(model):
         files = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
         return Path(snapshot_download(model, allow_patterns=files))
     except HFValidationError as error:  # not even the form of an id
-        raise OSError(str(error)) from error
+        raise OSError("no id on it, either") from error
+    except RuntimeError as error:
+        raise OSError(f"{one_line(error)} Set $HF_HOME to a folder for downloads") from error
 
 
 def read_folder(folder, name):

@@ -35,6 +35,8 @@ def try_to_write(path: Path | str, flag: str = "--out", given: bool = True) -> N
         if path.exists() and not replaceable(path):
             raise OSError(0, "belongs to somebody else")
         missing = [folder for folder in path.parents if not folder.exists()]  # the innermost first
+        if any(folder.name == ".." for folder in missing):  # missing/../run/latest would be the run's own file
+            raise OSError(0, f"{missing[-1]} is not there")
         ground = path.parents[len(missing)]
         if not ground.is_dir():
             raise OSError(0, f"{ground} is no directory")

@@ -99,8 +99,11 @@ def room_for_bank(args, out):
     """OSError or ValueError, one line, where --retire cannot be written, or is anything but another bank."""
     retire = Path(args.retire)
     try_to_write(retire, "--retire")
-    if retire.exists():
-        SkillBank.load(retire)
+    try:
+        if results.filled(retire):
+            SkillBank.load(retire)
+    except ValueError:
+        raise ValueError(f"--retire {retire} holds something else than a skill bank; name another file") from None
     if retire.resolve() in [Path(file).resolve() for file in (args.bank, out) if file]:
         raise ValueError(f"--retire {retire}: is the bank that is audited, or the result's file; name another")
 
@@ -122,8 +125,9 @@ def main():
         if args.retire:
             harmful = {row["skill_id"] for row in rows if row["harmful"]}
             bank.remove(harmful)
-            if Path(args.retire).exists() and SkillBank.load(args.retire).to_dict() != bank.to_dict():
-                results.set_aside(Path(args.retire))
+            retire = Path(args.retire)
+            if results.filled(retire) and SkillBank.load(retire).to_dict() != bank.to_dict():
+                results.set_aside(retire)
             bank.save(args.retire)
             print(f"wrote {args.retire}, without {', '.join(sorted(harmful)) or 'any loss: no skill is harmful'}")
 

@@ -18,6 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 import json
 import random
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ import worlds
 from lib.chat import read_chats
 from lib.context import drop_oldest
 from lib.device import pick_device
-from lib.files import one_line, print_anything
+from lib.files import one_line, print_anything, try_to_write
 from policy import logprobs
 from skillbank import Skill, review_prompt
 from tools import report
@@ -102,7 +103,8 @@ def cold_start(policy, env, flags: Flags):
     optimizers = Optimizers(policy, flags)
     rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
     limit = min(flags.context, policy.model.cfg.max_len)
-    first, cut, losses = restore(file, policy, optimizers, flags) if flags.resume and file.is_file() else (0, 0, [])
+    settings = settings_of(flags, env)
+    first, cut, losses = restore(file, policy, optimizers, settings) if flags.resume and file.is_file() else (0, 0, [])
     begun = saved = time.monotonic()
     cost = 0.0  # seconds of the last save
     for step, batch in enumerate(report.bar("cold start")(batches[first:]), first):
@@ -125,7 +127,7 @@ def cold_start(policy, env, flags: Flags):
             begin = time.monotonic()
             file.parent.mkdir(parents=True, exist_ok=True)
             state = {"step": step + 1, "cut": cut, "losses": losses, "model": policy.model.state_dict(),
-                     "optimizers": optimizers.state_dict(), "settings": settings_of(flags)}
+                     "optimizers": optimizers.state_dict(), "settings": settings}
             save_tensors(state, file)
             saved = time.monotonic()
             cost = saved - begin
@@ -133,13 +135,15 @@ def cold_start(policy, env, flags: Flags):
         print(f"cold start: {cut} transcripts were longer than {limit} tokens and lost their oldest turns")
 
 
-def settings_of(flags: Flags) -> dict:
-    """The settings that a cold start must keep when it is resumed."""
-    return {name: value for name, value in {**vars(flags), **flags.options}.items()
-            if name not in ("resume", "device", "out", "data", "options")}
+def settings_of(flags: Flags, env) -> dict:
+    """The settings that a cold start must keep when it is resumed; of games, or of chats, what they hold."""
+    kept = {name: value for name, value in {**vars(flags), **flags.options}.items()
+            if name not in ("resume", "device", "out", "data", "options", "chats")}
+    read = zlib.crc32(Path(flags.chats).read_bytes()) if flags.chats else worlds.identity(env)["fingerprint"]
+    return {**kept, "transcripts from": read}
 
 
-def restore(file, policy, optimizers, flags):
+def restore(file, policy, optimizers, settings):
     """(first step, cut transcripts, losses) of a saved cold start, whose weights and moments are put in place."""
     try:
         state = torch.load(file, map_location=policy.device, weights_only=True)
@@ -148,9 +152,9 @@ def restore(file, policy, optimizers, flags):
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
         raise ValueError(f"{file} is cut short or damaged ({one_line(error)}); delete it, and --resume begins the cold "
                          "start again") from None
-    for name, value in settings_of(flags).items():
+    for name, value in settings.items():
         if (was := state.get("settings", {}).get(name, value)) != value:
-            raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags")
+            raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags and data")
     print(f"cold start: going on after {state['step']} steps", flush=True)
     return state["step"], state["cut"], state["losses"]
 
@@ -326,6 +330,8 @@ def make(flags):
         raise ValueError(f"--out {out}: holds something else; name a new directory")
     if (out / UNFINISHED).is_file() and not flags.resume:
         raise ValueError(f"--out {out}: holds an unfinished cold start; --resume goes on with it, with the same flags")
+    for folder in (out, Path(f"{out}.new")):  # what cannot be written is said before the first step
+        try_to_write(folder / UNFINISHED)
     env = envs.make(flags.env, "train", flags.data, **flags.options)
     print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
     new = flags.model == "tiny"

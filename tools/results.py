@@ -38,7 +38,7 @@ def place(args, name: str, key: str) -> Path:
         short = whole if len(whole) <= NAME else f"{whole[:NAME]}_{worlds.digest(whole)}"
         path = Path(args.target if inside else ".") / f"{short}.json"
     try_to_write(path, given=bool(args.out))
-    if path.exists() and key not in read_json(path, "name another file with --out"):
+    if filled(path) and key not in read_json(path, "name another file with --out"):
         raise ValueError(f"{path} holds something else; name another file with --out")
     return path
 
@@ -70,7 +70,7 @@ def write(path: Path | str, result: dict) -> None:
     """Write a result with its "settings". One of other settings that is there is kept under another name."""
     path = Path(path)
     text = json.dumps(result, indent=1) + "\n"
-    if path.exists():
+    if filled(path):
         try:
             same = read_json(path, "").get("settings") == json.loads(text)["settings"]
         except ValueError:
@@ -78,6 +78,11 @@ def write(path: Path | str, result: dict) -> None:
         if not same:
             set_aside(path)
     write_atomic(path, text)
+
+
+def filled(path: Path) -> bool:
+    """Is something there that could be lost? An empty file, such as mktemp's, is nothing."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def set_aside(path: Path) -> None:
