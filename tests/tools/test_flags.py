@@ -2,10 +2,14 @@
 
 import json
 from dataclasses import fields
+from functools import partial
 
 import pytest
 
 import train
+from forks import gigpo
+from tools import coldstart
+from tools.flags import parse
 
 
 def test_help_shows_every_knob_with_its_default(capsys):
@@ -34,6 +38,23 @@ def test_the_data_decides_the_presets_wherever_it_is_named(monkeypatch):
     assert train.read_flags([]).utility == train.read_flags(["--model", "tiny"]).utility == "graded"
     monkeypatch.setenv("WEBSHOP_DATA", "real")
     assert train.read_flags([]).utility == "both" and train.read_flags(["--env", "alfworld"]).utility == "success"
+
+
+@pytest.mark.parametrize("read", [train.read_flags, partial(train.read_flags, kind=gigpo.Flags),
+                                  partial(parse, coldstart.Flags, {})])
+def test_paths_may_begin_with_the_home_directory(read, monkeypatch, capsys):
+    """Bug: --out=~/x trains into a folder called ~, as the shell does not look behind the sign of equality."""
+    monkeypatch.setenv("HOME", "/home/jane")
+    names = {field.name for field in fields(read([]))} & {"data", "out", "bank", "model", "chats"}
+    flags = read([f"--{name}=~/{name}" for name in names])
+    assert len(names) == 4 and {name: getattr(flags, name) for name in names} == {
+        name: f"/home/jane/{name}" for name in names}
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(SystemExit):
+        read(["--out=~/x"])
+    error = capsys.readouterr().err
+    assert "--out: ~/x: there is no home directory" in error and error.count("\n") == 1
 
 
 def test_flags_win_over_presets():
