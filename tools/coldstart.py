@@ -154,7 +154,8 @@ def restore(file, policy, optimizers, settings):
                          "start again") from None
     for name, value in settings.items():
         if (was := state.get("settings", {}).get(name, value)) != value:
-            raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags and data")
+            raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags and "
+                             "data")
     print(f"cold start: going on after {state['step']} steps", flush=True)
     return state["step"], state["cut"], state["losses"]
 

@@ -77,7 +77,7 @@ def test_a_folder_of_somebody_else_is_one_line(tmp_path):
 
 
 def test_what_the_system_forbids_is_one_line(tmp_path, monkeypatch):
-    """Bug: as above: a read-only disk; and in /tmp a file of somebody else cannot be replaced, though it can be read."""
+    """Bug: as above: a read-only disk; and in /tmp a file of somebody else can be read, but not replaced."""
     def forbidden(*rest, **more):
         raise PermissionError(13, "Permission denied", "x")
 
@@ -96,8 +96,8 @@ def test_what_the_system_forbids_is_one_line(tmp_path, monkeypatch):
 
 def test_the_home_directory_is_put_in_for_a_tilde(monkeypatch):
     """Bug: --out=~/x, $WEBSHOP_DATA=~/x and a path in quotes make, or miss, a folder that is called ~."""
-    monkeypatch.setenv("HOME", "/home/jane")
-    assert expanded("~/a b/c") == expanded(Path("~/a b/c")) == "/home/jane/a b/c" and expanded("~") == "/home/jane"
+    monkeypatch.setenv("HOME", "/users/jane")
+    assert expanded("~/a b/c") == expanded(Path("~/a b/c")) == "/users/jane/a b/c" and expanded("~") == "/users/jane"
     for other in ("", "tiny", "a/~/b", "./~/b", "a~", "~nobody_of_that_name/x"):  # the last as in a shell
         assert expanded(other) == other
 

@@ -44,11 +44,11 @@ def test_the_data_decides_the_presets_wherever_it_is_named(monkeypatch):
                                   partial(parse, coldstart.Flags, {})])
 def test_paths_may_begin_with_the_home_directory(read, monkeypatch, capsys):
     """Bug: --out=~/x trains into a folder called ~, as the shell does not look behind the sign of equality."""
-    monkeypatch.setenv("HOME", "/home/jane")
+    monkeypatch.setenv("HOME", "/users/jane")
     names = {field.name for field in fields(read([]))} & {"data", "out", "bank", "model", "chats"}
     flags = read([f"--{name}=~/{name}" for name in names])
     assert len(names) == 4 and {name: getattr(flags, name) for name in names} == {
-        name: f"/home/jane/{name}" for name in names}
+        name: f"/users/jane/{name}" for name in names}
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     with pytest.raises(SystemExit):

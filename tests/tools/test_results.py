@@ -73,7 +73,8 @@ def test_another_result_gets_another_name(tmp_path, capsys):
         results.write(file, {"settings": {"seed": seed, "played": (1, 2)}, "value": value})
     told = capsys.readouterr().out
     assert told.count("held another result") == 2 and "r.1.json" in told and "r.2.json" in told
-    assert [json.loads((tmp_path / name).read_text())["value"] for name in ("r.1.json", "r.2.json", "r.json")] == [2, 3, 4]
+    values = [json.loads((tmp_path / name).read_text())["value"] for name in ("r.1.json", "r.2.json", "r.json")]
+    assert values == [2, 3, 4]
     file.write_text('{"protocols": {"none": 1}}')  # of before there were settings
     results.write(file, {"settings": {}})
     assert json.loads((tmp_path / "r.3.json").read_text()) == {"protocols": {"none": 1}}

@@ -43,7 +43,7 @@ def test_a_run_goes_on_in_its_own_games_alone(run, tmp_path):
     line, _ = ends(run, tmp_path / "run", *again)
     assert "was run in webshop, data in shop: " in line and "these are other games" in line and "\n" not in line
     assert (tmp_path / "run" / "latest").read_text() == "step_00002\n"
-    change(tmp_path / "run", fingerprint=None, world=f"webshop, data in same shop: {line.split(': ')[-1].split(' (')[0]}")
+    change(tmp_path / "run", fingerprint=None, world=line.split("other games, ")[1].split(" (games")[0])
     run(tmp_path / "run", *again)  # a run from before fingerprints
 
 

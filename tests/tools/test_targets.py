@@ -40,7 +40,7 @@ def test_a_run_without_a_checkpoint_is_named(tmp_path, capsys):
 
 @pytest.mark.parametrize("target", ["x" * 300, "x" * 300 + "/y", "run"])
 def test_a_target_that_cannot_be_read_is_one_line(target, tmp_path, monkeypatch, capsys):
-    """Bug: a traceback for a run of somebody else, for three hundred letters, or for a config.json nested too deeply."""
+    """Bug: a traceback for a run of somebody else, for three hundred letters, for a config.json nested too deeply."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("[" * 100_000)

@@ -144,7 +144,7 @@ def test_nobodys_download_means_generated_games(download, tmp_path, monkeypatch)
 
 
 def test_a_download_is_known_by_its_games_wherever_it_lies(download, tmp_path):
-    """Bug: a game is exchanged by another of its family, or the files are moved, and the run takes them for the same."""
+    """Bug: a game is exchanged by another of its family, and nobody notices; or files that were moved are refused."""
     first = envs.make("alfworld", "train", str(download)).fingerprint()
     assert envs.make("alfworld", "test", str(download), base=0.1).fingerprint() == first
 
