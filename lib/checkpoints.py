@@ -116,8 +116,9 @@ def read(model):
     try:
         return read_folder(download(model), model)
     except OSError as error:
-        raise ValueError(f"--model {model}: no such directory, and the hub does not give it "
-                         f"({type(error).__name__}); use a local directory, smollm2 or tiny") from error
+        reason = one_line(error) if type(error) is OSError else type(error).__name__  # ours, or paragraphs
+        raise ValueError(f"--model {model}: no such directory, and the hub does not give it ({reason}); use a local "
+                         "directory, smollm2 or tiny") from error
 
 
 def download(model):

@@ -17,6 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
 import random
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def cold_start(policy, env, flags: Flags):
     optimizers = Optimizers(policy, flags)
     rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
     limit = min(flags.context, policy.model.cfg.max_len)
-    first, cut, losses = restore(file, policy, optimizers, flags) if flags.resume and file.is_file() else (0, 0, [])
+    settings = settings_of(flags, env)
+    first, cut, losses = restore(file, policy, optimizers, settings) if flags.resume and file.is_file() else (0, 0, [])
     begun = saved = time.monotonic()
     cost = 0.0  # seconds of the last save
     for step, batch in enumerate(report.bar("cold start")(batches[first:]), first):
@@ -127,7 +129,7 @@ def cold_start(policy, env, flags: Flags):
             begin = time.monotonic()
             file.parent.mkdir(parents=True, exist_ok=True)
             state = {"step": step + 1, "cut": cut, "losses": losses, "model": policy.model.state_dict(),
-                     "optimizers": optimizers.state_dict(), "settings": settings_of(flags)}
+                     "optimizers": optimizers.state_dict(), "settings": settings}
             save_tensors(state, file)
             saved = time.monotonic()
             cost = saved - begin
@@ -135,14 +137,19 @@ def cold_start(policy, env, flags: Flags):
         print(f"cold start: {cut} transcripts were longer than {limit} tokens and lost their oldest turns")
 
 
-def settings_of(flags: Flags) -> dict:
-    """The settings of a cold start that its file keeps; when it is resumed they are the same, but for those in FREE."""
-    settings = {name: value for name, value in {**vars(flags), **flags.options}.items()
-                if name not in ("resume", "device", "out", "data", "options")}
-    return {**settings, "threads": torch.get_num_threads()}
+def settings_of(flags: Flags, env) -> dict:
+    """The settings of a cold start that its file keeps; of games, or of chats, what they hold.
+
+    When it is resumed they are the same, but for those in FREE.
+    """
+    kept = {name: value for name, value in {**vars(flags), **flags.options}.items()
+            if name not in ("resume", "device", "out", "data", "options", "chats")}
+    read = zlib.crc32(Path(flags.chats).read_bytes()) if flags.chats else worlds.identity(env)["fingerprint"]
+    return {**kept, "transcripts from": read, "threads": torch.get_num_threads()}
 
 
-def restore(file, policy, optimizers, flags):
+
+def restore(file, policy, optimizers, settings):
     """(first step, cut transcripts, losses) of a saved cold start, whose weights and moments are put in place."""
     try:
         state = torch.load(file, map_location=policy.device, weights_only=True)
@@ -152,10 +159,11 @@ def restore(file, policy, optimizers, flags):
         raise ValueError(f"{file} is cut short or damaged ({one_line(error)}); delete it, and --resume begins the cold "
                          "start again") from None
     changed = []
-    for name, value in settings_of(flags).items():
+    for name, value in settings.items():
         if (was := state.get("settings", {}).get(name, value)) != value:
             if name not in FREE:
-                raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags")
+                raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags "
+                                 "and data")
             changed.append(f"{name} {was} -> {value}")
     said = f" with {', '.join(changed)}, which may round otherwise" if changed else ""
     print(f"cold start: going on after {state['step']} steps{said}", flush=True)

@@ -11,16 +11,25 @@ from pathlib import Path
 import torch
 
 import worlds
-from lib.files import read_json
+from lib.files import expanded, read_json
 from tools.guard import ANEW
 from tools.owned import config_of
 
 METAVAR: dict = {int: "N", float: "X", str: "TEXT"}
+PATHS = {"data", "out", "bank", "chats", "model"}  # flags whose ~ is the home directory, where they are text
 
 
 def flag(default, text, least=None, choices=None, group=None):
     """A flag: its default, its line in --help, the least value it may have. group: --help begins a new group here."""
     return field(default=default, metadata={"help": text, "least": least, "choices": choices, "group": group})
+
+
+def path_of(text: str) -> str:
+    """For argparse's `type`: a path, with the home directory in place of a ~ that the shell left."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def presets_of(env, presets, data=""):
@@ -69,7 +78,7 @@ def parse(kind, presets, argv=None, program="train.py", text="", place=""):
     for one in (first, parser):
         one.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
     for name in ("env", "model", "data", "out", "device"):
-        first.add_argument(f"--{name}", default="")
+        first.add_argument(f"--{name}", default="", type=path_of if name in PATHS else str)
     first.add_argument("--resume", action="store_true")
     early, _ = first.parse_known_args(argv)
     gpu = torch.cuda.is_available() and not early.device.startswith("cpu")
@@ -90,7 +99,7 @@ def parse(kind, presets, argv=None, program="train.py", text="", place=""):
                                help=argparse.SUPPRESS)
         else:
             choices = f.metadata["choices"]
-            group.add_argument(f"--{f.name}", type=f.type, choices=choices, help=line,
+            group.add_argument(f"--{f.name}", type=path_of if f.name in PATHS else f.type, choices=choices, help=line,
                                metavar=None if choices else METAVAR[f.type])
     options = worlds.add_options(parser, env)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}

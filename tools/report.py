@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW, Stats
-from lib.files import print_anything, write_atomic
+from lib.files import print_anything, read_json, write_atomic
 from lib.memory import gpu_peak_mb, peak_mb
 from probes import edits_of
 from tools.figures import Panel, draw
+from tools.flags import path_of
 from tools.guard import guard
 
 PARTS = ("act", "probe", "update", "confirm")  # of an iteration, as metrics.jsonl names their seconds and tokens
@@ -282,7 +283,7 @@ def lines_of(path):
         try:
             rows.append(json.loads(line.decode("utf-8")))
             rows[-1]["step"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, RecursionError):  # the last: [[[[...
             del rows[i:]
             if i < last:
                 raise ValueError(f"{path} cannot be read: line {i + 1} is no JSON object with a step; delete the line, "
@@ -294,7 +295,7 @@ def edits_in(run):
     """The rows of a run's edits.jsonl. Runs made before rows had a "kind" get it from their world."""
     rows = lines_of(Path(run) / "edits.jsonl")
     if any("kind" not in row for row in rows):
-        ways = worlds.load(json.loads((Path(run) / "config.json").read_text())["env"]).ways
+        ways = worlds.load(read_json(Path(run) / "config.json", "name run directories of train.py").get("env")).ways
         rows = [{"kind": ways.kind.get(ways.meaning(row["arguments"])), **row} for row in rows]
     return rows
 
@@ -355,8 +356,8 @@ def plot(runs, file):
 def main():
     parser = argparse.ArgumentParser(prog="tools.report", description="The figures of runs, and their curves.",
                                      allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories of train.py")
-    parser.add_argument("--plot", metavar="PNG", help="draw the runs' curves into this picture")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=path_of, help="run directories of train.py")
+    parser.add_argument("--plot", metavar="PNG", type=path_of, help="draw the runs' curves into this picture")
     args = parser.parse_args()
     print_anything()
     with guard("tools.report", None, (ValueError, OSError)):

@@ -51,8 +51,8 @@ NOT_EXACT = "; on a CPU it is then not bit for bit the run that was not stopped"
 
 
 def settings_of(flags, env, program):
-    """What config.json says of a run: every flag, the world's own among them, the world's description, the program."""
-    return {**flags_of(flags, program), "world": env.describe(), "threads": torch.get_num_threads()}
+    """What config.json says of a run: every flag, the world's own too, the world in words, its games, the program."""
+    return {**flags_of(flags, program), **worlds.identity(env), "threads": torch.get_num_threads()}
 
 
 def flags_of(flags, program):
@@ -115,12 +115,11 @@ def finished(flags, env):
 
 def check_world(flags, env):
     """ValueError where the run to resume was made in another world than this."""
-    was = config_of(flags.out).get("world", env.describe())
-    if was != env.describe():
+    if changed := worlds.other_games(config_of(flags.out), worlds.identity(env)):
         variable = f"{flags.env.upper()}_DATA"
         unset = f"unset ${variable}, " if os.environ.get(variable) else ""
-        raise ValueError(f"--resume: {flags.out} was run with world {was}, this is {env.describe()}; {unset}give its "
-                         "--data, or another --out")
+        raise ValueError(f"--resume: {flags.out} was run in {changed}; {unset}give it the data that it had, or another "
+                         "--out")
 
 
 def open_run(flags, env, sampling, program="train.py"):

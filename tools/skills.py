@@ -22,6 +22,7 @@ from lib.files import one_line, print_anything, read_json
 from skillbank import SkillBank
 from tools import report, targets
 from tools.audit import judge
+from tools.flags import path_of
 from tools.guard import ANEW, checkpoint_of, guard
 
 AGENTS = ".agents/skills"  # where many agents look for the skills of a project
@@ -155,11 +156,11 @@ def main():
     parser = argparse.ArgumentParser(prog="tools.skills", description="A skill bank as folders of SKILL.md, and back.",
                                      allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"tools.skills: {message}; --help shows how\n")  # type: ignore
-    parser.add_argument("source", metavar="FROM", help="a run directory, a skills.json, a directory of skill folders, "
-                                                       "or one SKILL.md")
-    parser.add_argument("target", metavar="TO", nargs="?", help="the same as --out")
-    parser.add_argument("--out", metavar="TO", help="a file that ends in .json, else a directory for the folders "
-                                                    f"(default: {AGENTS})")
+    parser.add_argument("source", metavar="FROM", type=path_of,
+                        help="a run directory, a skills.json, a directory of skill folders, or one SKILL.md")
+    parser.add_argument("target", metavar="TO", type=path_of, nargs="?", help="the same as --out")
+    parser.add_argument("--out", metavar="TO", type=path_of,
+                        help=f"a file that ends in .json, else a directory for the folders (default: {AGENTS})")
     args = parser.parse_args()
     if args.target and args.out:
         parser.error(f"--out {args.out}: {args.target} is named already; name one place")

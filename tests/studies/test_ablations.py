@@ -91,7 +91,7 @@ def test_the_real_shop_without_its_data_is_one_line(tmp_path, monkeypatch, capsy
 
 def test_the_made_up_worlds_runs_do_not_play_the_real_ones(tmp_path, monkeypatch, capsys):
     """Bug: with the real products' directory set for one part, the runs of all parts play the real shop."""
-    monkeypatch.delenv("ALFWORLD_DATA")
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     monkeypatch.setenv("WEBSHOP_DATA", str(tmp_path / "real"))
     made_up, real = listed(monkeypatch, capsys, tmp_path, "--only", "bank only", "--seeds", "1"), listed(
         monkeypatch, capsys, tmp_path, "--parts", "real_shop", "--seeds", "1")

@@ -15,6 +15,7 @@ from tests.runs import die, ends
 from tools import coldstart, report, runs
 from tools.coldstart import shorten, weigh
 from tools.guard import UNFINISHED
+from worlds.webshop import catalogue
 
 IDS = list(range(100, 120))
 SAID = [i in (4, 5, 8, 9, 10, 13, 18, 19) for i in range(20)]  # an opening of 4 tokens, four turns
@@ -199,6 +200,38 @@ def test_a_directory_that_cannot_be_written_is_said_before_the_first_step(make, 
         assert line.startswith("tools.coldstart: --out ") and str(out) in line and "\n" not in line
     monkeypatch.setattr(policies, "load", lambda *rest, **more: die())
     assert ends(make, tmp_path / "new" / "new")[1] == 130 and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_it_goes_on_with_the_same_transcripts_alone(make, tmp_path, monkeypatch):
+    """Bug: the products, or the chats, are others now, and the second half of a cold start learns from them."""
+    monkeypatch.setattr(coldstart, "EVERY", 0)
+    shop = catalogue.make(tmp_path / "shop", products=84)
+    chats = tmp_path / "chats.jsonl"
+    chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day to you"}]}
+    chats.write_text(json.dumps(chat) + "\n")
+
+    def killed(name, *flags):
+        step, count = coldstart.sft_step, []
+        with monkeypatch.context() as patch:
+            patch.setattr(coldstart, "sft_step", lambda *rest: count.append(1) or (
+                step(*rest) if len(count) < 3 else die()))
+            assert ends(make, tmp_path / name, "--steps", "4", *flags)[1] == 130
+
+    killed("games", "--data", str(shop))
+    killed("chats", "--chats", str(chats))
+    shop.rename(tmp_path / "elsewhere")
+    chats.rename(tmp_path / "elsewhere.jsonl")
+    items = tmp_path / "elsewhere" / "items_shuffle_1000.json"
+    games, text = items.read_text(encoding="utf-8"), (tmp_path / "elsewhere.jsonl").read_text()
+    for name, flags, file, kept, other in (
+            ("games", ["--data", str(tmp_path / "elsewhere")], items, games, json.dumps(json.loads(games)[::-1])),
+            ("chats", ["--chats", str(tmp_path / "elsewhere.jsonl")], tmp_path / "elsewhere.jsonl", text, 2 * text)):
+        file.write_text(other, encoding="utf-8")
+        line, _ = ends(make, tmp_path / name, "--steps", "4", "--resume", *flags)
+        assert "was begun with transcripts from" in line and "\n" not in line
+        file.write_text(kept, encoding="utf-8")
+        make(tmp_path / name, "--steps", "4", "--resume", *flags)
+        assert not (tmp_path / name / UNFINISHED).exists()
 
 
 @pytest.mark.slow

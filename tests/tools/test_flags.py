@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import fields, replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import train
-from tools import runs
+from forks import gigpo
+from tools import coldstart, runs
+from tools.flags import parse
 
 
 def test_help_shows_every_knob_with_its_default(capsys):
@@ -73,6 +76,23 @@ def test_a_resumed_runs_own_flags_are_taken_with_its_world(tmp_path):
     assert again.options == flags.options and (again.data, again.steps, again.utility) == ("shop", 7, "both")
     (tmp_path / "config.json").write_text(json.dumps(runs.flags_of(train.read_flags(["--env", "guess"]), "train.py")))
     assert train.read_flags(["--out", str(tmp_path), "--resume"]).env == "guess"
+
+
+@pytest.mark.parametrize("read", [train.read_flags, partial(train.read_flags, kind=gigpo.Flags),
+                                  partial(parse, coldstart.Flags, {})])
+def test_paths_may_begin_with_the_home_directory(read, monkeypatch, capsys):
+    """Bug: --out=~/x trains into a folder called ~, as the shell does not look behind the sign of equality."""
+    monkeypatch.setenv("HOME", "/users/jane")
+    names = {field.name for field in fields(read([]))} & {"data", "out", "bank", "model", "chats"}
+    flags = read([f"--{name}=~/{name}" for name in names])
+    assert len(names) == 4 and {name: getattr(flags, name) for name in names} == {
+        name: f"/users/jane/{name}" for name in names}
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(SystemExit):
+        read(["--out=~/x"])
+    error = capsys.readouterr().err
+    assert "--out: ~/x: there is no home directory" in error and error.count("\n") == 1
 
 
 def test_flags_win_over_presets():

@@ -18,9 +18,11 @@ from lib import checkpoints, memory
 from skillbank import Skill, SkillBank
 from tests.runs import die, ends
 from tests.skills import bank_of
+from tests.small import change
 from tools import report, runs
 from worlds.alfworld.rooms import FAMILIES
 from worlds.alfworld.world import World
+from worlds.webshop import catalogue
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,6 +31,22 @@ def test_resume_wants_a_run(run, tmp_path):
     """Bug: --resume with a misspelt path begins a new run there, and the old one seems lost."""
     line, _ = ends(run, tmp_path / "misspelt", "--resume")
     assert "misspelt holds no run" in line and not (tmp_path / "misspelt").exists()
+
+
+def test_a_run_goes_on_in_its_own_games_alone(run, tmp_path):
+    """Bug: other products, as many as before, are played on without a word; the same in another folder are refused."""
+    shop, copy = catalogue.make(tmp_path / "shop", products=84), tmp_path / "elsewhere" / "same shop"
+    run(tmp_path / "run", "--data", str(shop))
+    shutil.copytree(shop, copy)
+    run(tmp_path / "run", "--data", str(copy), "--steps", "2", "--resume")
+    items = copy / "items_shuffle_1000.json"
+    items.write_text(json.dumps(json.loads(items.read_text(encoding="utf-8"))[::-1]), encoding="utf-8")
+    again = ["--data", str(copy), "--steps", "3", "--resume"]
+    line, _ = ends(run, tmp_path / "run", *again)
+    assert "was run in webshop, data in same shop: " in line and "these are other games" in line and "\n" not in line
+    assert (tmp_path / "run" / "latest").read_text() == "step_00002\n"
+    change(tmp_path / "run", fingerprint=None, world=line.split("other games, ")[1].split(" (games")[0])
+    run(tmp_path / "run", *again)  # a run from before fingerprints
 
 
 def test_a_stray_file_beside_the_checkpoints_ends_no_training(run, begun):
