@@ -254,3 +254,12 @@ def test_a_model_that_cannot_be_had(model, monkeypatch):
     """The bug: a typo in --model ends in three screens of hub traceback."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no look-ups from a test
     assert model in refusal(model) and "smollm2 or tiny" in refusal(model)
+
+
+def test_a_model_of_the_hub_without_a_home_directory_is_one_line(monkeypatch):
+    """Bug: in a container, whose user has no home to keep a download in, a traceback of pathlib."""
+    def homeless(*rest, **more):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", homeless)
+    assert "$HF_HOME" in refusal("Qwen/Qwen2.5-0.5B")
