@@ -88,7 +88,8 @@ def test_what_the_system_forbids_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "theirs.json").write_text("x")
     tmp_path.chmod(0o1777)
     try_to_write(tmp_path / "theirs.json")
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    somebody = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: somebody)
     assert "belongs to somebody else" in refused(tmp_path / "theirs.json")
     try_to_write(tmp_path / "mine.json")
 

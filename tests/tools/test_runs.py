@@ -70,6 +70,7 @@ def test_a_run_killed_before_its_first_checkpoint_is_a_run(run, tmp_path, monkey
 
 @pytest.mark.parametrize("file, content", [
     ("config.json", b""), ("config.json", b"[]"), ("config.json", b"\xff\xfe"), ("latest", b"step_00009"),
+    ("config.json", b"[" * 100_000), ("metrics.jsonl", b'{"step": 0}\n' + b"[" * 100_000 + b'\n{"step": 1}\n'),
     ("checkpoints/step_00001/trainer.pt", b"PK"), ("checkpoints/step_00001/model.safetensors", b"\x08"),
     ("checkpoints/step_00001/skills.json", b"{"), ("metrics.jsonl", b'{"step": 0}\ntorn}\n{"step": 1}\n'),
 ])

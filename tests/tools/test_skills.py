@@ -161,7 +161,8 @@ def test_a_persons_evals_are_left_alone(trained, tmp_path, command):
 def test_a_run_whose_world_is_not_here(trained, tmp_path, command):
     """Bug: the data of a run are on another machine, and its bank cannot be exported here."""
     run = trained()
-    settings = json.loads((run / "config.json").read_text()) | {"world": "webshop, data of elsewhere"}
+    elsewhere = {"world": "webshop, data of elsewhere", "fingerprint": "0123456789abcdef"}
+    settings = json.loads((run / "config.json").read_text()) | elsewhere
     (run / "config.json").write_text(json.dumps(settings))
     assert "names the games by number only" in command(run, "--out", tmp_path / "out")
     assert evals_in(tmp_path / "out", "evals")["evals"][0]["prompt"] == "Game 5 of webshop, data of elsewhere."
