@@ -63,7 +63,7 @@ def prompts_of(tasks: set, run: Path, settings: dict) -> dict:
         options = {name: settings.get(name, default)
                    for name, (default, _) in worlds.load(settings["env"]).options.items()}
         args = SimpleNamespace(target=run, env=settings["env"], split="train", data="", bank="", options=options,
-                               settings=settings)
+                               given={}, settings=settings)
         env, _ = targets.open_world(args)
         return {task: env.goal(task) for task in tasks}
     except (ValueError, OSError, ImportError) as error:
