@@ -147,6 +147,7 @@ class Episode:
         end = 10.0 * (self.score if graded else self.won)
         return [-0.5 * (not turn.valid) + end * (i == self.steps) for i, turn in enumerate(self.turns, 1)]
 
+
 def first_messages(env: Env, task: int, game: Game, shown: list) -> tuple[str, str]:
     """The two messages before the policy's first turn: (system, user)."""
     return f"{env.rules}\n{skills_prompt(shown)}", f"Task: {env.goal(task)}\n{game.page}"

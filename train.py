@@ -39,11 +39,11 @@ class Flags:
     env: str = flag("webshop", "world to play", choices=worlds.names(), group="what to run")
     model: str = flag("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
-    out: str = flag("", "run directory; '' is runs/<env>-<model>")
+    out: str = flag("", "run directory; '' is runs/<env>-<model>, of a fork with its name behind")
     resume: bool = flag(False, "continue the run in --out, with its own flags; those of memory, evaluation may change")
     seed: int = flag(0, "seed of all random numbers")
     device: str = flag("", "cpu, cuda, ...; '' is cuda where there is one")
-    bank: str = flag("", "skill bank to begin with, a JSON file or a directory of SKILL.md folders; '' is an empty one")
+    bank: str = flag("", "skill bank to begin with: a run, a JSON file, SKILL.md folders; '' is an empty one")
     wandb: str = flag("", "Weights & Biases project to log to; '' is none")
 
     steps: int = flag(150, "iterations", 0, group="how much")
@@ -105,7 +105,7 @@ PRESETS = {
 def read_flags(argv=None, kind=Flags, program: str = "train.py") -> Flags:
     """The command line as `kind`; presets, or with --resume the run, fill it in. A wrong flag ends it with one line."""
     method = "" if program == "train.py" else f"-{program.rpartition('.')[2]}"
-    return parse(kind, PRESETS, argv, program, "Train SkillMaster.", place=f"runs/{{env}}-{{model}}{method}")
+    return parse(kind, PRESETS, argv, program, f"Train by {program}.", place=f"runs/{{env}}-{{model}}{method}")
 
 
 def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int, state):

@@ -168,7 +168,6 @@ class Gate:
         verdict = judge(by_family, 0.3)
         return verdict["harmful"] or bool(verdict["harms"])
 
-
     def effect(self, tasks, triggered):
         """After acceptance: marker, success, price with it and without, in tasks that trigger it or in the others."""
         some = [task for task in tasks if self.attack.triggered(self.env, task) == triggered]

@@ -148,7 +148,6 @@ def settings_of(flags: Flags, env) -> dict:
     return {**kept, "transcripts from": read, "threads": torch.get_num_threads()}
 
 
-
 def restore(file, policy, optimizers, settings):
     """(first step, cut transcripts, losses) of a saved cold start, whose weights and moments are put in place."""
     try:

@@ -25,6 +25,7 @@ def test_a_signal_ends_a_run_with_one_line(number, status, word, run, begun, mon
     """Bug: Ctrl-C, or a cluster's SIGTERM, prints a page of traceback and does not say whether anything is lost."""
     capsys.readouterr()
     rollout = train.rollout
+
     def interrupted(*rest, **more):
         os.kill(os.getpid(), number)
         time.sleep(5)

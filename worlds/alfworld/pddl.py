@@ -6,7 +6,7 @@ the game is won; `grammar` says how commands and answers read. The stock engine 
 nothing is grounded: which actions apply is a join over the facts that hold, as a database answers a query, and the text
 of an action is derived once. So there is no planner, no compiler, no environment object to pool and nothing to cache on
 disk; starting a game again copies a few small sets. What it answers is the stock's text, character for character
-(tests/test_pddl.py plays both).
+(tests/worlds/test_pddl.py plays both).
 
 PDDL: typed, `and or not imply exists forall =` in conditions, `and not forall when` in effects; costs are ignored.
 """

@@ -3,7 +3,7 @@
 An agent reads an instruction, searches a catalogue, opens products, picks options and buys one; the score in
 [0, 1] says how well the purchase fits. The original needs Java (Lucene), Flask, bs4 and spaCy, 1.5 GB and ten
 seconds a worker. This file answers the same actions with the same texts, clickables and scores, from the same data
-files, step for step: tests/test_webshop.py replays what the original said. An episode (made up):
+files, step for step: tests/worlds/test_shop.py replays what the original said. An episode (made up):
 
     >>> shop = WebShop("data/webshop"); shop.reset(17)
     'WebShop [SEP] Instruction: [SEP] Find me easy carry power cords with color: navy, and price lower than
