@@ -44,9 +44,11 @@ def _byte_level(bpe):
 
 
 # Pieces of a text: the frequent ones are the tokens of `tiny`. The space belongs to the token before it, so a word is
-# the same token everywhere: "gift tin" is the same two tokens in a task, in [gift tin] and in click[gift tin]. Ids,
-# prices and tags are pieces, too. A small model copies tokens, not letters.
-PIECES = (r"</?[a-z_]+>|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|\"[^\s\p{L}\d<]* ?|\{\"|[^\s\p{L}\d] ?|\s+")
+# the same token everywhere: "gift tin" is the same two tokens in a task, in [gift tin] and in click[gift tin]. Names
+# with underscores (tools, ids of skills), other ids, prices, tags and JSON's marks between two texts are pieces, too. A
+# small model copies tokens, not letters.
+PIECES = (r"</?[a-z_]+>|[a-z]+(?:_[a-z0-9]+)+|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|"
+          r"\"[^\s\p{L}\d<]* ?\"?|\{\"|[^\s\p{L}\d] ?|\s+")
 
 
 def tiny(text, seed=0, vocab=6144):

@@ -31,6 +31,7 @@ from lib.chat import read_chats
 from lib.context import drop_oldest
 from lib.device import pick_device
 from lib.files import one_line, print_anything
+from lib.skillfiles import SKILL
 from policy import logprobs
 from skillbank import Skill, review_prompt
 from tools import report
@@ -269,19 +270,25 @@ def weigh(ids, sampled, rules, copy):
 
 def demonstrations(env, count, seed):
     """`count` chats of a world's scripted players on training tasks, with some random skills in the prompt."""
-    ways = env.ways
     rng, chats = random.Random(f"demonstrations/{seed}"), []
     for _ in range(count):
         task = rng.choice(env.train_tasks)
-        family = env.family(task)
-        general = rng.randrange(5) if rng.random() < 0.5 else 0
-        texts = some(rng, ways.texts("general", rng.randrange(WORDINGS)), general)
-        texts += some(rng, ways.texts(family, rng.randrange(WORDINGS)), rng.randrange(5))
-        shown = [Skill(f"dyn_{number:03d}", text["title"], text["principle"], text["when_to_apply"])
-                 for number, text in zip(rng.sample(range(1, 40), len(texts)), texts)]
-        game = env.start(task)
-        chats.append(scripted(env, task, shown, game, env.player(game, task, shown, rng)))
+        # A world of hidden rules shows others each time; in any other world skills name the players' habits.
+        world, texts = env.demonstration(task, rng) if hasattr(env, "demonstration") else (env, habits(env, task, rng))
+        shown = [Skill(*(text[key] for key in SKILL)) for text in texts]
+        game = world.start(task)
+        chats.append(scripted(world, task, shown, game, world.player(game, task, shown, rng)))
     return chats
+
+
+def habits(env, task, rng):
+    """Some random habits as skills to show: texts with ids."""
+    family, ways = env.family(task), env.ways
+    general = rng.randrange(5) if rng.random() < 0.5 else 0
+    texts = some(rng, ways.texts("general", rng.randrange(WORDINGS)), general)
+    texts += some(rng, ways.texts(family, rng.randrange(WORDINGS)), rng.randrange(5))
+    return [{**text, "skill_id": f"dyn_{number:03d}"}
+            for number, text in zip(rng.sample(range(1, 40), len(texts)), texts)]
 
 
 def some(rng, texts, count):

@@ -85,7 +85,9 @@ def parse(kind, presets, argv=None, program="train.py", text=""):
             parser.error(f"--{name} {given[name]}: must be at least {least}")
     gpu = torch.cuda.is_available() and not given.get("device", "").startswith("cpu")
     model = given.get("model") or kind.model or ("Qwen/Qwen2.5-1.5B-Instruct" if gpu else "tiny")
-    own = {option: given.pop(option, default) for option, default in options.items()}
+    seed = given.get("seed", known["seed"].default) if "seed" in known else 0
+    seeded = worlds.seeded(env)
+    own = {option: given.pop(option, seed if option in seeded else default) for option, default in options.items()}
     small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
     preset = {name: value for name, value in preset_of(model, presets).items() if name in known}
     return kind(**{**preset, **small, **given, "model": model, "options": own})

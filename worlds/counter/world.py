@@ -1,0 +1,261 @@
+"""
+The parcel counter: a world of hidden rules, where one glance at a failure tells what a thousand tries find slowly.
+
+Every town wants one seal on each kind of parcel. Which one is drawn from the run's seed, so no transcript ever showed
+it. The man in the queue talks, the clerk knows: who takes a wrong seal is refused, loses the game, and hears the truth.
+The next customer profits only if it was written down. Some wrong seals are overlooked, so success alone deceives. Then
+a sum is to be paid, which no skill tells and practice does. One episode of a scripted player:
+
+    Task: send Mina's glass parcel to Arvel today.
+    Seals: red, blue, green, white, ...
+    The man in the queue says: Arvel wants the blue seal on glass parcels.
+                                            <think>The man says the blue seal.</think><action>blue seal</action>
+    Refused. The clerk says: Arvel wants the pink seal on glass parcels.
+    The episode is over: FAILURE ...
+        <think>The clerk says the pink seal.</think> propose_skill {"category": "Arvel",
+        "title": "Arvel, glass parcels: pink seal", "principle": "Arvel wants the pink seal on glass parcels.", ...}
+"""
+
+import copy
+import random
+import re
+from functools import cached_property
+
+TOWNS, KINDS = 18, 3  # of the lists below; 54 facts, and one kind has the same seal in all towns
+EVERYBODY = "Everybody"  # who wants it, in the words of a general skill
+LUCK = 0.3  # share of the wrong seals that are overlooked
+SKILL = re.compile(r"(\w+) wants the (\w+) seal on (\w+) parcels")
+
+towns = ("Arvel Brink Corden Dunmore Elvas Farrow Garth Hollin Istria Jarrow Kelso Lindow Morvan Norrby Orsa Penrith "
+         "Quarry Rudbar").split()[:TOWNS]
+kinds = ["glass", "fruit", "book"][:KINDS]
+seals = "red blue green white black pink grey brown amber silver golden violet copper ivory scarlet orange".split()
+customers = "Ada Bruno Clara Daria Emil Flora Gus Hanna Ivo Jonas Kira Leo Mina Nora Otto Paula".split()
+
+
+def draw_rules(rng):
+    """{(town, kind): seal}: each drawn by itself, but one kind has one seal everywhere."""
+    rules = {(town, kind): rng.choice(seals) for town in towns for kind in kinds}
+    common, seal = rng.choice(kinds), rng.choice(seals)
+    return rules | {(town, common): seal for town in towns}
+
+
+def skill(who, kind, seal):
+    """A rule as a skill: who is a town, or EVERYBODY."""
+    return {"title": f"{who}, {kind} parcels: {seal} seal", "principle": f"{who} wants the {seal} seal on {kind} "
+            "parcels.", "when_to_apply": "At the counter."}
+
+
+class Ways:
+    """What skills mean, and what the hidden rules say of them."""
+
+    def __init__(self, rules):
+        self.rules = rules
+
+    def meaning(self, text):
+        """(who, kind, seal) of a skill or an edit's arguments; None where its principle is no rule.
+
+        The place of a proposal must be its own, or the skill is not shown where it is true: then who is "".
+        """
+        text = text if isinstance(text, dict) else vars(text)
+        rule = SKILL.match(text["principle"])
+        if not rule or rule[1] not in (*towns, EVERYBODY) or rule[2] not in seals or rule[3] not in kinds:
+            return None
+        place = "general" if rule[1] == EVERYBODY else rule[1]
+        return rule[1] if text.get("category", place) == place else "", rule[3], rule[2]
+
+    @cached_property
+    def kind(self):
+        """{meaning: right, half (another kind's or town's rule, or the wrong place) or wrong}."""
+        return {(who, kind, seal): self.judge(who, kind, seal)
+                for who in (*towns, EVERYBODY, "") for kind in kinds for seal in seals}
+
+    def judge(self, who, kind, seal):
+        wanted = {self.rules[town, kind] for town in towns if who in (town, EVERYBODY)}
+        if wanted == {seal}:
+            return "right"
+        near = {self.rules[place] for place in self.rules if who in ("", place[0]) or kind == place[1]}
+        return "half" if seal in near else "wrong"
+
+    def texts(self, family, wording=0):
+        """The true rules of a town, or those that hold everywhere for "general": skills with their key and kind."""
+        who = EVERYBODY if family == "general" else family
+        facts = [key for key, kind in self.kind.items() if key[0] == who and kind == "right"]
+        return [{"key": key, "kind": "right", **skill(*key)} for key in facts]
+
+    def known(self, skills, town, kind):
+        """The seal that the skills of a prompt or a list name: the town's own before everybody's, the first of each."""
+        found = {}
+        for who, of, seal in filter(None, map(self.meaning, skills)):
+            if of == kind:
+                found.setdefault(who, seal)
+        return found.get(town, found.get(EVERYBODY))
+
+
+class World:
+    home = known = "counter"
+    limit, kl, tail, graded, corpus_chats = 3, 0.01, 20, True, 400
+    options: dict = {
+        "rules": (-1, "number of the hidden rules; -1: --seed"),
+        "evidence": (0.1, "how often scripted players quote the clerk after a refusal"),
+        "reading": (0.0, "how often scripted players exercise themselves in reading"),
+    }
+    seeded = ("rules",)  # options that are the run's --seed where they are not given
+    aliases: dict = {}
+    source = "parcel counter"
+    rules = ("You send parcels. Each town wants its own seal on each kind. Answer <think>one short thought</think>"
+             "<action>COLOUR seal</action>, then <action>pay SUM</action>. Follow your skills.")
+
+    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.1, reading=0.0):
+        self.number, self.evidence, self.reading = seed if rules < 0 else rules, evidence, reading
+        self.ways = Ways(draw_rules(random.Random(f"rules/{self.number}")))
+        facts = len(towns) * len(kinds)  # a round of customers has one of each
+        splits = {"test": range(6 * facts), "dev": range(6 * facts, 12 * facts), "train": range(12 * facts, 32 * facts)}
+        if split not in splits:
+            raise ValueError(f"--split {split}: counter has {', '.join(splits)}")
+        self.tasks, self.train_tasks, self.dev_tasks = (list(splits[name]) for name in (split, "train", "dev"))
+
+    def family(self, task):
+        return towns[task % len(towns)]
+
+    def sort(self, task):
+        """The kind of the task's parcel."""
+        return kinds[task // len(towns) % len(kinds)]
+
+    def goal(self, task):
+        name = random.Random(f"customer/{task}").choice(customers)
+        return f"send {name}'s {self.sort(task)} parcel to {self.family(task)} today."
+
+    def name(self, task):
+        return f"customer {task}"
+
+    def start(self, task):
+        town, kind = self.family(task), self.sort(task)
+        return Counter(task, town, kind, self.ways.rules[town, kind])
+
+    def player(self, game, task, skills, rng):
+        return Sender(game, self.ways, skills, rng, self.evidence, self.reading)
+
+    def demonstration(self, task, rng):
+        """A counter with rules of its own, and skills to show there: the rules of a run stay hidden."""
+        other = copy.copy(self)
+        other.ways = Ways(draw_rules(rng))
+        town, kind = self.family(task), self.sort(task)
+        # In an exercise any skills, else some of the town and some general ones; right, or of any seal.
+        places = [(who, of) for who in (towns if rng.random() < self.reading else [town]) for of in kinds]
+        shown = rng.sample(places, min(rng.randrange(7), len(places))) + [
+            (EVERYBODY, of) for of in kinds if rng.random() < 0.15]
+        shown = [(who, of, other.ways.rules[town if who == EVERYBODY else who, of] if rng.random() < 0.8
+                  else rng.choice(seals)) for who, of in shown]
+        rng.shuffle(shown)
+        shown.sort(key=lambda rule: rule[0] != EVERYBODY)  # as a prompt lists them
+        ids = rng.sample(range(1, IDS), len(shown))
+        return other, [{"skill_id": f"dyn_{i:03d}", **skill(*rule)} for i, rule in zip(ids, shown)]
+
+    def vocabulary(self):
+        words = [f"{word} {word}" for word in (*towns, *kinds, *seals)] + [f"dyn_{i:03d} dyn_{i:03d}" for i in range(IDS)]
+        return words + [f"{number} {number}" for number in range(14)]
+
+    def describe(self):
+        return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
+
+    def measures(self, episodes, bank):
+        """For metrics.jsonl: what reviews do after a refusal of what no skill told, and how much the bank knows.
+
+        right_reviews: share of those that name the hidden rule; facts: share of towns and kinds whose seal the bank has.
+        """
+        lost = [e for e in episodes if e.edit and e.turns[0].reply.startswith("Refused") and self.ways.known(
+            e.shown, e.family, self.sort(e.task)) != self.ways.rules[e.family, self.sort(e.task)]]
+        right = [e for e in lost if e.edit.changed and (key := self.ways.meaning(e.edit.arguments))
+                 and self.ways.kind[key] == "right" and key[0] in (e.family, EVERYBODY) and key[1] == self.sort(e.task)]
+        tools = [e.edit.name if e.edit.changed or e.edit.status == "kept" else "failed" for e in episodes if e.edit]
+        newest = {town: [*bank.general_skills[::-1], *bank.task_specific_skills.get(town, [])[::-1]] for town in towns}
+        facts = [self.ways.known(newest[town], town, kind) == seal for (town, kind), seal in self.ways.rules.items()]
+        return {"refused": len(lost), "right_reviews": len(right) / max(len(lost), 1), "facts": sum(facts) / len(facts),
+                **{f"{name}s": tools.count(f"{name}_skill") / max(len(tools), 1) for name in
+                   ("propose", "update", "keep")}, "failed": tools.count("failed") / max(len(tools), 1)}
+
+
+IDS = 160  # ids of skills that are single tokens
+
+
+class Counter:
+    """One parcel: first the seal, then the sum."""
+
+    def __init__(self, task, town, kind, wanted):
+        rng = random.Random(f"parcel/{task}")
+        self.task, self.town, self.kind, self.wanted = task, town, kind, wanted
+        self.hearsay, self.fees = rng.choice(seals), (rng.randint(1, 6), rng.randint(1, 6))
+        self.page = self.observation = (f"Seals: {', '.join(seals)}.\nThe man in the queue says: {town} wants the "
+                                        f"{self.hearsay} seal on {kind} parcels.")
+        self.done, self.won, self.score, self.taken = False, False, 0.0, ""
+
+    def step(self, action):
+        self.page = self.observation = self.pay(action) if self.score else self.choose(action)
+        return self.page
+
+    def choose(self, action):
+        named = re.fullmatch(r"(?:the )?(\w+) seal", action)
+        if not named or named[1] not in seals:
+            return "There is no such seal."
+        self.taken = named[1]
+        # A second look at the same seal finds the same: luck is the task's.
+        overlooked = random.Random(f"luck/{self.task}/{self.taken}").random() < LUCK
+        if self.taken != self.wanted and not overlooked:
+            self.done = True
+            return f"Refused. The clerk says: {self.town} wants the {self.wanted} seal on {self.kind} parcels."
+        self.score = 0.5
+        return f"Accepted. Postage is {self.fees[0]} and insurance is {self.fees[1]} coins. Pay the sum."
+
+    def pay(self, action):
+        paid = re.fullmatch(r"pay (\d+)(?: coins)?", action)
+        if not paid:
+            return "Say what you pay."
+        self.done, self.won = True, int(paid[1]) == sum(self.fees)
+        self.score = 1.0 if self.won else 0.5
+        return "Sent." if self.won else f"The sum is {sum(self.fees)}."
+
+
+class Sender:
+    """Knows the language and no rule: obeys a skill that fits, else takes any seal; pays right half of the time."""
+
+    mistaken = False
+
+    def __init__(self, game, ways, skills, rng, evidence=0.1, reading=0.0):
+        self.game, self.rng, self.evidence = game, rng, evidence
+        self.exercise = [one.title + "." for one in skills] if rng.random() < reading else []
+        fitting = [one for one in skills if ways.known([one], game.town, game.kind)]
+        fitting.sort(key=lambda one: ways.meaning(one)[0] == EVERYBODY)  # a town's own rule comes first
+        self.skill = fitting[0] if fitting else None
+        self.seal = ways.known(skills, game.town, game.kind)
+
+    def act(self, observation):
+        rng, game = self.rng, self.game
+        if game.score:
+            paid = sum(game.fees) + (rng.random() < 0.5)
+            return f"{game.fees[0]} and {game.fees[1]} are {paid}.", f"pay {paid}"
+        rng.shuffle(self.exercise)
+        thought, seal = (f"{self.skill.title}.", self.seal) if self.skill else rng.choice(
+            [(f"The man says the {game.hearsay} seal.", game.hearsay),
+             (f"I try the {(other := rng.choice(seals))} seal.", other)])
+        return " ".join([*self.exercise, thought]), f"{seal} seal"
+
+    def review(self, won, score, steps):
+        """-> (thought, tool, arguments). Mediocre by design: it quotes the clerk in a share `evidence` of refusals."""
+        rng, game, refused = self.rng, self.game, not self.game.score
+        if rng.random() < (0.7 if self.skill and not refused else 0.1):
+            return "The bank may stay as it is.", "keep_skill", {"reason": "Nothing is to change."}
+        says = {"The man says": game.hearsay, "I took": game.taken, "Perhaps": rng.choice(seals),
+                "The clerk says": game.wanted}
+        source = "The clerk says" if refused and rng.random() < self.evidence else rng.choice(list(says)[:3])
+        seal, thoughts = says[source], [f"{source} the {says[source]} seal."]
+        if self.exercise and refused:
+            thoughts = [f"{one} the {said} seal." for one, said in rng.sample(sorted(says.items()), 4)] + thoughts
+        thought = " ".join(thoughts)
+        if self.skill and refused and rng.random() < 0.6:
+            who = self.skill.title.partition(",")[0]
+            return thought, "update_skill", {"skill_id": self.skill.skill_id, **skill(who, game.kind, seal),
+                                             "reason": "It was refused."}
+        who = EVERYBODY if rng.random() < 0.2 else game.town
+        return thought, "propose_skill", {"category": "general" if who == EVERYBODY else who,
+                                          **skill(who, game.kind, seal), "evidence": f"{source} so."}
