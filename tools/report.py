@@ -185,8 +185,8 @@ def cut(path, step):
 def edit_rows(step, episodes, committed, ways):
     """edits.jsonl: every edit that was probed, in the words of the policy, and what came of it.
 
-    episode: the number of the episode that was reviewed; kind: useful, neutral or harmful (right, half or wrong in a world
-    of hidden rules), where the words are those of the world's scripted players; else None.
+    episode: the number of the episode that was reviewed; kind: one of KINDS, where the words are those of the world's
+    scripted players; else None.
     """
     edits = [(i, episode.edit) for i, episode in enumerate(episodes) if episode.edit and episode.edit.changed]
     return [{"step": step, "episode": i, "task": edit.task, "family": edit.family, "name": edit.name,

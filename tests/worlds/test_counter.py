@@ -100,12 +100,14 @@ def test_players_obey_a_skill_that_fits(env):
     """Bug: players ignore their prompt, or obey a rule of another kind, and a model learns no skills from them."""
     for task in env.train_tasks[:40]:
         town, kind = env.family(task), env.sort(task)
-        others = [(town, next(k for k in kinds if k != kind), "red"), (next(t for t in towns if t != town), kind, "red")]
-        for own in ([(town, kind, "ivory")], [(EVERYBODY, kind, "ivory")], [(EVERYBODY, kind, "red"), (town, kind, "ivory")]):
-            player = env.player(env.start(task), task, shown(*others, *own), random.Random(task))
+        elsewhere, otherwise = next(t for t in towns if t != town), next(k for k in kinds if k != kind)
+        others = [(town, otherwise, "red"), (elsewhere, kind, "red")]
+        own, general = (town, kind, "ivory"), (EVERYBODY, kind, "ivory")
+        for fitting in ([own], [general], [(EVERYBODY, kind, "red"), own]):
+            player = env.player(env.start(task), task, shown(*others, *fitting), random.Random(task))
             assert player.act("")[1] == "ivory seal"
-        free = Counter(env.player(env.start(task), task, shown(*others), random.Random(i)).act("")[1] for i in range(20))
-        assert len(free) > 3
+        free = [env.player(env.start(task), task, shown(*others), random.Random(i)).act("")[1] for i in range(20)]
+        assert len(set(free)) > 3
 
 
 def test_no_rule_of_the_run_is_demonstrated(env):
@@ -124,7 +126,8 @@ def test_reviews_quote_the_clerk_as_often_as_asked(env):
     """Bug: --evidence does nothing, or players are right so often that nothing is left to learn."""
     for share in (0.0, 0.5):
         world = envs.make("counter", rules=3, evidence=share)
-        refused = [chat[-1]["content"] for chat in demonstrations(world, 400, seed=0) if "clerk says:" in chat[-2]["content"]]
+        refused = [chat[-1]["content"] for chat in demonstrations(world, 400, seed=0)
+                   if "clerk says:" in chat[-2]["content"]]
         quoted = sum("<think>The clerk says" in text for text in refused)
         assert abs(quoted / len(refused) - 0.9 * share) < 0.1
 

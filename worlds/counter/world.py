@@ -1,10 +1,10 @@
 """
 The parcel counter: a world of hidden rules, where one glance at a failure tells what a thousand tries find slowly.
 
-Every town wants one seal on each kind of parcel. Which one is drawn from the run's seed, so no transcript ever showed
-it. The man in the queue talks, the clerk knows: who takes a wrong seal is refused, loses the game, and hears the truth.
-The next customer profits only if it was written down. Some wrong seals are overlooked, so success alone deceives. Then
-a sum is to be paid, which no skill tells and practice does. One episode of a scripted player:
+Every town wants one seal on each kind of parcel, drawn from the run's seed: no transcript ever showed which. The man in
+the queue talks, the clerk knows: a wrong seal is refused, the game is lost, and the refusal tells the truth. The next
+customer profits only if it was written down. Some wrong seals are overlooked, so success alone deceives. Then a sum is
+to be paid, which no skill tells and practice does. One episode of a scripted player:
 
     Task: send Mina's glass parcel to Arvel today.
     Seals: red, blue, green, white, ...
@@ -24,6 +24,8 @@ from functools import cached_property
 TOWNS, KINDS = 18, 3  # of the lists below; 54 facts, and one kind has the same seal in all towns
 EVERYBODY = "Everybody"  # who wants it, in the words of a general skill
 LUCK = 0.3  # share of the wrong seals that are overlooked
+IDS = 160  # so many ids of skills are single tokens
+TOOLS = "propose_skill", "update_skill", "keep_skill", "failed"  # what metrics.jsonl counts of reviews
 SKILL = re.compile(r"(\w+) wants the (\w+) seal on (\w+) parcels")
 
 towns = ("Arvel Brink Corden Dunmore Elvas Farrow Garth Hollin Istria Jarrow Kelso Lindow Morvan Norrby Orsa Penrith "
@@ -59,10 +61,11 @@ class Ways:
         """
         text = text if isinstance(text, dict) else vars(text)
         rule = SKILL.match(text["principle"])
-        if not rule or rule[1] not in (*towns, EVERYBODY) or rule[2] not in seals or rule[3] not in kinds:
+        who, seal, kind = rule.groups() if rule else ("", "", "")
+        if who not in (*towns, EVERYBODY) or seal not in seals or kind not in kinds:
             return None
-        place = "general" if rule[1] == EVERYBODY else rule[1]
-        return rule[1] if text.get("category", place) == place else "", rule[3], rule[2]
+        place = "general" if who == EVERYBODY else who
+        return who if text.get("category", place) == place else "", kind, seal
 
     @cached_property
     def kind(self):
@@ -138,45 +141,45 @@ class World:
 
     def demonstration(self, task, rng):
         """A counter with rules of its own, and skills to show there: the rules of a run stay hidden."""
-        other = copy.copy(self)
+        other, town = copy.copy(self), self.family(task)
         other.ways = Ways(draw_rules(rng))
-        town, kind = self.family(task), self.sort(task)
-        # In an exercise any skills, else some of the town and some general ones; right, or of any seal.
-        places = [(who, of) for who in (towns if rng.random() < self.reading else [town]) for of in kinds]
-        shown = rng.sample(places, min(rng.randrange(7), len(places))) + [
-            (EVERYBODY, of) for of in kinds if rng.random() < 0.15]
-        shown = [(who, of, other.ways.rules[town if who == EVERYBODY else who, of] if rng.random() < 0.8
-                  else rng.choice(seals)) for who, of in shown]
-        rng.shuffle(shown)
-        shown.sort(key=lambda rule: rule[0] != EVERYBODY)  # as a prompt lists them
+        # Of the town, in an exercise of all towns, and some general ones; three in ten name any seal.
+        places = [(who, kind) for who in (towns if rng.random() < self.reading else [town]) for kind in kinds]
+        shown = rng.sample(places, min(rng.randrange(7), len(places)))
+        shown = [(EVERYBODY, kind) for kind in kinds if rng.random() < 0.15] + shown  # as a prompt lists them
+        texts = [skill(who, kind, other.ways.rules[town if who == EVERYBODY else who, kind] if rng.random() < 0.7
+                       else rng.choice(seals)) for who, kind in shown]
         ids = rng.sample(range(1, IDS), len(shown))
-        return other, [{"skill_id": f"dyn_{i:03d}", **skill(*rule)} for i, rule in zip(ids, shown)]
+        return other, [{"skill_id": f"dyn_{i:03d}", **text} for i, text in zip(ids, texts)]
 
     def vocabulary(self):
-        words = [f"{word} {word}" for word in (*towns, *kinds, *seals)] + [f"dyn_{i:03d} dyn_{i:03d}" for i in range(IDS)]
-        return words + [f"{number} {number}" for number in range(14)]
+        # Twice: a word that occurs once gets no token of its own.
+        words = [*towns, *kinds, *seals, *map(str, range(14)), *(f"dyn_{i:03d}" for i in range(IDS))]
+        return [f"{word} {word}" for word in words]
 
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
 
     def measures(self, episodes, bank):
-        """For metrics.jsonl: what reviews do after a refusal of what no skill told, and how much the bank knows.
+        """For metrics.jsonl: which tools reviews call, what they make of a refusal, how much the bank knows.
 
-        right_reviews: share of those that name the hidden rule; facts: share of towns and kinds whose seal the bank has.
+        right_reviews: of those after a refusal whose rule no skill told, the share that writes it down; facts: of all
+        towns and kinds the share whose seal the bank names.
         """
-        lost = [e for e in episodes if e.edit and e.turns[0].reply.startswith("Refused") and self.ways.known(
-            e.shown, e.family, self.sort(e.task)) != self.ways.rules[e.family, self.sort(e.task)]]
-        right = [e for e in lost if e.edit.changed and (key := self.ways.meaning(e.edit.arguments))
-                 and self.ways.kind[key] == "right" and key[0] in (e.family, EVERYBODY) and key[1] == self.sort(e.task)]
-        tools = [e.edit.name if e.edit.changed or e.edit.status == "kept" else "failed" for e in episodes if e.edit]
-        newest = {town: [*bank.general_skills[::-1], *bank.task_specific_skills.get(town, [])[::-1]] for town in towns}
-        facts = [self.ways.known(newest[town], town, kind) == seal for (town, kind), seal in self.ways.rules.items()]
-        return {"refused": len(lost), "right_reviews": len(right) / max(len(lost), 1), "facts": sum(facts) / len(facts),
-                **{f"{name}s": tools.count(f"{name}_skill") / max(len(tools), 1) for name in
-                   ("propose", "update", "keep")}, "failed": tools.count("failed") / max(len(tools), 1)}
-
-
-IDS = 160  # ids of skills that are single tokens
+        reviewed = [e for e in episodes if e.edit]
+        calls = [e.edit.name if e.edit.changed or e.edit.status == "kept" else "failed" for e in reviewed]
+        lost = right = 0
+        for e in reviewed:
+            town, kind = e.family, self.sort(e.task)
+            told = self.ways.known(e.shown, town, kind) == self.ways.rules[town, kind]
+            if e.turns[0].reply.startswith("Refused") and not told:
+                rule = e.edit.changed and self.ways.meaning(e.edit.arguments) or ("", "", "")
+                lost += 1
+                right += rule[0] in (town, EVERYBODY) and rule[1] == kind and self.ways.judge(*rule) == "right"
+        first = {town: [*bank.general_skills[::-1], *bank.task_specific_skills.get(town, [])[::-1]] for town in towns}
+        facts = [self.ways.known(first[town], town, kind) == seal for (town, kind), seal in self.ways.rules.items()]
+        return {"refused": lost, "right_reviews": right / max(lost, 1), "facts": sum(facts) / len(facts),
+                **{tool: calls.count(tool) / max(len(calls), 1) for tool in TOOLS}}
 
 
 class Counter:
@@ -223,10 +226,9 @@ class Sender:
 
     def __init__(self, game, ways, skills, rng, evidence=0.1, reading=0.0):
         self.game, self.rng, self.evidence = game, rng, evidence
-        self.exercise = [one.title + "." for one in skills] if rng.random() < reading else []
-        fitting = [one for one in skills if ways.known([one], game.town, game.kind)]
-        fitting.sort(key=lambda one: ways.meaning(one)[0] == EVERYBODY)  # a town's own rule comes first
-        self.skill = fitting[0] if fitting else None
+        self.exercise = [f"{one.title}, {one.skill_id}." for one in skills] if rng.random() < reading else []
+        fitting = {ways.meaning(one)[0]: one for one in skills[::-1] if ways.known([one], game.town, game.kind)}
+        self.skill = fitting.get(game.town, fitting.get(EVERYBODY))  # a town's own rule comes first
         self.seal = ways.known(skills, game.town, game.kind)
 
     def act(self, observation):
@@ -235,14 +237,14 @@ class Sender:
             paid = sum(game.fees) + (rng.random() < 0.5)
             return f"{game.fees[0]} and {game.fees[1]} are {paid}.", f"pay {paid}"
         rng.shuffle(self.exercise)
-        thought, seal = (f"{self.skill.title}.", self.seal) if self.skill else rng.choice(
+        thought, seal = (f"{self.skill.title}, {self.skill.skill_id}.", self.seal) if self.skill else rng.choice(
             [(f"The man says the {game.hearsay} seal.", game.hearsay),
              (f"I try the {(other := rng.choice(seals))} seal.", other)])
         return " ".join([*self.exercise, thought]), f"{seal} seal"
 
     def review(self, won, score, steps):
         """-> (thought, tool, arguments). Mediocre by design: it quotes the clerk in a share `evidence` of refusals."""
-        rng, game, refused = self.rng, self.game, not self.game.score
+        rng, game, refused = self.rng, self.game, not score
         if rng.random() < (0.7 if self.skill and not refused else 0.1):
             return "The bank may stay as it is.", "keep_skill", {"reason": "Nothing is to change."}
         says = {"The man says": game.hearsay, "I took": game.taken, "Perhaps": rng.choice(seals),
