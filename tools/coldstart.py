@@ -27,6 +27,7 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 import worlds
+from lib import models
 from lib.chat import read_chats
 from lib.context import drop_oldest
 from lib.device import pick_device
@@ -47,6 +48,7 @@ class Flags:
     env: str = flag("webshop", "world whose scripted players write the transcripts", choices=worlds.names(),
                     group="what to make")
     model: str = flag("tiny", "HF id or directory to begin with; tiny: a new one, made from nothing")
+    like: str = flag("", "directory of another tiny, which lends a new one its layers and its vectors of words")
     out: str = flag("", "directory of the checkpoint")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     resume: bool = flag(False, "go on with the unfinished cold start in --out")
@@ -137,7 +139,7 @@ def cold_start(policy, env, flags: Flags):
 def settings_of(flags: Flags) -> dict:
     """The settings that a cold start must keep when it is resumed."""
     return {name: value for name, value in {**vars(flags), **flags.options}.items()
-            if name not in ("resume", "device", "out", "data", "options")}
+            if name not in ("resume", "device", "out", "data", "like", "options")}
 
 
 def restore(file, policy, optimizers, flags):
@@ -339,6 +341,10 @@ def make(flags):
     lengths = {name: getattr(flags, name) for name in LENGTHS}
     policy = policies.load(flags.model, pick_device(flags.device), seed=flags.seed, world=env.home,
                            text=corpus(env) if new else None)
+    if flags.like:
+        if not new:
+            raise ValueError(f"--like {flags.like}: only a new tiny can be given layers; --model tiny makes one")
+        models.lend(policy.model, policy.chat.tokenizer, flags.like)
     if new:  # it has seen no later position and no longer answer: eval.py should know
         policy.model.cfg.hf |= {"max_position_embeddings": flags.context, "world": env.known, "sampling": lengths}
     if flags.model in PRESETS:  # which preset of train.py the checkpoint wants

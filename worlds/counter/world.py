@@ -157,6 +157,11 @@ class World:
         words = [*towns, *kinds, *seals, *map(str, range(14)), *(f"dyn_{i:03d}" for i in range(IDS))]
         return [f"{word} {word}" for word in words]
 
+    @staticmethod
+    def presets(data):
+        """What `tiny` wants in train.py. An accepted seal is half a game: the graded utility sees it before sums are right."""
+        return {"tiny": {"utility": "graded", "lr": 6e-4, "steps": 30, "eval_tasks": 108}}
+
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
 
