@@ -16,6 +16,7 @@ from dualadv_grpo import ACT, FORCED, REVIEW, Stats
 from lib.files import print_anything, write_atomic
 from lib.memory import gpu_peak_mb, peak_mb
 from probes import edits_of
+from skillbank import TOOLS
 from tools.figures import Panel, draw
 from tools.guard import guard
 
@@ -72,8 +73,8 @@ class Iteration:
     def publish(self, out, env, bank):
         """Print the iteration, write its samples and edits, return its row of metrics.jsonl."""
         row = self.row(bank)
-        if hasattr(env, "measures"):
-            row |= env.measures(self.episodes, bank)
+        if hasattr(env, "measures"):  # a world of hidden rules knows what reviews and the bank have found out
+            row |= calls(self.episodes) | env.measures(self.episodes, bank)
         print(self.line(row, env.source), flush=True)
         for edit in self.committed:
             print(f"  + {bank.find(edit.skill_id).line()} | U {edit.utility:+.2f}"
@@ -144,6 +145,13 @@ def summary(episodes: list) -> dict[str, dict]:
         }
         for name, some in groups.items()
     }
+
+
+def calls(episodes):
+    """Of the reviews, the share that calls each tool; failed: a call that changes nothing and does not mean to."""
+    edits = [e.edit for e in episodes if e.edit]
+    names = [edit.name if edit.changed or edit.status == "kept" else "failed" for edit in edits]
+    return {name: names.count(name) / max(len(names), 1) for name in (*TOOLS, "failed")}
 
 
 def dev_row(step, episodes, source, bank, seconds):

@@ -25,12 +25,11 @@ TOWNS, KINDS = 18, 3  # of the lists below; 54 facts, and one kind has the same 
 EVERYBODY = "Everybody"  # who wants it, in the words of a general skill
 LUCK = 0.3  # share of the wrong seals that are overlooked
 IDS = 160  # so many ids of skills are single tokens
-TOOLS = "propose_skill", "update_skill", "keep_skill", "failed"  # what metrics.jsonl counts of reviews
 SKILL = re.compile(r"(\w+) wants the (\w+) seal on (\w+) parcels")
 
 towns = ("Arvel Brink Corden Dunmore Elvas Farrow Garth Hollin Istria Jarrow Kelso Lindow Morvan Norrby Orsa Penrith "
-         "Quarry Rudbar").split()[:TOWNS]
-kinds = ["glass", "fruit", "book"][:KINDS]
+         "Quarry Rudbar Selby Tarnow Ulm Welby Yarm Zell").split()[:TOWNS]
+kinds = "glass fruit book cloth".split()[:KINDS]
 seals = "red blue green white black pink grey brown amber silver golden violet copper ivory scarlet orange".split()
 customers = "Ada Bruno Clara Daria Emil Flora Gus Hanna Ivo Jonas Kira Leo Mina Nora Otto Paula".split()
 
@@ -69,7 +68,7 @@ class Ways:
 
     @cached_property
     def kind(self):
-        """{meaning: right, half (another kind's or town's rule, or the wrong place) or wrong}."""
+        """{meaning: right, half (another kind's or town's rule, or in the wrong place) or wrong}."""
         return {(who, kind, seal): self.judge(who, kind, seal)
                 for who in (*towns, EVERYBODY, "") for kind in kinds for seal in seals}
 
@@ -83,8 +82,8 @@ class Ways:
     def texts(self, family, wording=0):
         """The true rules of a town, or those that hold everywhere for "general": skills with their key and kind."""
         who = EVERYBODY if family == "general" else family
-        facts = [key for key, kind in self.kind.items() if key[0] == who and kind == "right"]
-        return [{"key": key, "kind": "right", **skill(*key)} for key in facts]
+        return [{"key": key, "kind": kind, **skill(*key)} for key, kind in self.kind.items()
+                if key[0] == who and kind == "right"]
 
     def known(self, skills, town, kind):
         """The seal that the skills of a prompt or a list name: the town's own before everybody's, the first of each."""
@@ -121,8 +120,7 @@ class World:
     def family(self, task):
         return towns[task % len(towns)]
 
-    def sort(self, task):
-        """The kind of the task's parcel."""
+    def sort(self, task):  # the kind of its parcel
         return kinds[task // len(towns) % len(kinds)]
 
     def goal(self, task):
@@ -140,7 +138,7 @@ class World:
         return Sender(game, self.ways, skills, rng, self.evidence, self.reading)
 
     def demonstration(self, task, rng):
-        """A counter with rules of its own, and skills to show there: the rules of a run stay hidden."""
+        """(a counter with rules of its own, skills to show there): the rules of a run stay hidden."""
         other, town = copy.copy(self), self.family(task)
         other.ways = Ways(draw_rules(rng))
         # Of the town, in an exercise of all towns, and some general ones; three in ten name any seal.
@@ -159,36 +157,33 @@ class World:
 
     @staticmethod
     def presets(data):
-        """What `tiny` wants in train.py. An accepted seal is half a game: the graded utility sees it before sums are right."""
+        # The graded utility sees an accepted seal, half of a game, before sums are right.
         return {"tiny": {"utility": "graded", "lr": 6e-4, "steps": 30, "eval_tasks": 108}}
 
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
 
     def measures(self, episodes, bank):
-        """For metrics.jsonl: which tools reviews call, what they make of a refusal, how much the bank knows.
+        """For metrics.jsonl: what reviews make of a refusal, and how much the bank knows.
 
         right_reviews: of those after a refusal whose rule no skill told, the share that writes it down; facts: of all
         towns and kinds the share whose seal the bank names.
         """
-        reviewed = [e for e in episodes if e.edit]
-        calls = [e.edit.name if e.edit.changed or e.edit.status == "kept" else "failed" for e in reviewed]
         lost = right = 0
-        for e in reviewed:
+        for e in episodes:
             town, kind = e.family, self.sort(e.task)
             told = self.ways.known(e.shown, town, kind) == self.ways.rules[town, kind]
-            if e.turns[0].reply.startswith("Refused") and not told:
+            if e.edit and e.turns[0].reply.startswith("Refused") and not told:
                 rule = e.edit.changed and self.ways.meaning(e.edit.arguments) or ("", "", "")
                 lost += 1
                 right += rule[0] in (town, EVERYBODY) and rule[1] == kind and self.ways.judge(*rule) == "right"
         first = {town: [*bank.general_skills[::-1], *bank.task_specific_skills.get(town, [])[::-1]] for town in towns}
         facts = [self.ways.known(first[town], town, kind) == seal for (town, kind), seal in self.ways.rules.items()]
-        return {"refused": lost, "right_reviews": right / max(lost, 1), "facts": sum(facts) / len(facts),
-                **{tool: calls.count(tool) / max(len(calls), 1) for tool in TOOLS}}
+        return {"refused": lost, "right_reviews": right / max(lost, 1), "facts": sum(facts) / len(facts)}
 
 
 class Counter:
-    """One parcel: first the seal, then the sum."""
+    """One parcel: first the seal, then the sum. The same seal has the same luck each time."""
 
     def __init__(self, task, town, kind, wanted):
         rng = random.Random(f"parcel/{task}")
@@ -207,7 +202,6 @@ class Counter:
         if not named or named[1] not in seals:
             return "There is no such seal."
         self.taken = named[1]
-        # A second look at the same seal finds the same: luck is the task's.
         overlooked = random.Random(f"luck/{self.task}/{self.taken}").random() < LUCK
         if self.taken != self.wanted and not overlooked:
             self.done = True
