@@ -4,16 +4,13 @@ The parcel counter: a world of hidden rules, where one glance at a failure tells
 Every town wants one seal on each kind of parcel, drawn from the run's seed: no transcript ever showed which. The man in
 the queue talks, the clerk knows: a wrong seal is refused, the game is lost, and the refusal tells the truth. The next
 customer profits only if it was written down. Some wrong seals are overlooked, so success alone deceives. Then a sum is
-to be paid, which no skill tells and practice does. One episode of a scripted player:
+to be paid, which no skill tells and practice does. An episode:
 
-    Task: send Mina's glass parcel to Arvel today.
-    Seals: red, blue, green, white, ...
+    send Mina's glass parcel to Arvel today. Seals: red, blue, green, white, ...
     The man in the queue says: Arvel wants the blue seal on glass parcels.
-                                            <think>The man says the blue seal.</think><action>blue seal</action>
+                        <think>The man says the blue seal.</think><action>blue seal</action>
     Refused. The clerk says: Arvel wants the pink seal on glass parcels.
-    The episode is over: FAILURE ...
-        <think>The clerk says the pink seal.</think> propose_skill {"category": "Arvel",
-        "title": "Arvel, glass parcels: pink seal", "principle": "Arvel wants the pink seal on glass parcels.", ...}
+                        propose_skill Arvel, glass parcels: pink seal
 """
 
 import copy
@@ -54,10 +51,7 @@ class Ways:
         self.rules = rules
 
     def meaning(self, text):
-        """(who, kind, seal) of a skill or an edit's arguments; None where its principle is no rule.
-
-        The place of a proposal must be its own, or the skill is not shown where it is true: then who is "".
-        """
+        """(who, kind, seal) of a skill or an edit's arguments, who "" in the wrong place; None where it is no rule."""
         text = text if isinstance(text, dict) else vars(text)
         rule = SKILL.match(text["principle"])
         who, seal, kind = rule.groups() if rule else ("", "", "")
@@ -131,8 +125,7 @@ class World:
         return f"customer {task}"
 
     def start(self, task):
-        town, kind = self.family(task), self.sort(task)
-        return Counter(task, town, kind, self.ways.rules[town, kind])
+        return Counter(task, self.family(task), self.sort(task), self.ways.rules)
 
     def player(self, game, task, skills, rng):
         return Sender(game, self.ways, skills, rng, self.evidence, self.reading)
@@ -164,11 +157,7 @@ class World:
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
 
     def measures(self, episodes, bank):
-        """For metrics.jsonl: what reviews make of a refusal, and how much the bank knows.
-
-        right_reviews: of those after a refusal whose rule no skill told, the share that writes it down; facts: of all
-        towns and kinds the share whose seal the bank names.
-        """
+        """For metrics.jsonl: reviews that write down what a refusal told and no skill, facts that the bank knows."""
         lost = right = 0
         for e in episodes:
             town, kind = e.family, self.sort(e.task)
@@ -185,9 +174,9 @@ class World:
 class Counter:
     """One parcel: first the seal, then the sum. The same seal has the same luck each time."""
 
-    def __init__(self, task, town, kind, wanted):
+    def __init__(self, task, town, kind, rules):
         rng = random.Random(f"parcel/{task}")
-        self.task, self.town, self.kind, self.wanted = task, town, kind, wanted
+        self.task, self.town, self.kind, self.wanted = task, town, kind, rules[town, kind]
         self.hearsay, self.fees = rng.choice(seals), (rng.randint(1, 6), rng.randint(1, 6))
         self.page = self.observation = (f"Seals: {', '.join(seals)}.\nThe man in the queue says: {town} wants the "
                                         f"{self.hearsay} seal on {kind} parcels.")
@@ -199,11 +188,10 @@ class Counter:
 
     def choose(self, action):
         named = re.fullmatch(r"(?:the )?(\w+) seal", action)
-        if not named or named[1] not in seals:
+        self.taken = named[1] if named else ""
+        if self.taken not in seals:
             return "There is no such seal."
-        self.taken = named[1]
-        overlooked = random.Random(f"luck/{self.task}/{self.taken}").random() < LUCK
-        if self.taken != self.wanted and not overlooked:
+        if self.taken != self.wanted and random.Random(f"luck/{self.task}/{self.taken}").random() >= LUCK:
             self.done = True
             return f"Refused. The clerk says: {self.town} wants the {self.wanted} seal on {self.kind} parcels."
         self.score = 0.5
@@ -236,9 +224,11 @@ class Sender:
             paid = sum(game.fees) + (rng.random() < 0.5)
             return f"{game.fees[0]} and {game.fees[1]} are {paid}.", f"pay {paid}"
         rng.shuffle(self.exercise)
-        thought, seal = (f"{self.skill.title}, {self.skill.skill_id}.", self.seal) if self.skill else rng.choice(
-            [(f"The man says the {game.hearsay} seal.", game.hearsay),
-             (f"I try the {(other := rng.choice(seals))} seal.", other)])
+        thought, seal = (f"{self.skill.title}, {self.skill.skill_id}." if self.skill else ""), self.seal
+        if not thought:
+            other = rng.choice(seals)
+            thought, seal = rng.choice([(f"The man says the {game.hearsay} seal.", game.hearsay),
+                                        (f"I try the {other} seal.", other)])
         return " ".join([*self.exercise, thought]), f"{seal} seal"
 
     def review(self, won, score, steps):
@@ -249,14 +239,12 @@ class Sender:
         says = {"The man says": game.hearsay, "I took": game.taken, "Perhaps": rng.choice(seals),
                 "The clerk says": game.wanted}
         source = "The clerk says" if refused and rng.random() < self.evidence else rng.choice(list(says)[:3])
-        seal, thoughts = says[source], [f"{source} the {says[source]} seal."]
-        if self.exercise and refused:
-            thoughts = [f"{one} the {said} seal." for one, said in rng.sample(sorted(says.items()), 4)] + thoughts
-        thought = " ".join(thoughts)
+        seal = says[source]
+        all_four = rng.sample(sorted(says.items()), 4) if self.exercise and refused else []
+        thought = " ".join(f"{one} the {said} seal." for one, said in [*all_four, (source, seal)])
         if self.skill and refused and rng.random() < 0.6:
             who = self.skill.title.partition(",")[0]
             return thought, "update_skill", {"skill_id": self.skill.skill_id, **skill(who, game.kind, seal),
                                              "reason": "It was refused."}
-        who = EVERYBODY if rng.random() < 0.2 else game.town
-        return thought, "propose_skill", {"category": "general" if who == EVERYBODY else who,
-                                          **skill(who, game.kind, seal), "evidence": f"{source} so."}
+        who, place = (EVERYBODY, "general") if rng.random() < 0.2 else (game.town, game.town)
+        return thought, "propose_skill", {"category": place, **skill(who, game.kind, seal), "evidence": f"{source} so."}
