@@ -10,7 +10,7 @@ to be paid, which no skill tells and practice does. An episode:
     The man in the queue says: Arvel wants the blue seal on glass parcels.
                         <think>The man says the blue seal.</think><action>blue seal</action>
     Refused. The clerk says: Arvel wants the pink seal on glass parcels.
-                        propose_skill Arvel, glass parcels: pink seal
+                        propose_skill Arvel glass pink seal
 """
 
 import copy
@@ -39,9 +39,9 @@ def draw_rules(rng):
 
 
 def skill(who, kind, seal):
-    """A rule as a skill: who is a town, or EVERYBODY."""
-    return {"title": f"{who}, {kind} parcels: {seal} seal", "principle": f"{who} wants the {seal} seal on {kind} "
-            "parcels.", "when_to_apply": "At the counter."}
+    """A rule as a skill: who is a town, or EVERYBODY. In a title the seal follows its kind at once: so it is found."""
+    return {"title": f"{who} {kind} {seal} seal", "principle": f"{who} wants the {seal} seal on {kind} parcels.",
+            "when_to_apply": "At the counter."}
 
 
 class Ways:
@@ -243,7 +243,7 @@ class Sender:
         all_four = rng.sample(sorted(says.items()), 4) if self.exercise and refused else []
         thought = " ".join(f"{one} the {said} seal." for one, said in [*all_four, (source, seal)])
         if self.skill and refused and rng.random() < 0.6:
-            who = self.skill.title.partition(",")[0]
+            who = self.skill.title.partition(" ")[0]
             return thought, "update_skill", {"skill_id": self.skill.skill_id, **skill(who, game.kind, seal),
                                              "reason": "It was refused."}
         who, place = (EVERYBODY, "general") if rng.random() < 0.2 else (game.town, game.town)
