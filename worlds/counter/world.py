@@ -137,7 +137,9 @@ class World:
         # Of the town, in an exercise of all towns, and some general ones; three in ten name any seal.
         places = [(who, kind) for who in (towns if rng.random() < self.reading else [town]) for kind in kinds]
         shown = rng.sample(places, min(rng.randrange(7), len(places)))
-        shown = [(EVERYBODY, kind) for kind in kinds if rng.random() < 0.15] + shown  # as a prompt lists them
+        shown = [(EVERYBODY, kind) for kind in kinds if rng.random() < 0.15] + shown
+        if not self.reading:  # as a prompt lists them: general ones first, in each list first what fits
+            shown.sort(key=lambda place: (place[0] != EVERYBODY, place[1] != self.sort(task)))
         texts = [skill(who, kind, other.ways.rules[town if who == EVERYBODY else who, kind] if rng.random() < 0.7
                        else rng.choice(seals)) for who, kind in shown]
         ids = rng.sample(range(1, IDS), len(shown))
