@@ -14,6 +14,7 @@ to be paid, which no skill tells and practice does. An episode:
 """
 
 import copy
+import itertools
 import random
 import re
 from functools import cached_property
@@ -63,12 +64,10 @@ class Ways:
     @cached_property
     def kind(self):
         """{meaning: right, half (another kind's or town's rule, or in the wrong place) or wrong}."""
-        return {(who, kind, seal): self.judge(who, kind, seal)
-                for who in (*towns, EVERYBODY, "") for kind in kinds for seal in seals}
+        return {rule: self.judge(*rule) for rule in itertools.product((*towns, EVERYBODY, ""), kinds, seals)}
 
     def judge(self, who, kind, seal):
-        wanted = {self.rules[town, kind] for town in towns if who in (town, EVERYBODY)}
-        if wanted == {seal}:
+        if {self.rules[town, kind] for town in towns if who in (town, EVERYBODY)} == {seal}:
             return "right"
         near = {self.rules[place] for place in self.rules if who in ("", place[0]) or kind == place[1]}
         return "half" if seal in near else "wrong"
@@ -146,14 +145,12 @@ class World:
         return other, [{"skill_id": f"dyn_{i:03d}", **text} for i, text in zip(ids, texts)]
 
     def vocabulary(self):
-        # Twice: a word that occurs once gets no token of its own.
         words = [*towns, *kinds, *seals, *map(str, range(14)), *(f"dyn_{i:03d}" for i in range(IDS))]
-        return [f"{word} {word}" for word in words]
+        return [f"{word} {word}" for word in words]  # a word that occurs once gets no token of its own
 
     @staticmethod
     def presets(data):
-        # The graded utility sees an accepted seal, half of a game, before sums are right.
-        return {"tiny": {"utility": "graded", "lr": 6e-4, "steps": 30, "eval_tasks": 108}}
+        return {"tiny": {"utility": "graded", "lr": 6e-4, "steps": 30, "eval_tasks": 108}}  # a seal counts without a sum
 
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
