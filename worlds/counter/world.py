@@ -150,7 +150,7 @@ class World:
 
     @staticmethod
     def presets(data):
-        return {"tiny": {"utility": "graded", "lr": 6e-4, "steps": 30, "eval_tasks": 108}}  # a seal counts without a sum
+        return {"tiny": {"utility": "graded", "lr": 6e-4, "steps": 30, "eval_tasks": 108}}  # half a win counts
 
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
