@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 import envs
+import policy as policies
 import train
 from skillbank import Skill, SkillBank, review
 from tools.coldstart import demonstrations, tool_call
@@ -167,3 +168,17 @@ def test_the_bank_of_all_true_rules_knows_every_fact(env):
     bank.apply("propose_skill", {"category": towns[0], **skill(towns[0], kinds[0], next(
         seal for seal in seals if seal != env.ways.rules[towns[0], kinds[0]])), "evidence": "-"}, towns[0])
     assert env.measures([], bank)["facts"] == pytest.approx(1 - 1 / len(env.ways.rules)), "the newest one counts"
+
+
+def test_tiny_obeys_and_has_something_left_to_learn(env):
+    """Bug: the shipped model does not follow a true rule in its prompt, so no bank helps; or it knows rules by itself."""
+    tiny, games = policies.load("tiny", world="counter"), envs.make("counter", "dev", rules=3).tasks[:54]
+    assert tiny.model.cfg.hf["world"] == env.known
+    assert len(tiny.chat.encode("dyn_123")) == 1 and len(tiny.chat.encode(f"the {seals[0]} seal")) == 3
+    told = SkillBank()
+    for town in towns:
+        for text in env.ways.texts(town):
+            told.apply("propose_skill", {"category": town, **text, "evidence": "-"}, town)
+    how = envs.Sampling(0.4, 96, 160, 3072, top_k=4)
+    accepted = [sum(e.score > 0 for e in envs.evaluate(tiny, env, bank, games, how)) for bank in (SkillBank(), told)]
+    assert accepted[0] < 30 and accepted[1] > 48
