@@ -171,7 +171,7 @@ def test_the_bank_of_all_true_rules_knows_every_fact(env):
 
 
 def test_tiny_obeys_and_has_something_left_to_learn(env):
-    """Bug: the shipped model does not follow a true rule in its prompt, so no bank helps; or it knows rules by itself."""
+    """Bug: the shipped model does not follow a true rule in its prompt, so no bank helps; or it knows rules unasked."""
     tiny, games = policies.load("tiny", world="counter"), envs.make("counter", "dev", rules=3).tasks[:54]
     assert tiny.model.cfg.hf["world"] == env.known
     assert len(tiny.chat.encode("dyn_123")) == 1 and len(tiny.chat.encode(f"the {seals[0]} seal")) == 3
