@@ -3,8 +3,8 @@ The parcel counter: a world of hidden rules, where one glance at a failure tells
 
 Every town wants one seal on each kind of parcel, drawn from the run's seed: no transcript ever showed which. The man in
 the queue talks, the clerk knows: a wrong seal is refused, the game is lost, and the refusal tells the truth. The next
-customer profits only if it was written down. Some wrong seals are overlooked, so success alone deceives. Then a sum is
-to be paid, which no skill tells and practice does. An episode:
+customer profits only if it was written down. Some wrong seals are overlooked, so success alone deceives. Then a sum
+is to be paid: no skill tells it, practice does.
 
     send Mina's glass parcel to Arvel today. Seals: red, blue, green, white, ...
     The man in the queue says: Arvel wants the blue seal on glass parcels.
@@ -22,6 +22,7 @@ from functools import cached_property
 TOWNS, KINDS = 18, 3  # of the lists below; 54 facts, and one kind has the same seal in all towns
 EVERYBODY = "Everybody"  # who wants it, in the words of a general skill
 LUCK = 0.3  # share of the wrong seals that are overlooked
+FEE = 3  # the highest: a model of a million parameters learns nine sums by practice, not 36
 IDS = 160  # so many ids of skills are single tokens
 SKILL = re.compile(r"(\w+) wants the (\w+) seal on (\w+) parcels")
 
@@ -56,10 +57,9 @@ class Ways:
         text = text if isinstance(text, dict) else vars(text)
         rule = SKILL.match(text["principle"])
         who, seal, kind = rule.groups() if rule else ("", "", "")
-        if who not in (*towns, EVERYBODY) or seal not in seals or kind not in kinds:
-            return None
         place = "general" if who == EVERYBODY else who
-        return who if text.get("category", place) == place else "", kind, seal
+        known = place in (*towns, "general") and seal in seals and kind in kinds
+        return (who if text.get("category", place) == place else "", kind, seal) if known else None
 
     @cached_property
     def kind(self):
@@ -150,7 +150,7 @@ class World:
 
     @staticmethod
     def presets(data):
-        return {"tiny": {"utility": "graded", "lr": 6e-4, "steps": 30, "eval_tasks": 108}}  # half a win counts
+        return {"tiny": dict(utility="graded", lr=8e-4, steps=30, tasks=8, eval_tasks=108)}
 
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
@@ -176,7 +176,7 @@ class Counter:
     def __init__(self, task, town, kind, rules):
         rng = random.Random(f"parcel/{task}")
         self.task, self.town, self.kind, self.wanted = task, town, kind, rules[town, kind]
-        self.hearsay, self.fees = rng.choice(seals), (rng.randint(1, 6), rng.randint(1, 6))
+        self.hearsay, self.fees = rng.choice(seals), (rng.randint(1, FEE), rng.randint(1, FEE))
         self.page = self.observation = (f"Seals: {', '.join(seals)}.\nThe man in the queue says: {town} wants the "
                                         f"{self.hearsay} seal on {kind} parcels.")
         self.done, self.won, self.score, self.taken = False, False, 0.0, ""
@@ -190,8 +190,8 @@ class Counter:
         self.taken = named[1] if named else ""
         if self.taken not in seals:
             return "There is no such seal."
-        if self.taken != self.wanted and random.Random(f"luck/{self.task}/{self.taken}").random() >= LUCK:
-            self.done = True
+        self.done = self.taken != self.wanted and random.Random(f"luck/{self.task}/{self.taken}").random() >= LUCK
+        if self.done:
             return f"Refused. The clerk says: {self.town} wants the {self.wanted} seal on {self.kind} parcels."
         self.score = 0.5
         return f"Accepted. Postage is {self.fees[0]} and insurance is {self.fees[1]} coins. Pay the sum."
@@ -201,7 +201,7 @@ class Counter:
         if not paid:
             return "Say what you pay."
         self.done, self.won = True, int(paid[1]) == sum(self.fees)
-        self.score = 1.0 if self.won else 0.5
+        self.score += 0.5 * self.won
         return "Sent." if self.won else f"The sum is {sum(self.fees)}."
 
 
@@ -239,8 +239,8 @@ class Sender:
                 "The clerk says": game.wanted}
         source = "The clerk says" if refused and rng.random() < self.evidence else rng.choice(list(says)[:3])
         seal = says[source]
-        all_four = rng.sample(sorted(says.items()), 4) if self.exercise and refused else []
-        thought = " ".join(f"{one} the {said} seal." for one, said in [*all_four, (source, seal)])
+        read = rng.sample(sorted(says.items()), 4) if self.exercise and refused else []
+        thought = " ".join(f"{one} the {said} seal." for one, said in [*read, (source, seal)])
         if self.skill and refused and rng.random() < 0.6:
             who = self.skill.title.partition(" ")[0]
             return thought, "update_skill", {"skill_id": self.skill.skill_id, **skill(who, game.kind, seal),
