@@ -89,7 +89,7 @@ class Ways:
 
 class World:
     home = known = "counter"
-    limit, kl, tail, graded, corpus_chats = 3, 0.01, 20, True, 400
+    limit, kl, tail, graded, corpus_chats = 3, 0.02, 20, True, 400
     options: dict = {
         "rules": (-1, "number of the hidden rules; -1: --seed"),
         "evidence": (0.1, "how often scripted players quote the clerk after a refusal"),
@@ -150,7 +150,7 @@ class World:
 
     @staticmethod
     def presets(data):
-        return {"tiny": dict(utility="graded", lr=8e-4, steps=30, tasks=8, eval_tasks=108)}
+        return {"tiny": dict(utility="graded", lr=6e-4, entropy=0.003, steps=45, tasks=8, group=4, eval_tasks=108)}
 
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
