@@ -11,9 +11,8 @@ that it did (paper, section "DualAdv-GRPO"):
     A_skill = (S - mean_g S) / (std_g S + eps) * lambda    on REVIEW tokens
     loss    = mean over sampled tokens of  -min(rho A, clip(rho, 1 - c, 1 + c) A) + beta KL - entropy bonus
 
-Difference from the released code: it counts every turn of a trajectory in the group's mean and std; here a trajectory
-counts once, which is GRPO. The loss is one mean over all sampled tokens: its denominator is computed before the batch
-is split, so padding, row order and micro-batches do not change it.
+The released code counts every turn of a trajectory in the group's mean and std; here a trajectory counts once. The loss
+is one mean over all sampled tokens of the whole batch, so padding, row order and micro-batches do not change it.
 """
 
 from dataclasses import dataclass
@@ -55,14 +54,14 @@ def dual_advantages(task_rewards, skill_rewards, groups, weight: float = 0.2):
             weight * group_advantage(skill_rewards, groups, alone="reward"))
 
 
-def per_token(episodes, a_act, a_skill, a_turns=None) -> tuple[list, list[list[float]]]:
-    """All segments of some episodes, and the advantage of each of their tokens: by the job it did, 0 where given.
+def per_token(episodes, a_act, a_skill=None, a_turns=None) -> tuple[list, list[list[float]]]:
+    """All segments of some episodes, and the advantage of each token: by the job it did, 0 for prompt and world.
 
-    a_act, a_skill: a number per episode; a_turns: per episode a number per turn, which is added to a_act there.
+    a_act, a_skill (None: 0): a number per episode; a_turns: per episode a number per turn, added to a_act there.
     """
     segments, advantages = [], []
     for i, episode in enumerate(episodes):
-        by_job = {FORCED: 0.0, ACT: float(a_act[i]), REVIEW: float(a_skill[i])}
+        by_job = {FORCED: 0.0, ACT: float(a_act[i]), REVIEW: 0.0 if a_skill is None else float(a_skill[i])}
         for segment in episode.segments:
             mine = [by_job[job] for job in segment.job]
             if a_turns is not None:
@@ -77,7 +76,7 @@ def policy_loss(logp, old_logp, ref_logp, advantage, mask, clip=0.2, kl=0.01, bo
     """Clipped surrogate + kl * KL(policy || reference) - bonus, as a mean over the masked tokens. Returns a scalar.
 
     logp, old_logp, ref_logp: (B, T) log-probabilities of the tokens under the policy, the sampler and the reference
-    (may be None where kl is 0); advantage: (B, T), or (B,) for one value per row; mask: (B, T), True where sampled;
+    (None where kl is 0); advantage: (B, T), or (B,) for one value per row; mask: (B, T), True where sampled;
     bonus: (B, T), for instance a weight times the entropy; tokens: the denominator, mask.sum() by default. A
     micro-batch passes the number of sampled tokens of the whole batch.
     """
@@ -151,9 +150,9 @@ class AdamW:
 
 
 def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Split rows into batches (lists of row numbers) of at most `budget` tokens, padding included; or of one long row.
+    """Split rows into batches (lists of row numbers) of at most `budget` tokens, padding included.
 
-    Rows are sorted by length, and a batch ends where padding would be more than a tenth of it.
+    Rows are sorted by length; a batch ends where padding would be over a tenth of it. A longer row gets its own.
     """
     batches: list[list[int]] = []
     real = 0  # tokens of the last batch
@@ -224,8 +223,8 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
     """One GRPO step on a batch of transcripts.
 
     segments: records with lists .ids, .job and .logp (the sampler's); advantages: as `per_token` makes them; logprobs:
-    policy.logprobs, the sampler's softmax; reference: the frozen model of the KL term, None where objective.kl is 0;
-    progress: wraps the micro-batches (a tqdm).
+    the function policy.logprobs; reference: the frozen model of the KL term, None where objective.kl is 0; progress:
+    wraps the micro-batches (a tqdm).
     """
     device = next(model.parameters()).device
     stats = Stats(tokens=sum(job != FORCED for s in segments for job in s.job))

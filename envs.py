@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW
-from lib.answers import has_thought
+from lib.answers import action_in, has_thought
 from lib.context import cut_middle, drop_oldest, what_fits
 from lib.memory import rows_that_fit
 from policy import Policy, Session
@@ -64,14 +64,14 @@ def make(name: str, split: str = "train", data: str | None = None, seed: int = 0
 
 
 def project(text: str, tail: int) -> tuple[str, bool]:
-    """The released wrapper's reading of an answer: (action, valid).
+    """An answer read as by the released wrapper, which also plays an action that a thought mentions: (action, valid).
 
     The action is the text between the action tags, lower-cased; without tags the last `tail` characters, which count as
     invalid. A valid answer also has a thought, and no CJK character anywhere.
     """
-    match = re.search(r"<action>(.*?)</action>", text, re.S)
-    action = (match[1] if match else text[-tail:]).strip().lower()
-    return action, bool(match) and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
+    found = action_in(text)
+    action = (text[-tail:] if found is None else found).strip().lower()
+    return action, found is not None and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Segment:
         self.turn += turn
 
 
-Turn = namedtuple("Turn", "page text valid reply")  # the page shown, the policy's text, the world's reply
+Turn = namedtuple("Turn", "page text valid reply after", defaults=("",))  # the page shown, and the page then
 
 
 @dataclass
@@ -249,7 +249,7 @@ def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampl
                 one, episode = live[c], live[c].episode
                 segment = episode.segments[-1]
                 segment.add_sampled(ids, REVIEW if one.reviewing else ACT, logp, episode.steps)
-                said = answer(one, policy.chat.decode(ids[:-1] if ids[-1] in policy.stop else ids), env, with_review)
+                said = answer(one, policy.chat.answer(ids, policy.stop), env, with_review)
                 if said is None:
                     del live[c]
                     bar.update()
@@ -282,10 +282,7 @@ def begin(session: Session, free: list[int], some: list[Play]) -> dict[int, Play
 
 
 def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str] | None:
-    """The rules of a game: what the policy's turn does, and what it hears then.
-
-    Returns (the world's reply, the review's question or ""), or None where the episode is over.
-    """
+    """What the policy's turn does: (the world's reply, the review's question or ""), or None at the episode's end."""
     episode = one.episode
     if one.reviewing:
         episode.review = text
@@ -295,7 +292,7 @@ def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str]
     page = game.page
     action, valid = project(text, env.tail)
     reply = game.step(action)
-    episode.turns.append(Turn(page, text, valid, reply))
+    episode.turns.append(Turn(page, text, valid, reply, game.page))
     episode.won, episode.score = game.won, game.score
     if not game.done and episode.steps < env.limit:
         return reply, ""
@@ -304,17 +301,16 @@ def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str]
 
 
 def question_of(episode: Episode, env: Env) -> str:
-    """The review's question about an episode that is over."""
+    """The review's question."""
     return "\n" + review_prompt(episode.family, episode.won, episode.score, episode.steps, env.limit)
 
 
 def go_on(chat, episode: Episode, reply: str, question: str, page: str, context: int, room: int) -> list[int]:
     """Append the user message `reply + question` to an episode's transcript; returns the ids to feed.
 
-    room: tokens to leave free for the policy's next turn. Where these do not fit the context, the oldest turns after
-    the task are dropped (the message says how many), the rest is read anew, and the episode goes on in a new segment.
-    All that was sampled before counts as given there: it is trained in the segment before. The new one shows `page`
-    instead of the reply, since "Same page." may refer to a turn that was dropped.
+    room: tokens to leave free for the next turn. Where these do not fit the context, the oldest turns after the task
+    are dropped (the message says how many), and the episode goes on in a new segment, which is read anew. All that was
+    sampled before counts as given there. It shows `page`, not the reply: "Same page." may refer to a dropped turn.
     """
     old = episode.segments[-1]
     ids = chat.turn(reply + question, old.ids[-1])
@@ -339,7 +335,8 @@ def go_on(chat, episode: Episode, reply: str, question: str, page: str, context:
 
 def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[SkillBank], seed: int = 0,
                  sampling: Sampling | None = None, ask: Callable[[Episode, Env], str] = question_of) -> list[Episode]:
-    """Ask for the reviews of episodes that are over, each on its bank; ask(episode, env) is the question.
+    """Ask for the reviews of episodes that are over, each on its bank. ask(episode, env): the question; it may be a
+    sentence before `question_of`.
 
     Returns new Episodes; only their reviews count as sampled. With the rollout's seed and sampling they are as then.
     """
@@ -351,9 +348,9 @@ def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[
         end = len(old.job) - old.job[::-1].index(ACT)
         again = replace(episode, segments=[Segment.of(old.ids[:end], [i for i in old.starts if i < end])], review="",
                         edit=None)
-        last = episode.turns[-1].reply
+        last = episode.turns[-1]
         context = min(sampling.context, policy.model.cfg.max_len)
-        go_on(policy.chat, again, last, ask(episode, env), last, context, sampling.review_tokens)
+        go_on(policy.chat, again, last.reply, ask(episode, env), last.after, context, sampling.review_tokens)
         del again.segments[:-1]
         plays.append(Play(again, None, bank, list(again.segments[0].ids), reviewing=True))
     return play(plays, policy, env, seed, sampling, True, "reviews")
@@ -363,7 +360,7 @@ def reprompt(policy: Policy, env: Env, episode: Episode, shown: list) -> list[Se
     """The same sampled tokens behind another prompt: the episode's segments as if `shown` had been its skills.
 
     The log-probabilities stay the sampler's, under the prompt that it read; `dualadv_grpo.score` gives those under this
-    one. ValueError where a segment would be longer than what the model can read.
+    one, `per_token(replace(episode, segments=...))` their advantages. GameError where the model cannot read so much.
     """
     system, _ = first_messages(env, episode.task, env.start(episode.task), shown)
     prompt = policy.chat.opening(system, episode.messages[1])
@@ -373,7 +370,7 @@ def reprompt(policy: Policy, env: Env, episode: Episode, shown: list) -> list[Se
         moved = Segment.of(prompt, [start - old + len(prompt) for start in segment.starts])
         moved.add(segment.ids[old:], segment.job[old:], segment.logp[old:], segment.turn[old:])
         if len(moved.ids) > policy.model.cfg.max_len:
-            raise ValueError(f"task {episode.task}: with these skills a transcript of {len(moved.ids)} tokens, the "
+            raise GameError(f"task {episode.task}: with these skills a transcript of {len(moved.ids)} tokens, the "
                              f"model reads {policy.model.cfg.max_len}; show fewer skills")
         segments.append(moved)
     return segments

@@ -1,12 +1,11 @@
 """
-Evaluation: every game of a split exactly once, per family and overall, under three bank protocols side by side.
-
-    python eval.py runs/webshop-tiny --split test
+Evaluation: every game of a split exactly once, per family and overall, under three bank protocols side by side:
+`python eval.py runs/webshop-tiny --split test`
 
     none     no skills in the prompt: what the weights have learned
     frozen   the run's bank as training left it (or --bank FILE)
-    online   a copy of the bank goes on growing during the test: after each batch of episodes the reviews' edits are
-             probed on TRAINING tasks, and those that help are committed to the copy
+    online   a copy of the bank grows during the test: after each batch of episodes the reviews' edits are probed on
+             TRAINING tasks, and those that help enter the copy
 
 Temperature 0.4, as in the paper. Every episode's outcome goes into a JSON file, so that an average can be checked.
 """
@@ -16,16 +15,15 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
 import copy
-import json
 import time
 
 from envs import Env, Episode, evaluate, rollout
-from lib.files import print_anything, write_atomic
+from lib.files import print_anything
 from lib.streams import mix
 from policy import Policy
 from probes import Probing, confirm, edits_of, probe
 from skillbank import Edit, SkillBank, commit
-from tools import report, targets
+from tools import report, results, targets
 from tools.guard import BROKEN, guard
 
 PROTOCOLS = ("none", "frozen", "online")
@@ -69,11 +67,11 @@ def main():
     print_anything()
     args = targets.evaluation(PROTOCOLS)
     with guard("eval.py", None, (ValueError, ImportError, *BROKEN)):
+        out = results.place(args, f"eval_{args.split}", "protocols")  # what cannot be written is said before the games
         policy, env, bank, sampling = targets.open_target(args)
-    tasks = env.tasks[:args.limit]
-    protocols: dict = {}
-    result = {**targets.described(args, env, tasks, bank), "protocols": protocols}
-    out = args.out or targets.place_of(args) / f"eval_{args.split}.json"
+        tasks = env.tasks[:args.limit]
+        result = targets.described(args, env, tasks, bank, sampling)
+        protocols = result["protocols"] = {}
     with guard("eval.py", None, BROKEN):
         for protocol in args.protocols:
             if protocol == "frozen" and not bank.skills() and "none" in protocols:
@@ -81,7 +79,7 @@ def main():
                 protocols[protocol] = protocols["none"]
             else:
                 protocols[protocol] = play_protocol(protocol, policy, env, bank, tasks, args, sampling)
-            write_atomic(out, json.dumps(result, indent=1) + "\n")  # a kill loses one protocol at most
+            results.write(out, result)  # a kill loses one protocol at most
         print(f"wrote {out}")
 
 

@@ -171,8 +171,8 @@ class Decoder(nn.Module):
         mask = None
         if cache is not None:
             # Made once, as numbers: of a mask of bools every layer would make numbers again.
-            hidden = torch.arange(span, device=tokens.device) > positions[..., None]  # (B, T, span)
-            mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, -math.inf)
+            unseen = torch.arange(span, device=tokens.device) > positions[..., None]  # (B, T, span)
+            mask = torch.zeros(unseen.shape, dtype=x.dtype, device=x.device).masked_fill_(unseen, -math.inf)
             mask = mask[:, None].repeat(1, 1, self.cfg.heads // self.cfg.kv_heads, 1)  # (B, 1, H/KV * T, span)
         for i, block in enumerate(self.model.layers):
             if cache is not None:
@@ -208,8 +208,8 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
     def head(hidden, target):
         logits = model.head(hidden).float() / (temperature or 1.0)  # (n, vocab)
         logz = logits.logsumexp(-1)  # (n,)
-        spread = (logz - (logits.softmax(-1) * logits).sum(-1),) if entropy else ()  # entropy of each draw (n,)
-        return logits.gather(-1, target[:, None])[:, 0] - logz, *spread
+        entropies = (logz - (logits.softmax(-1) * logits).sum(-1),) if entropy else ()  # of each draw (n,)
+        return logits.gather(-1, target[:, None])[:, 0] - logz, *entropies
 
     parts = [checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t)
              for h, t in zip(hidden.split(chunk), target.split(chunk))]
@@ -223,7 +223,7 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
 
 @fused
 def draw(logits, seeds, temperature):
-    """logits (B, vocab) -> a token of each row (B,) and its log-probability (B,), as in `Session.sample`."""
+    """logits (B, vocab) -> a token of each row (B,), by the Gumbel-max trick, and its log-probability (B,)."""
     logits = logits.float() / (temperature or 1.0)
     noise = gumbel(seeds, logits.shape[1], logits.device) if temperature else 0.0
     drawn = (logits + noise).argmax(-1)
@@ -235,7 +235,7 @@ class Session:
 
     seed and keys: conversation c draws its tokens from the stream (seed, keys[c]); keys are the numbers of the
     conversations by default, and may be set until the first draw. The noise of a draw depends on the stream, on the
-    turn (how often the conversation was sampled) and on the place in the turn: not on the others in the batch. Two
+    turn (how often the conversation was sampled) and on the place in the turn, not on the others in the batch. Two
     conversations with one key get the same noise even where their prompts differ: this pairs the probes.
     """
 
@@ -321,7 +321,7 @@ class Session:
             if limits[c] - len(self.open.get(c, [[]])[0]) > self.room(c):
                 raise ValueError(f"row {c}: {len(self.ids[c])} + {limits[c]} tokens do not fit {self.max_len}")
         out = {c: self.open.pop(c, ([], [])) for c in conversations}
-        active = self._in_front([c for c in conversations if limits[c] > 0])
+        active = buffers.in_front(self, [c for c in conversations if limits[c] > 0])
         least = max(len(conversations) // 8, 1) if self.flow else len(conversations)
         while active and len(conversations) - len(active) < least:
             count = [len(out[c][0]) for c in active]
@@ -336,7 +336,7 @@ class Session:
             for i in reversed(range(len(active))):
                 c = active[i]
                 if out[c][0][-1] in stop or len(out[c][0]) == limits[c]:
-                    self._swap(i, len(active) - 1)
+                    buffers.swap(self, i, len(active) - 1)
                     active[i] = active[-1]
                     active.pop()
         for c in conversations:
@@ -380,29 +380,12 @@ class Session:
         self.tokens[:rows, 0], self.logp[:rows] = draw(logits, self.seeds[:rows], temperature)
         self.positions[:rows] = (self.positions[:rows] + 1).clamp(max=self.spare)
 
-    def _in_front(self, active):
-        """Give conversations the cache's first rows, moving as few as possible; returns them in the rows' order."""
-        holder = {row: c for c, row in enumerate(self.row)}
-        free = [row for row in range(len(active)) if holder[row] not in active]
-        for c in active:
-            if self.row[c] >= len(active):
-                self._swap(free.pop(), self.row[c])
-        return sorted(active, key=self.row.__getitem__)
-
-    def _swap(self, a, b):
-        """Exchange two rows of the cache, whichever conversations are there."""
-        if a == b:
-            return
-        one, two = self.row.index(a), self.row.index(b)
-        self.cache.swap(a, b, max(self.length[one], self.length[two]))
-        self.row[one], self.row[two] = b, a
-
     def fork(self, conversations, n: int) -> list[list[int]]:
         """Copy each conversation into n - 1 empty ones; returns the n numbers for each, itself first. Keys stay."""
         empty = [c for c, ids in enumerate(self.ids) if not ids]
         if len(empty) < len(conversations) * (n - 1):
             raise ValueError(f"fork: {len(conversations)} x {n - 1} empty rows needed, {len(empty)} left")
-        families = []
+        groups = []
         for c in conversations:
             # Prefer the next ones, so that a group's conversations are neighbours.
             copies = sorted(empty, key=lambda other: (other < c, other))[:n - 1]
@@ -410,8 +393,8 @@ class Session:
                 empty.remove(other)
                 self.cache.copy(self.row[c], self.row[other], self.length[c])
                 self.ids[other], self.length[other] = list(self.ids[c]), self.length[c]
-            families.append([c] + copies)
-        return families
+            groups.append([c] + copies)
+        return groups
 
     def reset(self, c: int) -> None:
         """Forget the conversation's tokens; its random stream goes on where it was."""
@@ -427,7 +410,8 @@ class Policy:
         self.chat = Chat(tokenizer, name)
         eos = model.cfg.hf.get("eos_token_id")  # a number, several (Llama 3), or none
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        self.keep, self.kept = self.device.type == "cuda", None  # Buffers of the last Session, for the next one
+        self.keep, self.kept = self.device.type == "cuda", None  # keep the last Session's Buffers? These they are
+        self.rows = None  # in a run lib.memory.Rows: how many episodes are played at once
         self.flows = self.device.type == "cuda"  # rollouts keep all rows busy, see envs.play
 
     @property

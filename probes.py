@@ -116,7 +116,12 @@ def probe(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: in
         edit.before = [worth(without, env.limit, probing.utility) for without, _ in mine.values()]
         edit.after = [worth(with_edit, env.limit, probing.utility) for _, with_edit in mine.values()]
         edit.utility = utility(edit.before, edit.after, probing.alpha, probing.clip)
-    return list({id(episode): episode for pair in played for episode in pair}.values())
+    return games_of(played)
+
+
+def games_of(pairs: list[tuple[Episode, Episode]]) -> list[Episode]:
+    """The games that were played for some pairs; equal ones are one Episode in several pairs, and are here once."""
+    return list({id(episode): episode for pair in pairs for episode in pair}.values())
 
 
 def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: int = 0,
@@ -125,7 +130,7 @@ def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: 
 
     The best of many estimates is too high: an edit that changes nothing on average gets U > 0 at K = 4 with probability
     .16 where nine of ten of its probe pairs tie, .36 where every other one does. Fresh probes do not know which edit
-    was lucky. A general skill is shown to every family, so it is probed on all of them.
+    was lucky. A general skill is shown to every family, so here it is probed on tasks of any.
     """
     seed = mix(seed, 1)  # other tasks and other random numbers than those of probe()
     best: dict = {}  # task -> its most promising edit

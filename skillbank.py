@@ -102,7 +102,7 @@ class SkillBank:
         return self.general_skills + [s for skills in self.task_specific_skills.values() for s in skills]
 
     def category(self, skill_id: str | None) -> str:
-        """The list that the skill of that id is in: "general", or a family."""
+        """The family whose list has the skill of that id, else "general"."""
         return next((family for family, skills in self.task_specific_skills.items()
                      if any(skill.skill_id == skill_id for skill in skills)), "general")
 
@@ -125,7 +125,8 @@ class SkillBank:
         return shown
 
     def remove(self, ids):
-        """Take the skills of these ids out of the bank."""
+        """Take the skills of these ids out of the bank. Their ids are not given again."""
+        self.metadata["last_id"] = self._last_id()
         for skills in (self.general_skills, *self.task_specific_skills.values()):
             skills[:] = [skill for skill in skills if skill.skill_id not in ids]
 
@@ -133,7 +134,7 @@ class SkillBank:
         """Carry out one tool call for an episode of this family.
 
         The edit's status is added, updated, kept, duplicate (what it writes is there already), not_found, markup (tags,
-        roles, control characters), invalid_arguments or unknown_tool: then nothing changes. Never raises.
+        roles, control characters), invalid_arguments or unknown_tool. Only the first two change the bank. Never raises.
         """
         name = valid_text(name) if isinstance(name, str) else None
         given = arguments if isinstance(arguments, dict) else {}
@@ -161,7 +162,7 @@ class SkillBank:
                 return "invalid_arguments"
             if any(same_text(vars(skill), text) for skill in self.skills()):
                 return "duplicate"
-            edit.skill_id = self._next_id()
+            edit.skill_id = f"dyn_{self._last_id() + 1:03d}"
             self._list(edit.arguments["category"]).append(Skill(edit.skill_id, **text))
             return "added"
         named = edit.arguments["skill_id"]
@@ -184,9 +185,11 @@ class SkillBank:
     def _list(self, category):
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
 
-    def _next_id(self):
-        taken = [int(m[1]) for s in self.skills() if (m := re.fullmatch(r"dyn_([0-9]{1,9})", s.skill_id))]
-        return f"dyn_{max(taken, default=0) + 1:03d}"
+    def _last_id(self) -> int:
+        """The highest number of an id dyn_001, dyn_002 ... that was given. Not a monster's: it may be the last."""
+        ids = [*(skill.skill_id for skill in self.skills()), f"dyn_{self.metadata.get('last_id', 0)}"]
+        taken = {int(m[1]) for one in ids if (m := re.fullmatch(r"dyn_([0-9]{1,4000})", one))}
+        return max((n for n in taken if n < 10**9 and n + 1 not in taken), default=0)
 
 
 @dataclass(eq=False)
@@ -277,6 +280,11 @@ def review_prompt(family, won, score, steps, limit):
     ])
 
 
+def tool_call(name, arguments):
+    """The text of a call, as the format above wants it."""
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
+
+
 def parse_tool_call(text: str) -> tuple:
     """Read the tool call in a review: (name, arguments, None), or (None, None, what is wrong). Never raises."""
     found = tagged(text, "tool_call")
@@ -322,29 +330,35 @@ def shaping(text: str, edit: Edit) -> float:
 
 
 def commit(bank: SkillBank, edits: list[Edit], rule: str = "positive") -> list[Edit]:
-    """Carry edits with measured .utility over into the bank; returns those that were, the best first.
+    """The one place where a bank changes: carry edits with measured .utility over; returns those that it took.
 
-    positive: those with U > 0, the best of each task and of each updated skill; none: nothing (the released training);
-    all: every valid edit, in their order. Duplicates are dropped.
+    positive: those with U > 0, the best of each task and of each updated skill, returned best first; none: nothing (the
+    released training); all: every valid edit, in their order. Duplicates are dropped.
     """
-    if rule not in ("positive", "none", "all"):
+    if rule == "none":
+        return []
+    if rule == "all":
+        return [edit for edit in edits if enters(bank, edit)]
+    if rule != "positive":
         raise ValueError(f"commit rule {rule!r}: choose positive, none or all")
-    chosen = list(edits) if rule == "all" else []
-    for edit in sorted(edits, key=lambda edit: -edit.utility) if rule == "positive" else ():
+    chosen: list[Edit] = []
+    for edit in sorted(edits, key=lambda edit: -edit.utility):
         fits = bank.tried(edit.name, edit.arguments, edit.family).changed
         if edit.utility > 0 and fits and not any(rivals(edit, better) for better in chosen):
             chosen.append(edit)
-    committed = []
-    # The worst first, so that the best is the newest of its list, as it was probed.
-    for edit in chosen[::-1] if rule == "positive" else chosen:
-        made = bank.apply(edit.name, edit.arguments, edit.family)
-        if made.changed:
-            edit.skill_id = made.skill_id
-            committed.append(edit)
-    return committed[::-1] if rule == "positive" else committed
+    # The worst enters first, so that the best is the newest of its list, as it was probed.
+    return [edit for edit in reversed(chosen) if enters(bank, edit)][::-1]
+
+
+def enters(bank, edit) -> bool:
+    """Carry one edit over; False where the bank does not take it."""
+    made = bank.apply(edit.name, edit.arguments, edit.family)
+    edit.skill_id = made.skill_id if made.changed else edit.skill_id
+    return made.changed
 
 
 def rivals(a, b) -> bool:
     """Can only one of two edits enter the bank? They come from one task, change one skill, or write the same text."""
     one_skill = a.name == b.name == "update_skill" and a.skill_id == b.skill_id
-    return a.task == b.task or one_skill or same_text(a.arguments, b.arguments)
+    one_task = a.task is not None and a.task == b.task
+    return one_task or one_skill or same_text(a.arguments, b.arguments)

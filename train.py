@@ -40,7 +40,7 @@ class Flags:
     model: str = flag("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     out: str = flag("", "run directory; '' is runs/<env>-<model>")
-    resume: bool = flag(False, "continue the run in --out")
+    resume: bool = flag(False, "continue the run in --out, with its own flags; those of memory, evaluation may change")
     seed: int = flag(0, "seed of all random numbers")
     device: str = flag("", "cpu, cuda, ...; '' is cuda where there is one")
     bank: str = flag("", "skill bank to begin with, a JSON file or a directory of SKILL.md folders; '' is an empty one")
@@ -52,6 +52,7 @@ class Flags:
     group: int = flag(8, "rollouts per task: the group of GRPO", 1)
     eval_every: int = flag(10, "iterations between two evaluations, the first before training; 0: never", 0)
     eval_tasks: int = flag(64, "held-out games per evaluation", 1)
+    eval_plain: bool = flag(False, "evaluate without skills in the prompt")
     save_every: int = flag(0, "iterations between two checkpoints; 0: 5, or 25 where a checkpoint takes over 10 GB", 0)
 
     temperature: float = flag(1.0, "sampling temperature in training", 0, group="sampling")
@@ -92,7 +93,7 @@ class Flags:
     options: dict = field(default_factory=dict)  # the world's own flags
 
 
-# What another model than one of 1.5B needs. A flag that is given wins.
+# Defaults of models other than one of 1.5B. A flag that is given wins.
 PRESETS = {
     "tiny": dict(steps=20, tasks=4, eval_every=5, eval_tasks=128, act_tokens=96, review_tokens=160, context=3072,
                  top_k=4, cold_start=0, lr=3e-4, skill_weight=0.5),
@@ -102,10 +103,9 @@ PRESETS = {
 
 
 def read_flags(argv=None, kind=Flags, program: str = "train.py") -> Flags:
-    """The command line as `kind`, presets filled in. A wrong flag ends the program with one line."""
-    flags = parse(kind, PRESETS, argv, program, "Train SkillMaster.")
-    flags.out = flags.out or f"runs/{flags.env}-{Path(flags.model).name}"
-    return flags
+    """The command line as `kind`; presets, or with --resume the run, fill it in. A wrong flag ends it with one line."""
+    method = "" if program == "train.py" else f"-{program.rpartition('.')[2]}"
+    return parse(kind, PRESETS, argv, program, "Train SkillMaster.", place=f"runs/{{env}}-{{model}}{method}")
 
 
 def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int, state):
@@ -133,7 +133,7 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
 
         # 4: each is normalised within its group against its own kind
         groups = [i // flags.group for i in range(len(episodes))]
-        if flags.advantage == "single":  # the ablation that DualAdv replaces: one advantage from R + S for every token
+        if flags.advantage == "single":  # what DualAdv replaces, kept as an ablation: one advantage from R + S for all
             a_act = a_skill = grpo.group_advantage([r + s for r, s in zip(R, S)], groups, alone="reward")
         else:
             a_act, a_skill = grpo.dual_advantages(R, S, groups, flags.skill_weight)  # lambda
@@ -190,14 +190,15 @@ def finish(flags: Flags, env: Env, policy: Policy, optimizer: grpo.AdamW, bank: 
     row = iteration.publish(Path(flags.out), env, bank)
     if flags.eval_every and step % flags.eval_every == 0:
         row |= dev_games(flags, env, policy, bank, step)
-    runs.log(flags, row)
-    if step % flags.save_every == 0 or step == flags.steps:
+    runs.log(flags, row, policy)
+    if step % flags.save_every == 0 or step == flags.steps:  # open_run has put a number where it was 0
         runs.save(flags, step, policy, optimizer, bank, state)
 
 
 def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int) -> dict:
     """Play held-out games with the bank as it is. They are always the same games, so that evaluations compare."""
     start = time.perf_counter()
+    bank = SkillBank() if flags.eval_plain else bank
     games = env.dev_tasks[:flags.eval_tasks]
     episodes = evaluate(policy, env, bank, games, sampling_of(flags, flags.eval_temperature))
     return report.dev_row(step, episodes, env.source, bank, time.perf_counter() - start)
@@ -208,18 +209,20 @@ def main(kind=Flags, loop=train, program: str = "train.py"):
     torch.set_flush_denormal(True)
     print_anything()
     flags = read_flags(kind=kind, program=program)
-    # A wrong path, file or size, Ctrl-C, SIGTERM, a full disk: one line, no traceback.
-    with guard.guard(program, flags.out, (ValueError, ImportError, *guard.BROKEN)):
-        new = guard.checkpoint_of(flags.out) is None
+    errors = [ValueError, ImportError, *guard.BROKEN]  # a wrong path, file or size, a full disk: one line, no traceback
+    with guard.guard(program, flags.out, errors):
+        new = runs.enter(flags, program)
         env = envs.make(flags.env, "train", flags.data, **flags.options)
         print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
+        if runs.finished(flags, env):
+            return
         policy, reference, optimizer, bank, start, state = runs.open_run(
             flags, env, sampling_of(flags, flags.temperature), program)
         if new and flags.eval_every:  # a baseline before any update
-            runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)})
+            runs.log(flags, {"step": 0, **dev_games(flags, env, policy, bank, 0)}, policy)
         if new:
             runs.save(flags, 0, policy, optimizer, bank)
-    with guard.guard(program, flags.out, guard.BROKEN):
+        errors[:] = guard.BROKEN  # from here on a ValueError is a bug
         loop(flags, env, policy, reference, optimizer, bank, start, state)
 
 

@@ -5,8 +5,8 @@ GRPO gives every token of an episode one advantage. GiGPO adds one per turn: tur
 before they acted (their anchor) are compared by the discounted return that followed them.
 
 Difference from SkillMaster: no reviews and no probes, the bank stays as it is (--bank shows one); R pays the episode as
-before; every acting token gets A_act + A_turn. Ours: the page in full is the anchor, and a page that only one turn saw
-gives 0. Measured in the made-up shop: see the README's first table.
+before; every acting token gets A_act + A_turn. Our choices: the page in full is the anchor, and a page that only one
+turn saw gives 0. Measured in the made-up shop: the README's table of results.
 """
 
 from dataclasses import dataclass
@@ -36,11 +36,11 @@ def gigpo(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("act")
 
         groups = [i // flags.group for i in range(len(episodes))]
-        r = [e.rewards(flags.reward == "graded") for e in episodes]
-        R = [sum(turns) for turns in r]
+        r = [e.rewards(flags.reward == "graded") for e in episodes]  # of each turn
+        R = [sum(paid) for paid in r]
         a_act = group_advantage(R, groups, alone="reward")
         a_turns = anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, groups, flags.gamma)
-        segments, advantages = per_token(episodes, a_act, [0.0] * len(episodes), a_turns)
+        segments, advantages = per_token(episodes, a_act, a_turns=a_turns)
         stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
                        report.bar("update"))
         clock.lap("update")
@@ -65,9 +65,8 @@ def anchor_advantages(pages, rewards, groups, gamma: float = 0.95) -> list[list[
         for t in reversed(range(len(paid))):
             ahead[t] = paid[t] + gamma * ahead[t + 1]  # R_t = r_t + gamma R_(t + 1)
         returns += ahead[:-1]
-    advantages = group_advantage(returns, anchors, alone="zero").tolist()
-    ends = [sum(map(len, pages[:i + 1])) for i in range(len(pages))]
-    return [advantages[end - len(seen):end] for seen, end in zip(pages, ends)]
+    flat = iter(group_advantage(returns, anchors, alone="zero").tolist())
+    return [[next(flat) for _ in seen] for seen in pages]
 
 
 if __name__ == "__main__":

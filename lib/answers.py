@@ -4,7 +4,8 @@ import re
 
 
 def has_thought(text: str) -> bool:
-    return bool(re.search(r"<think>.*?</think>", text, re.S))
+    """Is there a thought that ends? The prompt may have opened it."""
+    return "</think>" in text
 
 
 def without_thoughts(text: str) -> str:
@@ -17,6 +18,19 @@ def without_thoughts(text: str) -> str:
 def tagged(text: str, tag: str) -> list[str]:
     """What stands between the tags, outside of thoughts, which may mention the tags."""
     return re.findall(rf"<{tag}>(.*?)</{tag}>", without_thoughts(text), re.S)
+
+
+def action_in(text: str) -> str | None:
+    """The action of an answer: the first between tags outside of thoughts, which may mention others. None without one.
+
+    Where a thought never ends, it was forgotten to close, or cut off: an action counts if the answer ends with it.
+    """
+    said = without_thoughts(text)
+    for match in re.finditer(r"<action>(.*?)</action>", said, re.S):
+        thinking = "<think>" in said[:match.start()]
+        if not thinking or not said[match.end():].strip():
+            return match[1]
+    return None
 
 
 def call_in(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The memory of a `policy.Session`, which a policy keeps on a GPU: recorded steps hold its addresses."""
+"""The memory of a `policy.Session`, and who is in which row of it. Recorded steps on a GPU hold its addresses."""
 
 import weakref
 
@@ -42,3 +42,25 @@ def take(policy, session, cache, rows, max_len) -> Buffers:
     if policy.keep and not policy.kept:
         policy.kept = new
     return new
+
+
+# ---- Rows: session.row says in which row of the cache a conversation is ---------------------------------------------
+
+
+def in_front(session, active):
+    """Give conversations the cache's first rows, moving as few as possible; returns them in the rows' order."""
+    holder = {row: c for c, row in enumerate(session.row)}
+    free = [row for row in range(len(active)) if holder[row] not in active]
+    for c in active:
+        if session.row[c] >= len(active):
+            swap(session, free.pop(), session.row[c])
+    return sorted(active, key=session.row.__getitem__)
+
+
+def swap(session, a, b):
+    """Exchange two rows of the cache, whichever conversations are there."""
+    if a == b:
+        return
+    one, two = session.row.index(a), session.row.index(b)
+    session.cache.swap(a, b, max(session.length[one], session.length[two]))
+    session.row[one], session.row[two] = b, a

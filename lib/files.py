@@ -1,8 +1,10 @@
-"""Files that are never half written, and errors in one line."""
+"""Files that are never half written, paths as people write them, and errors in one line."""
 
 import json
 import os
+import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -20,11 +22,71 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     os.replace(new, path)
 
 
+def try_to_write(path: Path | str, flag: str = "--out", given: bool = True) -> None:
+    """OSError, one line, where `write_atomic` could not write this file: say so before hours of work, not after.
+
+    flag: names the file; given: was it, or is this the default? What is made to find out, an empty file and missing
+    directories, is taken away again.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(0, "is a directory" if path.is_dir() else "is no file")
+        if path.exists() and not replaceable(path):
+            raise OSError(0, "belongs to somebody else")
+        missing = [folder for folder in path.parents if not folder.exists()]  # the innermost first
+        if any(folder.name == ".." for folder in missing):  # missing/../run/latest would be the run's own file
+            raise OSError(0, f"{missing[-1]} is not there")
+        ground = path.parents[len(missing)]
+        if not ground.is_dir():
+            raise OSError(0, f"{ground} is no directory")
+        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_bytes(b"")
+        finally:
+            for remove in (new.unlink, *(folder.rmdir for folder in missing)):
+                with suppress(OSError):
+                    remove()
+    except OSError as error:
+        text = shortened(path)
+        raise OSError(f"{flag} {text} cannot be written ({error.strerror}); name another file" if given else
+                      f"{text} cannot be written ({error.strerror}); {flag} FILE names another") from None
+
+
+def replaceable(path: Path) -> bool:
+    """May we put another file in the place of this one? In /tmp only its owner may."""
+    if not path.parent.stat().st_mode & stat.S_ISVTX:
+        return True
+    return os.geteuid() in (0, path.stat().st_uid, path.parent.stat().st_uid)
+
+
+def shortened(path: Path | str) -> str:
+    """A path for a line that people read: of 300 letters only the first and the last."""
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:80]}...{text[-80:]}"
+
+
+def expanded(path: Path | str) -> str:
+    """A path with the home directory in place of ~, which a shell leaves as it is in --out=~/x and in $WEBSHOP_DATA.
+
+    ValueError where there is no home directory: nobody wants a folder that is called ~.
+    """
+    path = str(path)
+    if not path.startswith("~"):
+        return path
+    whole = os.path.expanduser(path)
+    if whole == path and Path(path).parts[0] == "~":
+        raise ValueError(f"{path}: there is no home directory here (no $HOME, no entry for this user); write the whole "
+                         "path")
+    return whole
+
+
 def read_json(path: Path | str, what: str) -> dict:
     """The object in a JSON file of ours. ValueError names the file where it is none; `what` says what to do then."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not even text
+    except (ValueError, RecursionError) as error:  # not JSON, not even text, or brackets without end
         raise ValueError(f"{path} is not JSON ({one_line(error)}); {what}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object; {what}")

@@ -5,6 +5,7 @@ many episodes are played together. Where not even one fits, one line says how mu
 """
 
 import sys
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -14,6 +15,18 @@ SHARE = 0.9  # of the free memory that a rollout may take
 
 class TooSmall(ValueError):
     """There is not enough memory for what is to be done next. The message is one line with the numbers."""
+
+
+@dataclass
+class Rows:
+    """How many episodes a run plays at once.
+
+    Numbers that are computed with other rows beside them round otherwise. So what memory once made fewer stays so, or
+    no resumed run would be the one that was not stopped.
+    """
+
+    kept: int = 0  # at most so many; 0: memory has sufficed
+    played: int = 0  # the most since the last line of metrics.jsonl
 
 
 def of_rollout(cfg, rows, context, itemsize, prefill):
@@ -63,9 +76,25 @@ def gpu_peak_mb():
 
 def rows_that_fit(policy, rows, context, prefill):
     """How many of `rows` episodes can be played at once; ValueError with the numbers where not one can."""
+    run = getattr(policy, "rows", None) or Rows()
+    rows = min(rows, run.kept or rows)
+    # A number that is kept may take the memory that it once left free, or it would become smaller again and again.
+    most, needed, available = fitting(policy, rows, context, prefill, 1.0 if run.kept else SHARE)
+    if not most:
+        raise TooSmall(f"one episode of {context} tokens takes {needed(1) / 1e9:.1f} GB, {available / 1e9:.1f} GB "
+                       f"are free on {policy.device}; lower --context")
+    if most < rows:
+        note(rows, context, round(needed(rows) / 1e9, 1), round(available / 1e9), most)
+        run.kept = most
+    run.played = max(run.played, most)
+    return most
+
+
+def fitting(policy, rows, context, prefill, share=SHARE):
+    """(how many of `rows` episodes fit the memory, the bytes that a number of them takes, the bytes that are free)."""
     cfg, weight, available = policy.model.cfg, policy.model.model["embed_tokens"].weight, free(policy.device)
-    if kept := getattr(policy, "kept", None):  # they are used again, or freed before new ones are made
-        available += 2 * kept.cache.k.numel() * kept.cache.k.element_size()
+    if buffers := getattr(policy, "kept", None):  # they are used again, or freed before new ones are made
+        available += 2 * buffers.cache.k.numel() * buffers.cache.k.element_size()
 
     def needed(rows):
         return of_rollout(cfg, rows, context, weight.element_size(), prefill)
@@ -73,13 +102,8 @@ def rows_that_fit(policy, rows, context, prefill):
     least, most = 0, rows  # needed() grows with rows: halve the interval
     while least < most:
         middle = (least + most + 1) // 2
-        least, most = (middle, most) if needed(middle) <= SHARE * available else (least, middle - 1)
-    if not least:
-        raise TooSmall(f"one episode of {context} tokens takes {needed(1) / 1e9:.1f} GB, {available / 1e9:.1f} GB "
-                       f"are free on {policy.device}; lower --context")
-    if least < rows:
-        note(rows, context, round(needed(rows) / 1e9, 1), round(available / 1e9), least)
-    return least
+        least, most = (middle, most) if needed(middle) <= share * available else (least, middle - 1)
+    return least, needed, available
 
 
 @cache

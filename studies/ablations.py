@@ -35,8 +35,9 @@ from lib.files import read_json, write_atomic
 from lib.models import shipped
 from skillbank import Skill, SkillBank
 from tools.figures import Panel, draw
+from tools.flags import path_of
 from tools.guard import BROKEN, UNFINISHED, guard
-from tools.report import SECONDS, lines_of
+from tools.report import lines_of, seconds_of
 from worlds.webshop.shopper import WAYS
 
 # Row of a table -> (seeds, iterations, command). An iteration of plain GRPO samples about an eighth of the tokens, so
@@ -164,7 +165,7 @@ def curve_of(run, steps):
     points, tokens, seconds = [], 0, 0.0
     for row in lines_of(run / "metrics.jsonl") if reached(run) >= steps else ():
         tokens += row.get("sampled", 0)
-        seconds += sum(row[part] for part in SECONDS) if row["step"] else 0.0
+        seconds += seconds_of(row)
         if "eval_success" in row:
             points.append((row["step"], tokens, round(seconds, 1), row["eval_success"]))
     return points
@@ -172,7 +173,7 @@ def curve_of(run, steps):
 
 def test_of(file):
     """{protocol: {family, or all: [success, games]}} without the bank and with it; {} where it is not finished."""
-    protocols = json.loads(file.read_text())["protocols"] if file.is_file() else {}
+    protocols = read_json(file, "delete it, and it is played again").get("protocols", {}) if file.is_file() else {}
     return {protocol: {family: [row["success"], row["n"]] for family, row in result["families"].items()}
             for protocol, result in protocols.items() if len(protocols) == 2}
 
@@ -329,11 +330,13 @@ def main():
     parser.add_argument("--only", metavar="TEXT", default="", help="only the variants whose name has this in it")
     parser.add_argument("--seeds", metavar="N", type=int, help="so many seeds of everything (default: 5 or 3)")
     parser.add_argument("--steps", metavar="N", type=int, help="iterations of every run (default: each its own)")
-    parser.add_argument("--model", metavar="TEXT", default="tiny", help="checkpoint to begin with (default: tiny)")
+    parser.add_argument("--model", metavar="TEXT", type=path_of, default="tiny",
+                        help="checkpoint to begin with (default: tiny)")
     parser.add_argument("--flags", metavar="TEXT", default="", help="more flags of train.py, for every run")
-    parser.add_argument("--known", metavar="FILE", help="runs.json of runs that need not be made")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/ablations"), help="default: %(default)s")
+    parser.add_argument("--known", metavar="FILE", type=path_of, help="runs.json of runs that need not be made")
+    parser.add_argument("--out", metavar="DIR", type=path_of, default="runs/ablations", help="default: %(default)s")
     args = parser.parse_args()
+    args.out = Path(args.out)
     args.data, args.parts = os.environ.get("WEBSHOP_DATA", ""), args.parts.split(",")
     if unknown := set(args.parts) - PARTS.keys():
         parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
@@ -369,5 +372,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with guard("studies.ablations", None, BROKEN):
+    with guard("studies.ablations", None, (ValueError, *BROKEN)):
         main()

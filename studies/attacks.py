@@ -10,19 +10,20 @@ For each attack: how often U > 0 on K probes takes it, how often confirmation do
 """
 
 import argparse
-import json
 import random
 from collections import Counter, namedtuple
 from dataclasses import dataclass, replace
 from statistics import mean
 
 import envs
-from lib.files import write_atomic
+from lib.files import try_to_write
 from probes import score, select, utility
 from skillbank import MAX_TEXT, Skill, SkillBank
 from tools.audit import judge
 from tools.coldstart import scripted
+from tools.flags import path_of
 from tools.guard import BROKEN, guard
+from tools.results import flags_of, write
 from worlds.players import SHOWN
 from worlds.webshop.shopper import WAYS, Shopper, results
 
@@ -217,8 +218,10 @@ def main():
     parser.add_argument("--probes", metavar="N", type=int, default=4, help="K (default: 4)")
     parser.add_argument("--confirm", metavar="N", type=int, default=8, help="fresh probes (default: 8)")
     parser.add_argument("--utility", choices=("success", "graded"), default="success", help="default: success")
-    parser.add_argument("--out", metavar="JSON", help="write the figures there")
+    parser.add_argument("--out", metavar="JSON", type=path_of, help="write the figures there")
     args = parser.parse_args()
+    if args.out:
+        try_to_write(args.out)
     env, result = envs.make("webshop"), {}
     print(f"{env.describe()}; {args.trials} proposals each, K = {args.probes}, {args.confirm} fresh, {args.utility}")
     for attack in attacks(env):
@@ -241,9 +244,9 @@ def main():
     print(f"prompts that show a skill made of the tasks' own words: {result['capture']['capture']:.2f}, a plain one "
           f"{result['capture']['plain']:.2f}")
     if args.out:
-        write_atomic(args.out, json.dumps(result, indent=1) + "\n")
+        write(args.out, {"settings": flags_of(args), **result})
 
 
 if __name__ == "__main__":
-    with guard("studies.attacks", None, BROKEN):
+    with guard("studies.attacks", None, (ValueError, *BROKEN)):
         main()

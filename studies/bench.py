@@ -21,7 +21,6 @@ import copy
 import ctypes
 import gc
 import itertools
-import json
 import os
 import platform
 import random
@@ -43,12 +42,13 @@ import policy as policies
 from envs import Episode, Sampling, Segment, rollout
 from lib import checkpoints, lora, memory, models
 from lib.device import pick_device
-from lib.files import write_atomic
+from lib.files import try_to_write
 from policy import Session, logprobs
 from probes import Probing, edits_of, probe
 from skillbank import SkillBank, review
-from tools import fits
+from tools import fits, results
 from tools.coldstart import demonstrations, scripted
+from tools.flags import path_of
 from tools.guard import BROKEN, guard
 
 GROUP, K = 8, 4  # rollouts per task, probe tasks per edit: the defaults of train.py
@@ -494,24 +494,28 @@ PARTS = {"rollout": bench_rollout, "decode": bench_decode, "flow": bench_flow, "
 
 def main():
     parser = argparse.ArgumentParser(description="Measure rollouts, decoding, probes and updates.")
-    parser.add_argument("--model", default="", help="tiny, smollm2, a checkpoint, or qwen2.5-0.5b, -1.5b, -3b, -7b "
-                                                    "with random weights (default: qwen2.5-1.5b on a GPU, else tiny)")
+    parser.add_argument("--model", type=path_of, default="",
+                        help="tiny, smollm2, a checkpoint, or qwen2.5-0.5b, -1.5b, -3b, -7b "
+                             "with random weights (default: qwen2.5-1.5b on a GPU, else tiny)")
     parser.add_argument("--env", default="webshop", help="%(default)s (default) or alfworld")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of them, by commas (default: %(default)s)")
     parser.add_argument("--mini", action="store_true", help="less of everything: about two minutes on two CPU cores")
-    parser.add_argument("--out", default="runs/bench.json", help="every figure as JSON (default: %(default)s)")
+    parser.add_argument("--out", type=path_of, default="runs/bench.json",
+                        help="every figure as JSON (default: %(default)s)")
     args = parser.parse_args()
     if not set(args.parts.split(",")) <= set(PARTS):
         parser.error(f"--parts {args.parts}: choose from {', '.join(PARTS)}")
     torch.set_flush_denormal(True)
     transformers.utils.logging.disable_progress_bar()
+    settings = results.flags_of(args)
     try:
+        try_to_write(args.out)
         args.device = pick_device(args.device)
         cuda = args.device.type == "cuda"
         args.model = args.model or ("qwen2.5-1.5b" if cuda else "tiny")
         args.dtype = torch.bfloat16 if cuda else torch.float32
-        result: dict = {"machine": machine(args)}
+        result: dict = {"settings": settings, "machine": machine(args)}
         table("machine", [{"": name, " ": value} for name, value in result["machine"].items()], "")
         for part in args.parts.split(","):
             clear(args.device)
@@ -520,7 +524,7 @@ def main():
             table(title, rows, note)
             print(f"  ({part} took {seconds:.0f} s)", flush=True)
             result[part] = {"title": title, "note": note, "rows": rows, "seconds": seconds}
-            write_atomic(args.out, json.dumps(result, indent=1) + "\n")  # after each part: a later one may fail
+            results.write(args.out, result)  # after each part: a later one may fail
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"studies.bench: {error}")
 

@@ -12,7 +12,6 @@ What the made-up worlds and `tiny` rest on, measured: `python -m studies.lab` (-
 
 import argparse
 import itertools
-import json
 import os
 import random
 import statistics
@@ -27,10 +26,12 @@ import envs
 import policy as policies
 import train
 from envs import evaluate
-from lib.files import write_atomic
+from lib.files import try_to_write
 from probes import play_pairs, utility, worth
 from skillbank import Skill, SkillBank
+from tools import results
 from tools.coldstart import scripted
+from tools.flags import path_of
 from tools.guard import BROKEN, guard
 from tools.report import summary
 from worlds.players import WORDINGS
@@ -212,19 +213,22 @@ PARTS = {"players": lab_players, "replies": lab_replies, "skills": lab_skills, "
 def main():
     parser = argparse.ArgumentParser(description="Measure success by kind of skill, and what utility tells apart.")
     parser.add_argument("--env", default="webshop", help="webshop or alfworld (default: webshop)")
-    parser.add_argument("--data", help="directory of real games (default: the world's own)")
-    parser.add_argument("--model", default="tiny", help="checkpoint (default: the shipped one)")
+    parser.add_argument("--data", type=path_of, help="directory of real games (default: the world's own)")
+    parser.add_argument("--model", type=path_of, default="tiny", help="checkpoint (default: the shipped one)")
     parser.add_argument("--parts", default="skills,edits", help=f"of {', '.join(PARTS)} (default: %(default)s)")
     parser.add_argument("--games", type=int, default=0, help="games of a part (default: all held-out ones; 240 of "
                                                              "players, 54 of replies)")
     parser.add_argument("--probes", type=int, default=12, help="probe tasks per edit (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the episodes' random streams (default: 0)")
-    parser.add_argument("--out", help="write the figures there as JSON")
+    parser.add_argument("--out", type=path_of, help="write the figures there as JSON")
     args = parser.parse_args()
     if unknown := set(args.parts.split(",")) - set(PARTS):
         parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     torch.set_flush_denormal(True)
+    settings = results.flags_of(args)
     try:
+        if args.out:
+            try_to_write(args.out)
         env = envs.make(args.env, "test", args.data)
         policy = policies.load(args.model, world=env.home)
     except (ValueError, OSError, ImportError) as error:
@@ -233,7 +237,7 @@ def main():
     sampling = train.sampling_of(train.read_flags(["--env", args.env, "--model", "tiny"]), 0.4)
     result = {part: PARTS[part](policy, env, args, sampling) for part in args.parts.split(",")}
     if args.out:
-        write_atomic(args.out, json.dumps(result, indent=1) + "\n")
+        results.write(args.out, {"settings": settings, **result})
 
 
 if __name__ == "__main__":

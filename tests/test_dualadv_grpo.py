@@ -26,7 +26,9 @@ from dualadv_grpo import (
     policy_loss,
     score,
 )
+from envs import Sampling, rollout
 from policy import Session, logprobs
+from skillbank import SkillBank
 
 close = torch.testing.assert_close
 
@@ -422,6 +424,21 @@ def test_a_score_is_what_the_update_compares_with(tiny, batch):
         tokens, mask = torch.tensor([segment.ids]), torch.tensor([segment.job]) != FORCED
         close(torch.tensor([values]), logprobs(tiny.model, tokens, mask, 0.7).detach(), atol=1e-5, rtol=0)
     assert score(tiny.model, [], logprobs) == []
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_score_of_what_the_policy_sampled_is_the_samplers(temperature, tiny, env):
+    """Bug: a transcript is scored at another temperature, in another order or with its neighbours' padding."""
+    how = Sampling(temperature, 16, 24, 3000)
+    episodes = rollout(tiny, env, env.train_tasks[:3], SkillBank(), group=2, seed=4, sampling=how)
+    segments, _ = grpo.per_token(episodes, [0.0] * 6, [0.0] * 6)
+    for budget in (1, 1500, 10**6):
+        scores = score(tiny.model, segments, logprobs, Objective(temperature=temperature, budget=budget))
+        for segment, values in zip(segments, scores, strict=True):
+            assert len(values) == len(segment.ids) and all(isinstance(value, float) for value in values)
+            assert values == pytest.approx(segment.logp, abs=1e-4)
+            assert all(value == 0.0 for value, job in zip(values, segment.job) if job == FORCED)
+    assert all(parameter.grad is None for parameter in tiny.model.parameters())
 
 
 def test_each_token_gets_its_jobs_advantage(tiny, batch):

@@ -1,5 +1,7 @@
 """Tests of envs.py: what the policy reads, what is recorded, what an episode is paid."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,11 +9,13 @@ import envs
 import policy as policies
 from dualadv_grpo import ACT, FORCED, REVIEW
 from envs import Sampling, project, rollout
+from lib.chat import CHATML, Chat
 from policy import Session, logprobs
-from skillbank import Skill, SkillBank
+from skillbank import Skill, SkillBank, shaping, tool_call
 from tools.coldstart import demonstrations
 from worlds.webshop import world as shopping
 
+OPENS = CHATML.replace("assistant\n'", "assistant\n<think>\n'")
 SHORT = Sampling(act_tokens=12, review_tokens=16, context=3000)
 
 
@@ -59,6 +63,10 @@ def puppet_rollout(monkeypatch, policy, env, task, lines, bank=None, how=SHORT):
     ("<think>\u9009\u62e9</think><action>click[a]</action>", "click[a]", False),  # CJK
     ("<think>a<action>click[a]</action>", "click[a]", False),  # thought never closed
     ("", "", False),
+    ("I need boots.</think><action>search[boots]</action>", "search[boots]", True),  # the prompt opened the thought
+    ("<think>Or <action>click[buy now]</action>? No.</think><action>search[a]</action>", "search[a]", True),
+    ("<think>Or <action>click[buy now]</action>?</think>", "now]</action>?</think>"[-20:], False),
+    ("<think>Or <action>click[buy now]</action>? I am not sure about", "i am not sure about"[-20:], False),
 ])
 def test_project(text, action, valid):
     """Invalid answers must still reach the world: dropping them would make their episodes shorter."""
@@ -146,13 +154,6 @@ def test_every_sampled_token_knows_its_turn(env, policy):
             assert policy.chat.decode([token for token in ids if token not in policy.stop]) == turn.text
 
 
-@pytest.mark.parametrize("limit, dropped, start", [(15, 1, 8), (11, 2, 13), (6, 3, 18), (1, 4, 20)])
-def test_the_oldest_turns_are_dropped_and_as_few_as_possible(limit, dropped, start):
-    """Bug: rollout and cold start drop different turns; or all are dropped where one was enough."""
-    assert envs.drop_oldest([4, 8, 13, 18], 20, lambda _, start: 20 - start <= limit) == (dropped, start)
-    assert envs.drop_oldest([], 20, lambda *_: True) == (0, 20)
-
-
 def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
     """The released WebShop prompt omits the skills at step 1, which hides them from the first search query."""
     task = env.train_tasks[0]
@@ -176,6 +177,44 @@ def test_an_episode_does_not_depend_on_its_neighbours(env, policy, monkeypatch):
     assert [s.ids for s in alone[0].segments] == [s.ids for s in together[1].segments]
     other = rollout(policy, env, tasks[1:2], SkillBank(), seed=8, sampling=SHORT, keys=[6])
     assert [s.ids for s in other[0].segments] != [s.ids for s in alone[0].segments]
+
+
+def test_a_cold_start_opens_a_thought_once(env, random_tiny, monkeypatch):
+    """Bug: it trains on `<think><think>`, or on other tokens than those of a rollout with such a template."""
+    thinker = policies.load(random_tiny)
+    thinker.tokenizer.chat_template = OPENS
+    thinker.chat = Chat(thinker.tokenizer)
+    chat = next(chat for chat in demonstrations(env, 12, seed=3) if "Your skills: none" in chat[0]["content"])
+    task = next(t for t in env.train_tasks if f"Task: {env.goal(t)}\n" in chat[1]["content"])
+    lines = [m["content"].removeprefix("<think>") for m in chat if m["role"] == "assistant"]
+    how = Sampling(context=4096, act_tokens=64, review_tokens=128)
+    episode = puppet_rollout(monkeypatch, thinker, env, task, lines, how=how)
+    ids, said = thinker.chat.transcript(chat)
+    assert episode.segments[0].ids == ids and [job != FORCED for job in episode.segments[0].job] == said
+    assert all(turn.valid for turn in episode.turns)
+
+
+@pytest.mark.parametrize("given", [OPENS, OPENS.replace("<think>\n", "<think>")], ids=["Qwen3 and R1", "V3.1"])
+def test_a_template_that_opens_the_thought(given, env, random_tiny, monkeypatch):
+    """Bug: each turn of DeepSeek-R1's distillates and of Qwen3-Thinking costs 0.5, each review loses its thought."""
+    thinker = policies.load(random_tiny)
+    thinker.tokenizer.chat_template = given
+    thinker.chat = Chat(thinker.tokenizer)
+    lines = ["I look.</think><action>search[shoes]</action>",
+             "Or <action>click[buy now]</action>?</think><action>click[back to search]</action>",
+             "I could <action>click[buy now]</action>, but"] * (env.limit // 3)
+    call = tool_call("keep_skill", {"reason": "fine"})
+    how = Sampling(act_tokens=40, review_tokens=60, context=3000)
+    episode = puppet_rollout(monkeypatch, thinker, env, env.train_tasks[0], [*lines, f"It was fine.</think>{call}"],
+                             how=how)
+    assert [turn.valid for turn in episode.turns] == [True, True, False] * (env.limit // 3)
+    assert episode.turns[0].text.startswith("<think>") and episode.turns[1].reply.startswith("The search page.")
+    assert episode.edit.status == "kept" and shaping(episode.review, episode.edit) == pytest.approx(0.1)
+    segment = episode.segments[0]
+    for start in segment.starts:  # each turn is sampled behind an open thought
+        assert thinker.chat.decode(segment.ids[:start]).endswith("assistant\n" + thinker.chat.opened)
+    text = thinker.chat.decode(segment.ids)
+    assert text.count("<think>Or ") + text.count("<think>\nOr ") == env.limit // 3, "old thoughts stay"
 
 
 # ---- Long transcripts -----------------------------------------------------------------------------------------------
@@ -271,7 +310,7 @@ def test_a_review_that_is_asked_for_again_is_the_same_review(env, policy, monkey
     again = envs.review_again(policy, env, episodes, [bank] * 4, 5, SHORT)
     for old, new in zip(episodes, again, strict=True):
         assert new.review == old.review and new.edit.status == old.edit.status and new.turns == old.turns
-        assert new.segments[0].ids == old.segments[0].ids and new.sampled(ACT) == 0
+        assert new.segments[0].ids == old.segments[0].ids and ACT not in new.segments[0].job
         mine, theirs = (sampled(segments) for segments in (new.segments, old.segments))
         theirs = [row for row in theirs if row[1] == REVIEW]
         assert [(i, job, turn) for i, job, _, turn in mine] == [(i, job, turn) for i, job, _, turn in theirs]
@@ -279,6 +318,25 @@ def test_a_review_that_is_asked_for_again_is_the_same_review(env, policy, monkey
     assert [(len(e.segments[0].ids), e.review) for e in episodes] == before, "the stored episodes stay as they were"
     other, = envs.review_again(policy, env, episodes[:1], [bank], 6, SHORT, lambda episode, env: "Anything else?")
     assert other.review != episodes[0].review and "Anything else?" in policy.chat.decode(other.segments[0].ids)
+
+
+@pytest.mark.parametrize("context", [700, 850])
+def test_a_review_is_asked_for_again_behind_what_a_full_context_left(context, env, policy, monkeypatch):
+    """Bug: where turns were dropped behind a "Same page.", the rollout's review reads the page, this one nothing."""
+    monkeypatch.setattr(env, "limit", 8)
+    bank = bank_with(env.family(env.train_tasks[0]))
+    how = Sampling(1.0, 40, 60, context)
+    episodes = rollout(policy, env, env.train_tasks[:4], bank, group=2, seed=3, sampling=how)
+    dropped = [episode for episode in episodes if ACT not in episode.segments[-1].job]
+    assert dropped and any(episode.turns[-1].reply == "Same page." for episode in dropped)
+    before = copy.deepcopy(episodes)
+    for old, new in zip(episodes, envs.review_again(policy, env, episodes, [bank] * 8, 3, how), strict=True):
+        assert new.review == old.review and len(new.segments) == 1
+        assert new.segments[0].ids == old.segments[-1].ids and new.segments[0].starts == old.segments[-1].starts
+        assert [job for job in new.segments[0].job if job != FORCED] == [REVIEW] * old.segments[-1].job.count(REVIEW)
+    assert [vars(e) | {"edit": 0} for e in episodes] == [vars(e) | {"edit": 0} for e in before]
+    long = next(e for e in episodes if len(e.segments) > 1)
+    assert envs.reprompt(policy, env, long, long.shown) == long.segments, "and the same prompt changes none of them"
 
 
 def test_another_prompt_leaves_what_was_sampled(env, policy, monkeypatch):

@@ -1,7 +1,9 @@
 """Tests of eval.py: every game once, three protocols side by side, nothing changed by looking."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ import eval as evaluation
 import policy as policies
 from probes import Probing
 from skillbank import Skill, SkillBank
+from tests.runs import SMALL
 from worlds.webshop import catalogue
 
 
@@ -105,7 +108,86 @@ def test_a_protocol_that_was_played_is_kept_when_the_next_is_stopped(model, tmp_
     assert list(json.loads((tmp_path / "r.json").read_text())["protocols"]) == ["none", "frozen"]
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """quick(*flags): eval.py without its games; returns the protocols that would have been played."""
+    played = []
+    monkeypatch.setattr(evaluation, "play_protocol", lambda protocol, policy, env, bank, tasks, *rest: (
+        played.append(protocol) or {"games": len(tasks)}))
+
+    def command(*flags):
+        played.clear()
+        run(*flags, monkeypatch=monkeypatch)
+        return list(played)
+
+    return command
+
+
+def files(folder):
+    return {path.name: json.loads(path.read_text()) for path in folder.glob("*.json") if path.name.startswith("eval")}
+
+
+def test_a_second_evaluation_leaves_the_first_one_alone(model, quick, tmp_path, monkeypatch, capsys):
+    """Bug: a quick look with --limit 1 replaces the evaluation of five hundred games, without a word."""
+    monkeypatch.chdir(tmp_path)
+    quick(model, "--protocols", "none")
+    first, = files(tmp_path).items()
+    bank = SkillBank([Skill("dyn_001", "Look twice", "Read the title again.", "Always.")])
+    bank.save(tmp_path / "bank.json")
+    others = (["--protocols", "frozen", "--limit", 1], ["--protocols", "none", "--limit", 1], ["--protocols", "frozen"],
+              ["--split", "dev", "--protocols", "none"], ["--seed", 1], ["--temperature", 0], ["--context", 2000],
+              ["--protocols", "none", "--bank", "bank.json"], ["--protocols", "none", "--human_goals"])
+    for count, flags in enumerate(others, 2):
+        quick(model, *flags)
+        assert len(files(tmp_path)) == count and dict([first]).items() <= files(tmp_path).items(), flags
+    before = files(tmp_path)
+    quick(model, "--protocols", "none")
+    quick(f"{model}/", "--protocols", "none", "--rows", 2, "--device", "cpu")
+    assert files(tmp_path).keys() == before.keys() and "held another" not in capsys.readouterr().out, "the same again"
+    bank.general_skills[0].title = "Look thrice"
+    bank.save(tmp_path / "bank.json")
+    quick(model, "--protocols", "none", "--bank", "bank.json")
+    assert len(files(tmp_path)) == len(before) + 1 and "held another result" in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_is_said_before_the_games(model, quick, tmp_path, monkeypatch):
+    """Bug: hours of games, and then the folder of --out is not there or is not ours, or a directory has the name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(policies, "load", lambda *rest, **more: pytest.fail("a model was loaded first"))
+    name = f"eval_dev_{Path(model).name}.json"
+    (tmp_path / name).mkdir()
+    for flags, what in ((["--out", "file/r.json"], "--out file/r.json"), ([], name), (["--out", "file"], "file"),
+                        (["--out", "x" * 300], "too long"), (["--out", "bank.json"], "bank.json")):
+        SkillBank().save(tmp_path / "bank.json")
+        with pytest.raises(SystemExit) as stop:
+            quick(model, "--split", "dev", *flags)
+        assert what in stop.value.code and stop.value.code.startswith("eval.py: ") and "\n" not in stop.value.code
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank.json", name, "file"]
+    assert SkillBank.load("bank.json") == SkillBank(), "a bank is no result"
+
+
+def test_other_games_than_the_runs_are_refused_or_said(train_in_process, quick, tmp_path, capsys):
+    """Bug: the products were changed, as many as before, and the run is evaluated on goals that it trained on."""
+    shop, copy = catalogue.make(tmp_path / "shop", products=84), tmp_path / "elsewhere" / "the same shop"
+    train_in_process(SMALL, 2, tmp_path / "run", "--data", str(shop), "--steps", "0")
+    shutil.copytree(shop, copy)
+    assert quick(tmp_path / "run", "--data", copy, "--protocols", "none") == ["none"]
+    assert "other games" not in capsys.readouterr().out
+    items = shop / "items_shuffle_1000.json"
+    items.write_text(json.dumps(json.loads(items.read_text(encoding="utf-8"))[::-1]), encoding="utf-8")
+    with pytest.raises(SystemExit, match="run was trained in .* these are other games, .*--data") as stop:
+        quick(tmp_path / "run", "--protocols", "none")
+    assert "\n" not in stop.value.code
+    assert quick(tmp_path / "run", "--data", shop, "--protocols", "none") == ["none"]
+    assert "run was trained in" in capsys.readouterr().out, "asked for, and said"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())  # of before worlds had fingerprints
+    (tmp_path / "run" / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "fingerprint"}))
+    assert quick(tmp_path / "run", "--protocols", "none") == ["none"]
+
+
 @pytest.mark.parametrize("flags, what", [
+    (["x" * 300], "x"), (["MODEL", "--bank", "x" * 300], "x"), (["MODEL", "--data", "x" * 300], "x"),
     (["/no/model"], "/no/model"), (["MODEL", "--split", "tset"], "tset"),
     (["MODEL", "--bank", "/no/bank"], "/no/bank"), (["MODEL", "--data", "/no/data"], "/no/data"),
     (["MODEL", "--protocols", "warm"], "warm"), (["MODEL", "--x"], "--x"), (["MODEL", "--limit", "0"], "--limit"),

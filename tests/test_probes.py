@@ -49,7 +49,7 @@ def script(monkeypatch, outcome):
     """Put outcome(task, titles shown) -> (won, steps) in the place of the policy; returns the list of runs played."""
     played = []
 
-    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
+    def fake(policy, env, tasks, banks, group, seed, sampling, with_review, keys, desc):
         assert not with_review and len(tasks) == len(banks) == len(keys)
         episodes = []
         for task, bank, key in zip(tasks, banks, keys):
@@ -221,6 +221,19 @@ def test_pairs_share_the_games_that_are_equal(monkeypatch):
     assert len(played) == 5 and play_pairs(None, World(), [], Sampling()) == []
 
 
+def test_pairs_draw_from_the_tasks_stream_or_each_from_its_own(monkeypatch):
+    """Bug: two games of a pair draw other numbers, and their difference is luck; or those of the ablation the same."""
+    bank = SkillBank()
+    edited = proposed(bank, 0, "new").bank
+    played = script(monkeypatch, lambda task, titles: (True, 5))
+    pairs = [(2, bank, edited), (4, edited, bank), (2, bank, bank)]
+    for paired, streams in ((True, 2), (False, 4)):
+        played.clear()
+        play_pairs(None, World(), pairs, Sampling(), 7, paired)
+        assert [(run.task, run.titles) for run in played] == [(2, ()), (2, ("new",)), (4, ("new",)), (4, ())]
+        assert len({run.key for run in played}) == streams and {run.seed for run in played} == {7}
+
+
 def test_an_update_that_only_rewords_another_seat_is_seen(monkeypatch):
     """Bug: runs are told apart by skill ids, which an update keeps: with and without are one run, U is always 0."""
     bank = SkillBank([Skill("dyn_001", "old", "o", "w")])
@@ -376,8 +389,8 @@ def test_with_and_without_share_their_luck(env, tiny, monkeypatch):
 
 def test_defaults_are_enough(env, tiny, monkeypatch):
     """Bug: probe() without `probing` fails on None."""
-    monkeypatch.setattr(probes, "rollout", lambda *args, sampling, **rest: [
-        SimpleNamespace(won=True, steps=sampling.top_k) for _ in args[2]])
+    monkeypatch.setattr(probes, "rollout", lambda policy, env, tasks, banks, group, seed, sampling, *rest: [
+        SimpleNamespace(won=True, steps=sampling.top_k) for _ in tasks])
     edit = proposed(SkillBank(), env.train_tasks[0], "new", env.family(env.train_tasks[0]))
     assert len(probe(tiny, env, SkillBank(), [edit])) == 8 and edit.utility == 0.0
 
@@ -387,7 +400,7 @@ def test_a_graded_probe_and_an_unpaired_one(tiny, env, monkeypatch):
     assert score(0.5, 5, 10) == 0.75 and score(True, 5, 10) == 1.5 and score(False, 5, 10) == 0.0
     seen = []
 
-    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
+    def fake(policy, env, tasks, banks, group, seed, sampling, with_review, keys, desc):
         seen.append(keys)
         return [SimpleNamespace(won=False, score=0.5 * bool(bank.skills()), steps=5) for bank in banks]
 
@@ -403,7 +416,7 @@ def test_a_graded_probe_and_an_unpaired_one(tiny, env, monkeypatch):
 
 def test_wins_count_beside_the_score(monkeypatch):
     """Bug: a skill that wins by taking its time is harmful, since without it games score nearly as much, and faster."""
-    def fake(policy, env, tasks, banks, seed, sampling, with_review, keys, desc):
+    def fake(policy, env, tasks, banks, group, seed, sampling, with_review, keys, desc):
         won = [bool(bank.skills()) and i % 3 == 0 for i, bank in enumerate(banks)]
         return [SimpleNamespace(won=w, score=1.0 if w else 0.6, steps=9 if bank.skills() else 2)
                 for w, bank in zip(won, banks)]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.upstream
 
 
 def modules():
-    """{dotted name: its syntax tree} of the seven files and the three rooms; a package is named like its folder."""
+    """{dotted name: its syntax tree} of the seven files and the rooms; a package is named like its folder."""
     files = [ROOT / f"{name}.py" for name in SEVEN] + [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
     return {name: ast.parse(path.read_text()) for name, path in zip(names, files)}

@@ -3,11 +3,11 @@
 import copy
 import json
 import random
-import re
 from types import SimpleNamespace
 
 import pytest
 
+from envs import Episode
 from probes import edits_of
 from skillbank import (
     SHAPING,
@@ -50,6 +50,21 @@ def test_propose_adds_with_running_ids():
     assert SkillBank().apply("propose_skill", SHOE, "footwear").skill_id == "dyn_001"
     many = SkillBank([Skill("dyn_999", "a", "b", "c")])
     assert many.apply("propose_skill", SHOE, "footwear").skill_id == "dyn_1000"
+
+
+@pytest.mark.parametrize("ids, following", [
+    (["dyn_999"], ["dyn_1000", "dyn_1001"]), (["dyn_7", "dyn_009"], ["dyn_010", "dyn_011"]),
+    (["dyn_" + "9" * 5000], ["dyn_001", "dyn_002"]), (["dyn_" + "9" * 4000, "dyn_004"], ["dyn_005", "dyn_006"]),
+    (["dyn_999999999"], ["dyn_1000000000", "dyn_001"]), (["dyn_99999999", "dyn_100000000"], ["dyn_100000001"]),
+    (["dyn_\u0663", "dyn_\u00b2", "dyn_-5", "dyn_ 6", "dyn_7\n", "dyn_1_0", "dyn_"], ["dyn_001", "dyn_002"]),
+], ids=lambda ids: ascii(ids[0])[:20])
+def test_ids_go_on_after_any_others(ids, following):
+    """Bug: int() takes Arabic digits, or refuses 5,000 of them; after a billion each new skill has the same id."""
+    bank = SkillBank([Skill(skill_id, f"old {i}", f"old text {i}", "w") for i, skill_id in enumerate(ids)])
+    for i, skill_id in enumerate(following):
+        new = dict(SHOE, title=f"new {i}", principle=f"new text {i}")
+        assert bank.apply("propose_skill", new, "footwear").skill_id == skill_id
+    assert len({skill.skill_id for skill in bank.skills()}) == len(bank.skills())
 
 
 @pytest.mark.parametrize("change", [
@@ -110,12 +125,35 @@ def test_update_by_id_and_by_title():
     assert bank.general_skills[-1] == Skill("general_0", "New title", "New principle.", "Now.", {"confidence": 0.8})
     other = new | {"skill_id": "footwear title 1", "title": "T2", "principle": "P2"}
     assert bank.apply("update_skill", other, "footwear").skill_id == "footwear_1"
-    assert bank.apply("update_skill", other | {"skill_id": "T2"}, "footwear").skill_id == "footwear_1"
+    again = other | {"skill_id": "T2", "title": "T3", "principle": "P3"}
+    assert bank.apply("update_skill", again, "footwear").skill_id == "footwear_1"
     assert sorted(s.skill_id for s in bank.skills()) == sorted(s.skill_id for s in bank_of(2, footwear=3).skills())
     before = bank.to_dict()
-    for miss in ("footwear title 1", "t2", "general_9", "*"):
+    for miss in ("footwear title 1", "t3", "general_9", "*"):
         assert bank.apply("update_skill", other | {"skill_id": miss}, "footwear").status == "not_found"
     assert bank.to_dict() == before
+
+
+@pytest.mark.parametrize("change", [
+    dict(title=" footwear TITLE 0 ", principle="Footwear  principle 0", when_to_apply="Always"),
+    dict(title="Footwear title 1"), dict(principle="general principle 0"),
+], ids=["the same", "another's title", "another's principle"])
+def test_an_update_that_adds_nothing_is_a_duplicate(change):
+    """Bug: an update to the very same words, or to those of another skill, is probed and committed as an edit."""
+    bank = bank_of(1, footwear=2)
+    before = bank.to_dict()
+    new = dict(skill_id="footwear_0", title="New", principle="New text.", when_to_apply="always", reason="r")
+    assert bank.apply("update_skill", new | change, "footwear").status == "duplicate" and bank.to_dict() == before
+    only_when = dict(title="footwear title 0", principle="footwear principle 0", when_to_apply="On a product page.")
+    assert bank.apply("update_skill", new | only_when, "footwear").status == "updated"
+
+
+@pytest.mark.parametrize("odd", ["\x00", "\x1b[2J", "\x7f", "\x85", "\u200b", "\u202e", "\u2066", "\ufeff"], ids=ascii)
+def test_characters_that_nobody_sees_are_refused(odd):
+    """Bug: a skill that reads well in the terminal and says something else to the policy enters the bank."""
+    edit = SkillBank().apply("propose_skill", SHOE | {"principle": f"Click the {odd}size."}, "footwear")
+    assert edit.status == "markup" and not edit.bank.skills()
+    assert SkillBank().apply("propose_skill", SHOE | {"principle": "Wähle\tdie Größe 你好 💰"}, "footwear").changed
 
 
 def test_an_id_wins_over_a_title():
@@ -152,6 +190,19 @@ def test_a_copy_is_a_copy(name, arguments):
     assert bank.apply(name, arguments, "footwear").bank is bank and bank.to_dict() != before
 
 
+def test_removed_skills_are_gone_and_the_others_stay():
+    """Bug: an audit that retires a skill takes its neighbour, or leaves it in its family's list."""
+    bank = bank_of(3, footwear=2, apparel=1)
+    whole = copy.deepcopy(bank)
+    general = bank.general_skills
+    bank.remove({"general_1", "footwear_1", "nobody"})
+    assert [s.skill_id for s in bank.skills()] == ["general_0", "general_2", "footwear_0", "apparel_0"]
+    assert bank.general_skills is general and bank.category("footwear_0") == "footwear" and len(whole.skills()) == 6
+    bank.remove(["apparel_0"])
+    bank.remove([])
+    assert bank.task_specific_skills["apparel"] == [] and bank.retrieve("any task", "apparel", 3) == general[::-1]
+
+
 # -- retrieval
 
 
@@ -185,6 +236,20 @@ def test_ranked_by_similarity_then_newest():
     assert [s.skill_id[-1] for s in bank.retrieve("nothing in common", "footwear", 3)] == ["4", "3", "2"]
     assert similarity(task, Skill("x", "the for me", "Find", "in a")) == 0.0
     assert similarity(task, Skill("x", "Hiking", "BOOTS!", "never")) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("task, fits, other", [
+    ("Найди мне красные туфли", "Туфли: проверь размер", "Лампа: проверь цену"),
+    ("ابحث عن حذاء أحمر", "حذاء: تحقق من المقاس", "مصباح: تحقق من السعر"),
+    ("帮我找一双红色的鞋子", "鞋子要先选尺寸", "台灯要看价格"),
+    ("赤いシューズを探して", "シューズは大きさを選ぶ", "台灯は値段を見る"),
+    ("หารองเท้าสีแดง", "รองเท้า ตรวจขนาด", "โคมไฟ ตรวจราคา"), ("लाल जूते खोजो", "जूते का आकार देखो", "दीपक का दाम देखो"),
+    ("Suche grüne Schuhe", "GRÜNE Hemden", "Rote Lampen"),
+], ids=["Russian", "Arabic", "Chinese", "Japanese", "Thai", "Hindi", "German"])
+def test_a_skill_is_found_in_any_language(task, fits, other):
+    """Bug: only a-z and 0-9 count, so skills in other alphabets are similar to no task: the newest win."""
+    bank = SkillBank([Skill("a", fits, "", ""), Skill("b", other, "", ""), Skill("c", "zzz", "", "")])
+    assert [skill.skill_id for skill in bank.retrieve(task, "x", 2)] == ["a", "c"], "the last seat is the newest's"
 
 
 def test_general_and_family_have_seats_of_their_own():
@@ -246,7 +311,7 @@ def test_a_call_is_read_after_the_thought_and_out_of_its_fence(text):
     """Bug: a fence inside the tags is unreadable (-2); a thought that mentions the tag makes a good call unreadable."""
     assert parse_tool_call(text) == ("keep_skill", ARGUMENTS, None)
     result = review(text, bank_of(1), "footwear")
-    thought = 0.0 if re.search("<think>.*</think>", text) else -0.5
+    thought = 0.0 if "</think>" in text else -0.5
     tags = 0.0 if "</think>```" not in text else -0.5
     assert result.status == "kept" and shaping(text, result) == pytest.approx(0.1 + thought + tags)
 
@@ -303,9 +368,9 @@ def test_an_update_of_a_general_skill_is_general_by_whatever_name():
 def test_nothing_said_ends_a_run(tmp_path):
     """Bug: a mutated review passes the parser and raises in the log, the commit or the printed story."""
     rng, bank, path = random.Random(1), bank_of(2, footwear=2), tmp_path / "edits.jsonl"
-    for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(1500)]):
-        episode = SimpleNamespace(edit=review(text, bank, "footwear", number), review=text, won=False, score=0,
-                                  turns=[], messages=("s", "u"), transcript=lambda text=text: text)
+    for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(2400)]):
+        episode = Episode(number, "footwear", 0, [], ("s", "u"), review=text,
+                          edit=review(text, bank, "footwear", number))
         edits = edits_of([episode])
         for edit in edits:
             hash(edit.identity)
@@ -435,7 +500,7 @@ def test_nothing_said_breaks_anything(tmp_path):
     bank = bank_of(3, footwear=1)
     for number, text in enumerate(MONSTERS + [hostile(rng) for _ in range(4000)]):
         result = review(text, bank, "footwear")
-        assert result.status in SHAPING, text[:200]
+        assert result.status in {*SHAPING, "markup"}, text[:200]
         assert -7.0 <= shaping(text, result) <= 0.1
         seen.add(result.status)
         if result.status in ("added", "updated"):
@@ -448,7 +513,7 @@ def test_nothing_said_breaks_anything(tmp_path):
                 assert len({s.skill_id for s in bank.skills()}) == len(bank.skills())
         else:
             assert result.bank.to_dict() == bank.to_dict()
-    assert seen == set(SHAPING), "the mutations must reach every status"
+    assert seen == {*SHAPING, "markup"}, "the mutations must reach every status"
 
 
 def test_half_a_surrogate_pair_is_replaced(tmp_path):

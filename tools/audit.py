@@ -7,16 +7,17 @@ rollout, and a game whose prompt does not show the skill is not played twice.
 """
 
 import copy
-import json
 import os
 import statistics
+from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
-from lib.files import print_anything, write_atomic
+from lib.files import print_anything, try_to_write
 from probes import play_pairs, select, worth
-from skillbank import skills_prompt
-from tools import targets
+from skillbank import SkillBank, skills_prompt
+from tools import results, targets
+from tools.flags import path_of
 from tools.guard import BROKEN, guard
 
 
@@ -87,25 +88,46 @@ def table(rows):
 def read_flags(argv=None):
     parser = targets.parser_of("tools.audit", "Leave each skill of the bank out in turn: what is it worth today?")
     parser.add_argument("--probes", metavar="N", type=int, help="K, probe tasks per family (default: 16)")
-    parser.add_argument("--retire", metavar="FILE", help="write the bank without the harmful skills")
-    parser.add_argument("--out", metavar="JSON", help="result file (default: audit.json in the run, or here)")
+    parser.add_argument("--retire", metavar="FILE", type=path_of, help="write the bank without the harmful skills")
+    parser.add_argument("--out", metavar="JSON", type=path_of,
+                        help="result file (default: audit.json in the run, or here; its name also says what differs "
+                             "from the defaults)")
     return targets.read(parser, argv, least={"probes": 1})
+
+
+def room_for_bank(args, out):
+    """OSError or ValueError, one line, where --retire cannot be written, or is anything but another bank."""
+    retire = Path(args.retire)
+    try_to_write(retire, "--retire")
+    try:
+        if results.filled(retire):
+            SkillBank.load(retire)
+    except ValueError:
+        raise ValueError(f"--retire {retire} holds something else than a skill bank; name another file") from None
+    if retire.resolve() in [Path(file).resolve() for file in (args.bank, out) if file]:
+        raise ValueError(f"--retire {retire}: is the bank that is audited, or the result's file; name another")
 
 
 def main():
     print_anything()
     args = read_flags()
     with guard("tools.audit", None, (ValueError, ImportError, *BROKEN)):
+        out = results.place(args, "audit", "skills")
+        if args.retire:
+            room_for_bank(args, out)
         policy, env, bank, sampling = targets.open_target(args)
         probing = targets.probing_of(args, sampling, 16)
+        settings = results.settings_of(args, env, bank, sampling)
         rows = audit(policy, env, bank, args.seed, probing)
         print(table(rows) if rows else "the bank is empty: there is nothing to audit")
-        out = args.out or targets.place_of(args) / "audit.json"
-        write_atomic(out, json.dumps({"k": probing.k, "skills": rows}, indent=1) + "\n")
+        results.write(out, {"settings": settings, "k": probing.k, "skills": rows})
         print(f"wrote {out}")
         if args.retire:
             harmful = {row["skill_id"] for row in rows if row["harmful"]}
             bank.remove(harmful)
+            retire = Path(args.retire)
+            if results.filled(retire) and SkillBank.load(retire).to_dict() != bank.to_dict():
+                results.set_aside(retire)
             bank.save(args.retire)
             print(f"wrote {args.retire}, without {', '.join(sorted(harmful)) or 'any loss: no skill is harmful'}")
 

@@ -15,9 +15,9 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
-import json
 import random
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,10 +34,10 @@ from lib.device import pick_device
 from lib.files import one_line, print_anything
 from lib.skillfiles import SKILL
 from policy import logprobs
-from skillbank import Skill, review_prompt
+from skillbank import Skill, review_prompt, tool_call
 from tools import report
 from tools.flags import flag, parse
-from tools.guard import BROKEN, UNFINISHED, guard
+from tools.guard import BROKEN, UNFINISHED, claim, guard
 from worlds.players import WORDINGS
 
 EVERY = 10  # seconds between two saves at least; more where a save takes long, so that saving costs a twentieth at most
@@ -81,6 +81,9 @@ PRESETS = {
     "smollm2": dict(batch=4, lr=2e-4, budget=2048, context=4096),
 }
 LENGTHS = ("act_tokens", "review_tokens", "context", "top_k")
+# What may change when a cold start is resumed: the memory that it takes, and what the machine gives.
+FREE = ("budget", "offload", "recompute", "context", "threads")
+LESS = "--recompute, --offload, a smaller --budget or --context take less memory"
 # What the cold start of a run takes from the run's flags; the rest is the preset of its model.
 SHARED = ("env", "model", "out", "data", "resume", "seed", "device", "max_norm", "budget", "offload", "recompute",
           *LENGTHS, "options")
@@ -105,7 +108,8 @@ def cold_start(policy, env, flags: Flags):
     optimizers = Optimizers(policy, flags)
     rules = set(policy.chat.encode(env.rules + review_prompt("general", True, 0.0, 0, 0)))
     limit = min(flags.context, policy.model.cfg.max_len)
-    first, cut, losses = restore(file, policy, optimizers, flags) if flags.resume and file.is_file() else (0, 0, [])
+    settings = settings_of(flags, env)
+    first, cut, losses = restore(file, policy, optimizers, settings) if flags.resume and file.is_file() else (0, 0, [])
     begun = saved = time.monotonic()
     cost = 0.0  # seconds of the last save
     for step, batch in enumerate(report.bar("cold start")(batches[first:]), first):
@@ -128,7 +132,7 @@ def cold_start(policy, env, flags: Flags):
             begin = time.monotonic()
             file.parent.mkdir(parents=True, exist_ok=True)
             state = {"step": step + 1, "cut": cut, "losses": losses, "model": policy.model.state_dict(),
-                     "optimizers": optimizers.state_dict(), "settings": settings_of(flags)}
+                     "optimizers": optimizers.state_dict(), "settings": settings}
             save_tensors(state, file)
             saved = time.monotonic()
             cost = saved - begin
@@ -136,13 +140,19 @@ def cold_start(policy, env, flags: Flags):
         print(f"cold start: {cut} transcripts were longer than {limit} tokens and lost their oldest turns")
 
 
-def settings_of(flags: Flags) -> dict:
-    """The settings that a cold start must keep when it is resumed."""
-    return {name: value for name, value in {**vars(flags), **flags.options}.items()
-            if name not in ("resume", "device", "out", "data", "like", "options")}
+def settings_of(flags: Flags, env) -> dict:
+    """The settings of a cold start that its file keeps; of games, or of chats, what they hold.
+
+    When it is resumed they are the same, but for those in FREE.
+    """
+    kept = {name: value for name, value in {**vars(flags), **flags.options}.items()
+            if name not in ("resume", "device", "out", "data", "options", "chats", "like")}
+    read = zlib.crc32(Path(flags.chats).read_bytes()) if flags.chats else worlds.identity(env)["fingerprint"]
+    return {**kept, "transcripts from": read, "threads": torch.get_num_threads()}
 
 
-def restore(file, policy, optimizers, flags):
+
+def restore(file, policy, optimizers, settings):
     """(first step, cut transcripts, losses) of a saved cold start, whose weights and moments are put in place."""
     try:
         state = torch.load(file, map_location=policy.device, weights_only=True)
@@ -151,10 +161,15 @@ def restore(file, policy, optimizers, flags):
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
         raise ValueError(f"{file} is cut short or damaged ({one_line(error)}); delete it, and --resume begins the cold "
                          "start again") from None
-    for name, value in settings_of(flags).items():
+    changed = []
+    for name, value in settings.items():
         if (was := state.get("settings", {}).get(name, value)) != value:
-            raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags")
-    print(f"cold start: going on after {state['step']} steps", flush=True)
+            if name not in FREE:
+                raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags "
+                                 "and data")
+            changed.append(f"{name} {was} -> {value}")
+    said = f" with {', '.join(changed)}, which may round otherwise" if changed else ""
+    print(f"cold start: going on after {state['step']} steps{said}", flush=True)
     return state["step"], state["cut"], state["losses"]
 
 
@@ -314,11 +329,6 @@ def scripted(env, task, shown, game, player):
     return chat + [{"role": "assistant", "content": f"<think>{thought}</think>{tool_call(name, arguments)}"}]
 
 
-def tool_call(name, arguments):
-    """The text of a call, as the review's prompt wants it."""
-    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
-
-
 def corpus(env):
     """The world's own texts, for the tokenizer of a new `tiny`: its lists, its pages and its players' words."""
     chats = demonstrations(env, env.corpus_chats, seed=0)
@@ -331,7 +341,8 @@ def corpus(env):
 def make(flags):
     """Write the checkpoint that the flags ask for. ValueError or OSError, one line, where that is impossible."""
     out = Path(flags.out)
-    if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} - {UNFINISHED, f"{UNFINISHED}.new"}):
+    claim(out, os.path.dirname(os.path.realpath(out)))  # the checkpoint is put together beside it
+    if {file.name for file in out.iterdir()} - {UNFINISHED, f"{UNFINISHED}.new"}:
         raise ValueError(f"--out {out}: holds something else; name a new directory")
     if (out / UNFINISHED).is_file() and not flags.resume:
         raise ValueError(f"--out {out}: holds an unfinished cold start; --resume goes on with it, with the same flags")
@@ -362,7 +373,7 @@ def main():
     flags = parse(Flags, PRESETS, program="tools.coldstart", text="Train a checkpoint on transcripts (SFT).")
     if not flags.out:
         raise SystemExit("tools.coldstart: --out DIR: name the directory of the checkpoint")
-    with guard("tools.coldstart", flags.out, (ValueError, ImportError, *BROKEN)):
+    with guard("tools.coldstart", flags.out, (ValueError, ImportError, *BROKEN), LESS):
         make(flags)
 
 

@@ -110,6 +110,7 @@ class Forecast:
     recompute: bool  # must activations be computed again in backward?
     keep: bool = False  # does the cache of a rollout fit beside an update, so that it can be kept between rollouts?
     said: str = ""  # a line where that is not what the flags ask for
+    offload: bool = False  # must optimiser state be in the CPU's memory though no flag says so? Only in a resumed run
 
 
 def forecast(flags, policy) -> Forecast:
@@ -139,9 +140,14 @@ def forecast(flags, policy) -> Forecast:
                                     f"used on {policy.device}: activations are recomputed (--recompute), which takes a "
                                     "third more time")
     less: dict = {"recompute": True, "offload": True}
-    ways: dict = {"--recompute --offload": less, "--recompute --lora 16 --lr 1e-4": {"recompute": True, "lora": 16},
+    if flags.resume and not flags.offload and needed(**less) <= available:  # it was begun on a larger card
+        said = (f"training would take {bytes_needed / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
+                f"{policy.device}: it goes on as with --recompute --offload, which is slow")
+        return Forecast(True, False, said, True)
+    lora = {} if flags.resume else {"--recompute --lora 16 --lr 1e-4": {"recompute": True, "lora": 16}}
+    ways: dict = {"--recompute --offload": less, **lora,
                   f"--recompute --offload --context {flags.context // 2}": {**less, "longest": flags.context // 2}}
     fit = [name for name, more in ways.items() if needed(**more) <= available]
+    smaller = "begin another run, with --lora 16 or a smaller --model" if flags.resume else "choose a smaller --model"
     raise ValueError(f"training takes {bytes_needed / 1e9:.1f} GB with these flags, {available / 1e9:.1f} GB may be "
-                     f"used on {policy.device}; "
-                     + (f"{' or '.join(fit)} would fit" if fit else "choose a smaller --model"))
+                     f"used on {policy.device}; " + (f"{' or '.join(fit)} would fit" if fit else smaller))

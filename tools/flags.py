@@ -11,14 +11,25 @@ from pathlib import Path
 import torch
 
 import worlds
-from lib.files import read_json
+from lib.files import expanded, read_json
+from tools.guard import ANEW
+from tools.owned import config_of
 
 METAVAR: dict = {int: "N", float: "X", str: "TEXT"}
+PATHS = {"data", "out", "bank", "chats", "model"}  # flags whose ~ is the home directory, where they are text
 
 
 def flag(default, text, least=None, choices=None, group=None):
     """A flag: its default, its line in --help, the least value it may have. group: --help begins a new group here."""
     return field(default=default, metadata={"help": text, "least": least, "choices": choices, "group": group})
+
+
+def path_of(text: str) -> str:
+    """For argparse's `type`: a path, with the home directory in place of a ~ that the shell left."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def presets_of(env, presets, data=""):
@@ -38,7 +49,7 @@ def preset_of(model, presets):
         config = read_json(Path(model) / "config.json", "")
     except (OSError, ValueError):  # no directory, or a damaged one: who loads it says so
         return {}
-    made_from = config.get("made_from", "tiny" if "world" in config else "")
+    made_from = str(config.get("made_from", "tiny" if "world" in config else ""))
     return {**presets.get(made_from, {}), "cold_start": 0} if made_from else {}
 
 
@@ -52,20 +63,30 @@ def on_a_small_card(given):
     return {"lora": 16, "lr": 1e-4, "recompute": True}
 
 
-def parse(kind, presets, argv=None, program="train.py", text=""):
+def parse(kind, presets, argv=None, program="train.py", text="", place=""):
     """The command line as a `kind`, a dataclass of flags, the preset of its model filled in. A flag that is given wins.
 
     kind must have env, model, data, out, device and options; where its default for model is "", that is
     Qwen2.5-1.5B-Instruct on a GPU, else tiny.
+    place: the run directory where --out is not given, with {env} and {model}; "": the program has no runs. With it,
+    --resume takes what is not given from the run's config.json, and no preset: a run that was begun on one card goes on
+    with the same command on another.
     """
     known = {f.name: f for f in fields(kind) if f.name != "options"}
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env", default=kind.env)
-    first.add_argument("--data", default="")
-    env, data = (getattr(first.parse_known_args(argv)[0], name) for name in ("env", "data"))
-    presets = presets_of(env, presets, data or os.environ.get(f"{env.upper()}_DATA", ""))
     parser = argparse.ArgumentParser(prog=program, description=text, allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
+    for one in (first, parser):
+        one.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
+    for name in ("env", "model", "data", "out", "device"):
+        first.add_argument(f"--{name}", default="", type=path_of if name in PATHS else str)
+    first.add_argument("--resume", action="store_true")
+    early, _ = first.parse_known_args(argv)
+    gpu = torch.cuda.is_available() and not early.device.startswith("cpu")
+    model = early.model or kind.model or ("Qwen/Qwen2.5-1.5B-Instruct" if gpu else "tiny")
+    out = early.out or place.format(env=early.env or kind.env, model=Path(model).name)
+    run = settings_in(out, known, program) if place and early.resume else {}
+    env = early.env or run.get("env", kind.env)
+    presets = presets_of(env, presets, early.data or run.get("data") or os.environ.get(f"{env.upper()}_DATA", ""))
     group: argparse._ActionsContainer = parser
     for f in known.values():
         group = parser.add_argument_group(f.metadata["group"]) if f.metadata["group"] else group
@@ -73,9 +94,12 @@ def parse(kind, presets, argv=None, program="train.py", text=""):
         line = f"{f.metadata['help']} (default: {f.default!r}{special})"
         if f.type is bool:
             group.add_argument(f"--{f.name}", action="store_true", default=None, help=line)
+            # What a preset or the run to resume has switched on can be switched off.
+            group.add_argument(f"--no_{f.name}", dest=f.name, action="store_false", default=None,
+                               help=argparse.SUPPRESS)
         else:
             choices = f.metadata["choices"]
-            group.add_argument(f"--{f.name}", type=f.type, choices=choices, help=line,
+            group.add_argument(f"--{f.name}", type=path_of if f.name in PATHS else f.type, choices=choices, help=line,
                                metavar=None if choices else METAVAR[f.type])
     options = worlds.add_options(parser, env)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
@@ -83,11 +107,42 @@ def parse(kind, presets, argv=None, program="train.py", text=""):
         least = f.metadata["least"]
         if least is not None and name in given and not given[name] >= least:  # `not >=`, so NaN is refused, too
             parser.error(f"--{name} {given[name]}: must be at least {least}")
-    gpu = torch.cuda.is_available() and not given.get("device", "").startswith("cpu")
-    model = given.get("model") or kind.model or ("Qwen/Qwen2.5-1.5B-Instruct" if gpu else "tiny")
+    if run:
+        model = early.model or run["model"]
+        base = {name: value for name, value in run.items() if name in known}
+    else:
+        small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
+        # What a subclass defines anew is its own default, whatever the model.
+        anew = vars(kind).get("__annotations__", {}) if kind.__base__ is not object else {}
+        preset = preset_of(model, presets)
+        base = {name: value for name, value in preset.items() if name in known and name not in anew} | small
     seed = given.get("seed", known["seed"].default) if "seed" in known else 0
-    seeded = worlds.seeded(env)
-    own = {option: given.pop(option, seed if option in seeded else default) for option, default in options.items()}
-    small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
-    preset = {name: value for name, value in preset_of(model, presets).items() if name in known}
-    return kind(**{**preset, **small, **given, "model": model, "options": own})
+    seeded = dict.fromkeys(worlds.seeded(env), seed)  # options that are the run's --seed where they are not given
+    own = {option: given.pop(option, {**options, **seeded, **run}[option]) for option in options}
+    return kind(**{**base, **given, "model": model, "out": out, "options": own})
+
+
+def settings_in(out, known, program):
+    """The settings of the run in a directory, {} where there is none. A flag that they lack has its default.
+
+    SystemExit, one line, where the file is damaged, or holds a value that the flag (`known`: its field) does not take.
+    That it is another program's run is said later, by who resumes it.
+    """
+    try:
+        run = config_of(out)
+    except ValueError as error:
+        raise SystemExit(f"{program}: {error}") from None
+    except OSError:  # who opens the directory says so
+        return {}
+    flags = {name: (f.default, f.type, f.metadata["least"], f.metadata["choices"]) for name, f in known.items()}
+    world = run.get("env")
+    options = worlds.load(world).options if world in worlds.names() else {}
+    flags |= {name: (default, type(default), None, None) for name, (default, _) in options.items()}
+    for name, (default, kind, least, choices) in flags.items() if run else ():
+        value = run.setdefault(name, default)
+        ok = type(value) is kind or kind is float and type(value) is int
+        ok = ok and not (choices and value not in choices or least is not None and not value >= least)
+        if not ok and run.get("program", "train.py") == program:
+            file = Path(out) / "config.json"
+            raise SystemExit(f"{program}: {file}: {name} {value!r} is no value of --{name}; {ANEW}")
+    return run

@@ -1,10 +1,11 @@
-"""How a program ends: with one line that says what is saved, never with a traceback."""
+"""How a program ends: with one line that says what is saved, never with a traceback. And whose a run directory is."""
 
 import os
 import signal
 import sys
+import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -22,19 +23,24 @@ UNFINISHED = "cold_start.pt"  # in a run directory, as long as its cold start is
 ANEW = "restore it, or begin another run with --out"  # what to do about a damaged file
 # What a disk, a data file or a full card can do in the middle of a run.
 BROKEN = (worlds.GameError, OSError, SafetensorError, memory.TooSmall, torch.OutOfMemoryError)
+# After out-of-memory: flags that --resume takes, see runs.MEMORY; of a program that only plays.
+TRAINING = "--recompute, --offload, a smaller --budget, --rows or --context take less memory"
+PLAYING = "a smaller --rows or --context takes less memory"
 HELD: list[int] = []  # the open run directory that is locked, see `hold`
+MADE: list[Path] = []  # directories that `claim` made: what is still empty at the end goes away again
 
 
 class Held(Exception):
-    """Another process holds the run directory."""
+    """The run directory cannot be had: another process is there, or it cannot be entered or written."""
 
 
 @contextmanager
-def guard(program, out, errors):
+def guard(program, out, errors, less=""):
     """End the program with one line and an exit status on Ctrl-C (130), SIGTERM (143), or one of these errors (1).
 
-    The line says what is saved in the run directory `out` (None where there is none). Other errors are bugs and pass.
-    While it lasts no other process enters the same `out`.
+    The line says what is saved in the run directory `out` (None where there is none). Other errors are bugs and pass;
+    `errors` may be a list that changes meanwhile. While it lasts no other process enters the same `out`.
+    less: which flags take less memory, by default those of train.py, or without `out` those of eval.py.
     """
     def terminate(number, frame):
         raise SystemExit(128 + number)
@@ -53,15 +59,19 @@ def guard(program, out, errors):
         if stop.code == 128 + signal.SIGTERM:
             print(f"{program}: terminated{saved(out)}", file=sys.stderr)
         raise
-    except errors as error:
+    except tuple(errors) as error:
         if isinstance(error, BrokenPipeError):  # `| head`: the interpreter's last flush would fail, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        less = "; --recompute, --offload, --lora 16 or a smaller --context or --budget take less memory"
-        raise SystemExit(f"{program}: {one_line(error)}{less * isinstance(error, torch.OutOfMemoryError)}{saved(out)}"
-                         ) from None
+        short = isinstance(error, torch.OutOfMemoryError)
+        less = less or (TRAINING if out else "" if program.startswith("studies.") else PLAYING)
+        advice = f"; {less}" if short and less else ""
+        raise SystemExit(f"{program}: {one_line(error)}{advice}{saved(out)}") from None
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
+        while MADE:
+            with suppress(OSError):  # it is not empty
+                os.rmdir(MADE.pop())
         while HELD:
             os.close(HELD.pop())
 
@@ -71,16 +81,58 @@ def hold(out):
 
     Held, one line, where another process has it: two would write over each other's checkpoints.
     """
-    if fcntl is None or HELD or not out or not Path(out).is_dir():
+    if fcntl is None or HELD or not out:
         return
-    HELD.append(os.open(out, os.O_RDONLY))
     try:
-        fcntl.flock(HELD[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while Path(out).is_dir():
+            directory = os.open(out, os.O_RDONLY)
+            HELD.append(directory)
+            lock(directory, out)
+            if os.path.isdir(out) and os.path.samestat(os.fstat(directory), os.stat(out)):
+                return
+            os.close(HELD.pop())  # who held it had made it, and took it away again before this lock
+    except OSError as error:
+        raise refused(out, error) from None
+
+
+def lock(directory, out):
+    """Lock an open directory, the last of HELD. Held where another process has it."""
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(HELD.pop())
         raise Held(f"another process is training in {out}; wait for it, or give another --out") from None
     except OSError:  # a file system without locks
         pass
+
+
+def claim(out, *others):
+    """Make the run directory where it is missing, lock it, and see that it can be written. Held, one line, where not.
+
+    So of two programs that begin at once, one writes nothing; and nobody trains for hours before a save fails.
+    others: directories that must be writable, too, where they are there.
+    """
+    where = out
+    try:
+        MADE.extend(folder for folder in (*reversed(Path(out).parents), Path(out)) if not os.path.lexists(folder))
+        Path(out).mkdir(parents=True, exist_ok=True)
+        hold(out)
+        while fcntl and not HELD:  # who had made it has just taken it away again
+            Path(out).mkdir(parents=True, exist_ok=True)
+            hold(out)
+        for where in (out, *others):
+            if os.path.isdir(where):
+                with tempfile.TemporaryFile(dir=where):
+                    pass
+    except OSError as error:
+        raise refused(out, error, where) from None
+
+
+def refused(out, error, where=""):
+    """What to say of a run directory with which the system refuses to work; where: the directory that it was about."""
+    what = "a file or a broken link" if isinstance(error, FileExistsError) else error.strerror or one_line(error)
+    place = f" in {where}" if where and where != out else ""
+    return Held(f"--out {out}: {what}{place}; name a directory that you may enter and write")
 
 
 def saved(out):

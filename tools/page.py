@@ -17,11 +17,12 @@ from transformers import AutoTokenizer
 
 from dualadv_grpo import ACT
 from lib.chat import Chat
-from lib.files import print_anything, read_json, valid_text, write_atomic
+from lib.files import print_anything, read_json, try_to_write, valid_text, write_atomic
 from skillbank import SkillBank
 from tools.figures import Panel, draw
+from tools.flags import path_of
 from tools.guard import guard
-from tools.report import lines_of
+from tools.report import lines_of, seconds_of
 
 EPISODES = 40  # at most so many transcripts, spread over the iterations: a page of a long run should open, too
 SHARES = {"held-out games: success": "eval_success", "held-out games: score": "eval_score",
@@ -35,15 +36,18 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="tools.page", allow_abbrev=False, description=(
         "Write a run as one HTML page: curves, the bank and its history, every edit, transcripts token by token."))
     parser.error = lambda message: parser.exit(2, f"tools.page: {message}; --help lists the flags\n")  # type: ignore
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory of train.py")
-    parser.add_argument("second", type=Path, metavar="RUN2", nargs="?", help="another run, to compare the two")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: RUN/report.html)")
+    parser.add_argument("run", type=path_of, metavar="RUN", help="run directory of train.py")
+    parser.add_argument("second", type=path_of, metavar="RUN2", nargs="?", help="another run, to compare the two")
+    parser.add_argument("--out", type=path_of, metavar="FILE", help="the page (default: RUN/report.html)")
     args = parser.parse_args(argv)
-    file = args.out or args.run / "report.html"
-    if file.is_dir():
-        parser.error(f"--out {file}: is a directory; name a file")
+    runs = [Path(run) for run in (args.run, args.second) if run]
+    file = Path(args.out) if args.out else runs[0] / "report.html"
+    try:
+        try_to_write(file, given=bool(args.out))
+    except OSError as error:
+        parser.error(str(error))
     with guard("tools.page", None, (ValueError, OSError)):
-        if note := write([args.run, args.second] if args.second else [args.run], file):
+        if note := write(runs, file):
             print(note)
         print(f"wrote {file}")
 
@@ -90,7 +94,7 @@ def read(path, most):
         raise ValueError(f"{path}/metrics.jsonl is empty: nothing to report yet")
     for row in rows:
         if row["step"]:
-            row["seconds"] = sum(value for key, value in row.items() if key.endswith("_s"))
+            row["seconds"] = seconds_of(row)
     committed = [edit for edit in edits if edit["committed"]]
     for edit in edits:  # what an update was to replace; the bank changes when an iteration ends
         target = edit["arguments"].get("skill_id", "none")

@@ -13,18 +13,23 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW, Stats
-from lib.files import print_anything, write_atomic
+from lib.files import print_anything, read_json, write_atomic
 from lib.memory import gpu_peak_mb, peak_mb
 from probes import edits_of
 from skillbank import TOOLS
 from tools.figures import Panel, draw
+from tools.flags import path_of
 from tools.guard import guard
 
 PARTS = ("act", "probe", "update", "confirm")  # of an iteration, as metrics.jsonl names their seconds and tokens
 # The kinds of edits, the best first: habits of scripted players, and hidden rules.
 KINDS = ("useful", "neutral", "harmful"), ("right", "half", "wrong")
 GOOD = tuple(names[0] for names in KINDS)
-SECONDS = tuple(f"{part}_s" for part in PARTS)
+
+
+def seconds_of(row) -> float:
+    """The seconds of an iteration, from its row of metrics.jsonl: whatever they were spent on."""
+    return sum(value for name, value in row.items() if name.endswith("_s"))
 
 
 def bar(name):
@@ -62,13 +67,15 @@ class Iteration:
     committed: list = field(default_factory=list)  # the edits that entered the bank
     probe_games: list = field(default_factory=list)
     confirm_games: list = field(default_factory=list)
+    reviewed: list = field(default_factory=list)  # episodes of envs.review_again
+    notes: dict = field(default_factory=dict)  # further numbers of a method, {name: value}
 
     def __post_init__(self):
         zeros = [0.0] * len(self.episodes)
         self.S = self.S or zeros
         self.a_skill = zeros if len(self.a_skill) == 0 else self.a_skill
         self.a_turns = self.a_turns or [[] for _ in self.episodes]
-        self.edits = edits_of(self.episodes)
+        self.edits = edits_of([*self.episodes, *self.reviewed])
 
     def publish(self, out, env, bank):
         """Print the iteration, write its samples and edits, return its row of metrics.jsonl."""
@@ -76,7 +83,8 @@ class Iteration:
         if hasattr(env, "measures"):  # a world of hidden rules knows what reviews and the bank have found out
             row |= calls(self.episodes) | env.measures(self.episodes, bank)
         print(self.line(row, env.source), flush=True)
-        for edit in self.committed:
+        there = {skill.skill_id for skill in bank.skills()}
+        for edit in [edit for edit in self.committed if edit.skill_id in there]:
             print(f"  + {bank.find(edit.skill_id).line()} | U {edit.utility:+.2f}"
                   + ("" if edit.confirmed is None else f", confirmed {edit.confirmed:+.2f}"), flush=True)
         if self.step == 1 or self.step % 10 == 0:  # something to watch
@@ -84,7 +92,7 @@ class Iteration:
         samples = out / "samples" / f"step_{self.step:05d}"
         sample(f"{samples}.txt", self.episodes, self.committed, self.R)
         self.dump(f"{samples}.json")
-        append(out / "edits.jsonl", edit_rows(self.step, self.episodes, self.committed, env.ways))
+        append(out / "edits.jsonl", edit_rows(self.step, [*self.episodes, *self.reviewed], self.committed, env.ways))
         return row
 
     def dump(self, path):
@@ -108,26 +116,27 @@ class Iteration:
                 "probe_episodes": len(self.probe_games) + len(self.confirm_games), **self.tokens(),
                 "committed": len(self.committed), "skills": len(bank.skills()), **asdict(self.stats),
                 **{f"{part}_s": self.seconds.get(part, 0.0) for part in dict.fromkeys([*PARTS, *self.seconds])},
-                "memory_mb": peak_mb(), "gpu_mb": gpu_peak_mb()}
+                **self.notes, "memory_mb": peak_mb(), "gpu_mb": gpu_peak_mb()}
 
     def tokens(self):
         """How many tokens were sampled, in all and by purpose."""
         def sampled(episodes, job):
             return sum(segment.job.count(job) for episode in episodes for segment in episode.segments)
 
-        count = {"act": sampled(self.episodes, ACT), "review": sampled(self.episodes, REVIEW),
+        count = {"act": sampled(self.episodes, ACT), "review": sampled([*self.episodes, *self.reviewed], REVIEW),
                  "probe": sampled(self.probe_games, ACT), "confirm": sampled(self.confirm_games, ACT)}
         return {"sampled": sum(count.values()), **{f"{name}_sampled": n for name, n in count.items()}}
 
     def line(self, row, source):
         """The same as one line to read."""
         seconds = " ".join(f"{part} {value:.0f}" for part, value in self.seconds.items())
+        notes = "".join(f"{name} {value:.3g} " for name, value in self.notes.items())
         return (f"step {self.step} | {source} | success {row['success']:.2f} score {row['score']:.2f} steps "
                 f"{row['steps']:.1f} invalid {row['invalid']:.2f} | edits {row['edits']}/{row['n']} committed "
                 f"{row['committed']} bank {row['skills']} | U {row['utility']:+.3f} ({row['probe_episodes']} probe "
                 "runs) | "
-                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} | {row['sampled']} tokens, "
-                f"{sum(self.seconds.values()):.0f}s ({seconds})")
+                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} {notes}| "
+                f"{row['sampled']} tokens, {sum(self.seconds.values()):.0f}s ({seconds})")
 
 
 def summary(episodes: list) -> dict[str, dict]:
@@ -197,6 +206,8 @@ def edit_rows(step, episodes, committed, ways):
     scripted players; else None.
     """
     edits = [(i, episode.edit) for i, episode in enumerate(episodes) if episode.edit and episode.edit.changed]
+    # A method may commit what was written in an earlier iteration.
+    edits += [(None, edit) for edit in committed if not any(edit is other for _, other in edits)]
     return [{"step": step, "episode": i, "task": edit.task, "family": edit.family, "name": edit.name,
              "category": edit.category, "arguments": edit.arguments,
              "kind": ways.kind.get(ways.meaning(edit.arguments)), "probes": edit.probes, "before": edit.before,
@@ -285,7 +296,7 @@ def lines_of(path):
         try:
             rows.append(json.loads(line.decode("utf-8")))
             rows[-1]["step"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):  # the last: [[[[...
             del rows[i:]
             if i < last:
                 raise ValueError(f"{path} cannot be read: line {i + 1} is no JSON object with a step; delete the line, "
@@ -297,7 +308,7 @@ def edits_in(run):
     """The rows of a run's edits.jsonl. Runs made before rows had a "kind" get it from their world."""
     rows = lines_of(Path(run) / "edits.jsonl")
     if any("kind" not in row for row in rows):
-        ways = worlds.load(json.loads((Path(run) / "config.json").read_text())["env"]).ways
+        ways = worlds.load(read_json(Path(run) / "config.json", "name run directories of train.py").get("env")).ways
         rows = [{"kind": ways.kind.get(ways.meaning(row["arguments"])), **row} for row in rows]
     return rows
 
@@ -327,7 +338,7 @@ def digest(run):
     evals = ", ".join(f"{row['eval_success']:.3f} at {row['step']}" for row in rows if "eval_success" in row)
     return "\n".join([
         f"{run}: held-out success {evals}; "
-        f"{sum(row[part] for row in rows if row['step'] for part in SECONDS):.0f}s of iterations",
+        f"{sum(map(seconds_of, rows)):.0f}s of iterations",
         f"  share of {names[0]} edits {share([e for e in edits if e['step'] <= 5]):.2f} in iterations 1-5, "
         f"{share([e for e in edits if e['step'] > last - 5]):.2f} in the last five",
         f"  mean U: {', '.join(map(mean_u, names))}",
@@ -360,8 +371,8 @@ def plot(runs, file):
 def main():
     parser = argparse.ArgumentParser(prog="tools.report", description="The figures of runs, and their curves.",
                                      allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories of train.py")
-    parser.add_argument("--plot", metavar="PNG", help="draw the runs' curves into this picture")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=path_of, help="run directories of train.py")
+    parser.add_argument("--plot", metavar="PNG", type=path_of, help="draw the runs' curves into this picture")
     args = parser.parse_args()
     print_anything()
     with guard("tools.report", None, (ValueError, OSError)):

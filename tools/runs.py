@@ -1,6 +1,6 @@
 """A run directory: opened new or resumed, and saved so that a kill loses nothing but the last iterations.
 
-    config.json      the flags of the run; --resume compares them
+    config.json      the flags of the run, as they are now; --resume goes on with them
     metrics.jsonl    one line per iteration
     edits.jsonl      one line per edit that was probed
     samples/         two transcripts of each iteration
@@ -8,39 +8,118 @@
     reference/       the policy before the first iteration, for the KL
     checkpoints/     step_00005/: a directory that transformers opens, trainer.pt (the optimiser), skills.json
     latest           the name of the checkpoint that is complete
+    written.json     which checkpoints the run may remove, see tools/owned.py
     cold_start.pt    the unfinished cold start
     wandb_id         the run's name at Weights & Biases
 """
 
+import io
 import json
 import os
-import shutil
 import uuid
 from collections import Counter
 from dataclasses import asdict, fields
-from pathlib import Path
+from pathlib import Path, PosixPath, WindowsPath
 
 import torch
 
 import dualadv_grpo as grpo
 import envs
 import policy as policies
-from lib import checkpoints, lora
+import worlds
+from lib import checkpoints, lora, memory
 from lib.device import pick_device
-from lib.files import one_line, read_json, write_atomic
-from skillbank import SkillBank
-from tools import coldstart, fits, report
+from lib.files import one_line, write_atomic
+from lib.skillfiles import Source
+from skillbank import Edit, Skill, SkillBank
+from tools import coldstart, fits, owned, report
 from tools.coldstart import save_tensors
-from tools.guard import ANEW, UNFINISHED, checkpoint_of, hold
+from tools.guard import ANEW, UNFINISHED, checkpoint_of, claim, refused
+from tools.owned import LOGS, config_of
 
-LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
-FREE = {"resume", "steps", "save_every", "wandb", "device", "data", "out"}  # may change when a run is resumed
+# What a method may keep in its state beside numbers, texts, lists, dicts and tensors.
+torch.serialization.add_safe_globals([envs.Episode, envs.Segment, envs.Turn, Edit, Skill, SkillBank, Source,
+                                      frozenset, PosixPath, WindowsPath])
+# What may change when a run is resumed: where it is and how long, how much memory it takes, how it is evaluated.
+PLACE = {"resume", "steps", "save_every", "wandb", "device", "data", "out", "threads"}
+MEMORY = {"recompute", "offload", "budget", "rows", "context"}
+EVALUATION = {"eval_every", "eval_tasks", "eval_temperature", "eval_plain"}
+FREE = PLACE | MEMORY | EVALUATION
+# What decides how numbers are rounded: with the same of these a resumed run on a CPU is the one that was not stopped.
+EXACT = {"threads", "rows", "budget", "context"}
+NOT_EXACT = "; on a CPU it is then not bit for bit the run that was not stopped"
 
 
 def settings_of(flags, env, program):
-    """What config.json says of a run: every flag, the world's own among them, the world's description, the program."""
+    """What config.json says of a run: every flag, the world's own too, the world in words, its games, the program."""
+    return {**flags_of(flags, program), **worlds.identity(env), "threads": torch.get_num_threads()}
+
+
+def flags_of(flags, program):
     settings = {name: value for name, value in asdict(flags).items() if name != "options"}
-    return {**settings, **flags.options, "world": env.describe(), "program": program}
+    data = flags.data or os.environ.get(f"{flags.env.upper()}_DATA", "")  # it is resumed where the variable is not set
+    return {"program": program, **settings, **flags.options, "resume": False, "data": data}
+
+
+def enter(flags, program="train.py"):
+    """Take the run directory before anything is computed. Is it a run's first start, so that its baseline is wanted?
+
+    ValueError or guard.Held, one line, where it holds something else, another process, a run with other flags, or with
+    --resume no run.
+    """
+    out = Path(flags.out)
+    try:
+        if flags.resume:
+            compare(flags, program)
+        elif out.is_dir():
+            owned.refuse_others(out)
+        if not flags.resume:
+            claim(out, out / "checkpoints", os.path.realpath(out / "reference"))
+            owned.refuse_others(out)  # it is locked only now
+        checkpoint = checkpoint_of(out)
+        if flags.resume:
+            owned.refuse_taken(out, owned.number(checkpoint.name) + 1 if checkpoint else 0)
+    except OSError as error:
+        raise refused(out, error) from None
+    return checkpoint is None
+
+
+def compare(flags, program):
+    """ValueError where there is no run to resume, or one that was made with flags that may not change."""
+    out, before = flags.out, config_of(flags.out)
+    if not before:
+        raise ValueError(f"--resume: {out} holds no run; without --resume a new one starts there")
+    # Of flags that runs from before them do not have in their config.json.
+    default = {"program": "train.py", **{f.name: f.default for f in fields(flags)},
+               **{name: value for name, (value, _) in worlds.load(flags.env).options.items()}}
+    for name, value in flags_of(flags, program).items():
+        was = before.get(name, default[name])
+        if name not in FREE and was != value:
+            was, value = ("''" if one == "" else one for one in (was, value))
+            way = "go on with that" if name == "program" else f"leave --{name} out"
+            raise ValueError(f"--resume: {out} was run with {name} {was}, this is {value}; {way}, or give another "
+                             "--out")
+
+
+def finished(flags, env):
+    """Has the run to resume nothing left to do? Then a line says so. ValueError where its games are others."""
+    checkpoint = checkpoint_of(flags.out) if flags.resume else None
+    if not checkpoint or owned.number(checkpoint.name) < flags.steps:
+        return False
+    check_world(flags, env)
+    done = owned.number(checkpoint.name)
+    print(f"{flags.out} is finished: {done} iterations are done, --steps {flags.steps} asks for no more; a larger "
+          "--steps goes on", flush=True)
+    return True
+
+
+def check_world(flags, env):
+    """ValueError where the run to resume was made in another world than this."""
+    if changed := worlds.other_games(config_of(flags.out), worlds.identity(env)):
+        variable = f"{flags.env.upper()}_DATA"
+        unset = f"unset ${variable}, " if os.environ.get(variable) else ""
+        raise ValueError(f"--resume: {flags.out} was run in {changed}; {unset}give it the data that it had, or another "
+                         "--out")
 
 
 def open_run(flags, env, sampling, program="train.py"):
@@ -49,24 +128,25 @@ def open_run(flags, env, sampling, program="train.py"):
     state: what `save` was given of a method's own, {} in a new run; program: whose run it is, no other resumes it.
     ValueError or OSError, one line, where that is impossible.
     """
+    enter(flags, program)
     if (flags.utility != "success" or flags.reward == "graded") and not env.graded:
         raise ValueError(f"--utility graded or both, --reward graded: --env {flags.env} has no graded score, games "
                          "are won or lost")
     if flags.eval_every and not env.dev_tasks:
         raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
     out, device, checkpoint = Path(flags.out), pick_device(flags.device), checkpoint_of(flags.out)
-    if not flags.resume and (checkpoint or (out / UNFINISHED).is_file() or (out / "reference").is_dir()):
-        raise ValueError(f"{out} holds a run; --resume continues it, --out DIR starts another")
+    settings = settings_of(flags, env, program)
     if flags.resume:
-        defaults = {f.name: f.default for f in fields(flags)} | {k: v for k, (v, _) in env.options.items()}
-        check_flags(out, settings_of(flags, env, program), {**defaults, "program": "train.py"})
+        check_world(flags, env)
+        claim(out, out / "checkpoints", out / "samples")  # they can be written
     bank = SkillBank() if checkpoint else first_bank(flags, env)  # a wrong --bank: say so before the cold start
     say_small(flags, env)
     open_wandb(flags)
     if checkpoint:
         policy, bank, start, trainer = resumed(flags, checkpoint, device)
+        envs.prompt_limit(policy, env, sampling)  # --context may be shorter now
     else:
-        policy, start, trainer = new_run(flags, env, sampling, program, device), 0, {}
+        policy, start, trainer = new_run(flags, env, sampling, settings, device), 0, {}
     (out / UNFINISHED).unlink(missing_ok=True)  # the cold start is in the reference now
     policy, reference = with_reference(flags, policy, trainer, device)
     optimizer = grpo.AdamW(policy.model.parameters(), flags.lr, offload=flags.offload)
@@ -77,25 +157,12 @@ def open_run(flags, env, sampling, program="train.py"):
                 keep_float32(policy, optimizer, trainer["lora"] or checkpoints.read(str(checkpoint))[1])
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{checkpoint / 'trainer.pt'} is of another model ({one_line(error)}); {ANEW}") from None
+    policy.rows = go_on(out, settings, policy, start) if flags.resume else memory.Rows()
     flags.save_every = save_every(flags, policy)
     print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-          f"{policy.device}; run in {flags.out}", flush=True)
+          f"{policy.device}, {torch.get_num_threads()} threads, at most {policy.rows.kept or flags.rows} episodes at "
+          f"once; run in {flags.out}", flush=True)
     return policy, reference, optimizer, bank, start, trainer.get("state", {})
-
-
-def check_flags(out, settings, defaults):
-    """ValueError where there is no run to resume, or one that was made with other flags than these.
-
-    defaults: of flags that runs from before them do not have in their config.json.
-    """
-    if not (out / "config.json").is_file():
-        raise ValueError(f"--resume: {out} holds no run; without --resume a new one starts there")
-    before = read_json(out / "config.json", ANEW)
-    for name, value in settings.items():
-        was = before.get(name, defaults.get(name))
-        if name not in FREE and was != value:
-            raise ValueError(f"--resume: {out} was run with {name} {was}, this is {value}; give the same flags, or "
-                             "another --out")
 
 
 def resumed(flags, checkpoint, device):
@@ -109,17 +176,43 @@ def resumed(flags, checkpoint, device):
         raise ValueError(f"{checkpoint / 'trainer.pt'} holds no trainer's state; {ANEW}")
     for file in LOGS:
         report.cut(Path(flags.out) / file, trainer["step"])
-    use_memory(policy, fits.forecast(flags, policy))
+    use_memory(flags, policy)
     print(f"resuming {flags.out} after step {trainer['step']}")
     return policy, SkillBank.load(checkpoint / "skills.json"), trainer["step"], trainer
 
 
-def new_run(flags, env, sampling, program, device):
+def go_on(out, settings, policy, step):
+    """Print what is not as it was when the run stopped, and keep it in config.json. Returns the Rows of the policy."""
+    before = config_of(out)
+    changed = {name: [before[name], value] for name, value in settings.items()
+               if name in before and before[name] != value and name not in ("resume", "out")}
+    said, short = [f"{name} {was} -> {value}" for name, (was, value) in changed.items()], False
+    logged = report.lines_of(out / "metrics.jsonl") if (out / "metrics.jsonl").is_file() else []
+    rows = memory.Rows()
+    if logged and "rows" not in changed:  # a number of rows that is given anew is tried anew
+        rows.kept = logged[-1].get("rows_kept", 0)
+        most = rows.kept or max(row.get("rows", 0) for row in logged)
+        context = min(settings["context"], policy.model.cfg.max_len)
+        fit, _, _ = memory.fitting(policy, most, context, policies.Session.PREFILL, 1.0 if rows.kept else memory.SHARE)
+        if short := fit < most:
+            said.append(f"{fit} episodes at a time for {most}, as memory is short")
+    if said:
+        print(f"{out} goes on with {', '.join(said)}{NOT_EXACT if short or EXACT & changed.keys() else ''}", flush=True)
+    if changed:
+        history = [*before.get("changed", []), {"step": step, **changed}]
+        write_atomic(out / "config.json", json.dumps({**before, **settings, "changed": history}, indent=1) + "\n")
+    return rows
+
+
+def new_run(flags, env, sampling, settings, device):
     """The policy of a new run (of LoRA without its adapters), cold-started where asked for, saved as its reference."""
     out = Path(flags.out)
-    if flags.resume and (out / "reference").is_dir():  # killed between the cold start and the first checkpoint
+    # Killed between the cold start and the first checkpoint?
+    if flags.resume and (out / "reference" / "config.json").is_file():
         begin_logs(out)
-        return policies.load(str(out / "reference"), device)
+        policy = policies.load(str(out / "reference"), device)
+        use_memory(flags, policy)
+        return policy
     policy = policies.load(flags.model, device, world=env.home)
     if flags.model == "tiny":
         world = policy.model.cfg.hf.setdefault("world", env.known)  # is in the config.json of what is shipped
@@ -127,28 +220,30 @@ def new_run(flags, env, sampling, program, device):
             raise ValueError(f"--model tiny: the shipped model knows other games than these, {env.source}. Make a new "
                              f"one: python -m tools.coldstart --env {flags.env} --model tiny --steps 4000 --out DIR")
     envs.prompt_limit(policy, env, sampling)  # too short a context: say so before the cold start
-    write_atomic(out / "config.json", json.dumps(settings_of(flags, env, program), indent=1) + "\n")
-    hold(out)
+    if not flags.resume:
+        owned.set_aside(out)
+        write_atomic(out / "config.json", json.dumps(settings, indent=1) + "\n")
     begin_logs(out)
-    forecast = fits.forecast(flags, policy)
-    use_memory(policy, forecast)
+    use_memory(flags, policy)
     if flags.cold_start:
         if flags.lora:
             lora.add(policy.model, flags.lora, flags.seed)
         coldstart.cold_start(policy, env, coldstart.of_run(flags))
     policy.save(out / "reference")
     if flags.lora and flags.cold_start:  # the adapters are in the saved weights
+        recompute, keep = policy.model.recompute, policy.keep
         policy = policies.load(str(out / "reference"), device)
-        use_memory(policy, forecast)
+        policy.model.recompute, policy.keep = recompute, keep
     return policy
 
 
-def use_memory(policy, forecast):
-    """Set a policy up as it fits its device, and say so where that is not what the flags ask for."""
+def use_memory(flags, policy):
+    """Set a run up as it fits its device, and say so where that is not what the flags ask for."""
+    forecast = fits.forecast(flags, policy)
     if forecast.said:
         print(forecast.said, flush=True)
-    policy.model.recompute = forecast.recompute
-    policy.keep = forecast.keep
+    policy.model.recompute, policy.keep = forecast.recompute, forecast.keep
+    flags.offload = flags.offload or forecast.offload
 
 
 def keep_float32(policy, optimizer, weights):
@@ -220,22 +315,33 @@ def save(flags, step, policy, optimizer, bank, state=None):
     """A checkpoint: HF directory + trainer.pt + skills.json, complete before `latest` names it.
 
     state: what a method of its own wants back from `open_run`, a dict that torch.load takes with weights_only.
+    Of what is in checkpoints/ only older checkpoints of this run are removed, see owned.py.
     """
-    out = Path(flags.out)
-    new, name = out / "saving", f"step_{step:05d}"
+    if state:
+        readable(state)
+    out, name = Path(flags.out), f"step_{step:05d}"
+    new = owned.room_for(out, name)
     policy.save(new)
     bank.save(new / "skills.json")
     trainer = {"step": step, "optimizer": optimizer.state_dict(), "lora": lora.adapters(policy.model),
                "state": state or {}}
     save_tensors(trainer, new / "trainer.pt")
-    shutil.rmtree(out / "checkpoints" / name, ignore_errors=True)  # of a killed run that came this far before
-    (out / "checkpoints").mkdir(exist_ok=True)
-    os.rename(new, out / "checkpoints" / name)
+    owned.publish(out, new, name)
     write_atomic(out / "latest", name + "\n")
     bank.save(out / "skills.json")  # for people; the checkpoint's copy is the one that is resumed
-    for old in (out / "checkpoints").iterdir():
-        if old.is_dir() and old.name != name:  # a stray file, such as a Mac's .DS_Store, is none
-            shutil.rmtree(old)
+    owned.remove_older(out, name)
+
+
+def readable(state):
+    """ValueError where a method's state could not be read back: better now than when the run is resumed."""
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # pickle and torch have many
+        raise ValueError(f"the state of this method cannot be read back ({one_line(error)}); keep numbers, texts, "
+                         "lists, dicts, tensors, episodes, edits or skills in it") from None
 
 
 def open_wandb(flags):
@@ -257,8 +363,14 @@ def open_wandb(flags):
     write_atomic(file, name + "\n")
 
 
-def log(flags, row):
-    """A line of metrics.jsonl, and of wandb if that is asked for."""
+def log(flags, row, policy=None):
+    """A line of metrics.jsonl, and of wandb if that is asked for.
+
+    With what decides how its numbers are rounded: the most episodes that were played at once, and the threads.
+    """
+    rows = getattr(policy, "rows", None) or memory.Rows()
+    row = {**row, "rows": rows.played, "rows_kept": rows.kept, "threads": torch.get_num_threads()}
+    rows.played = 0
     report.append(Path(flags.out) / "metrics.jsonl", [row])
     if flags.wandb:
         import wandb

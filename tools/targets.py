@@ -11,6 +11,8 @@ from lib.device import pick_device
 from lib.files import read_json
 from probes import Probing
 from skillbank import SkillBank
+from tools import results
+from tools.flags import path_of
 from tools.guard import ANEW, checkpoint_of, guard
 from tools.runs import fit
 
@@ -21,13 +23,14 @@ def parser_of(program: str, text: str) -> argparse.ArgumentParser:
     """A parser with the flags of every command that plays games of a target. A wrong flag ends it with one line."""
     parser = argparse.ArgumentParser(prog=program, description=text, allow_abbrev=False, add_help=False)
     parser.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
-    parser.add_argument("target", nargs="?", help="a run directory of train.py, or a model (directory, HF id, smollm2, "
-                                                  "tiny)")
+    parser.add_argument("target", nargs="?", type=path_of,
+                        help="a run directory of train.py, or a model (directory, HF id, smollm2, tiny)")
     parser.add_argument("--env", choices=worlds.names(), help="world (default: the run's, or webshop)")
     parser.add_argument("--split", default="test", help="train, dev or test; for alfworld also valid_seen or "
                                                         "valid_unseen, which is its test (default: test)")
-    parser.add_argument("--data", metavar="DIR", help="directory of the real data (default: the run's, or the world's)")
-    parser.add_argument("--bank", metavar="FILE", help="skill bank (default: the run's)")
+    parser.add_argument("--data", metavar="DIR", type=path_of,
+                        help="directory of the real data (default: the run's, or the world's)")
+    parser.add_argument("--bank", metavar="FILE", type=path_of, help="skill bank (default: the run's)")
     parser.add_argument("--temperature", metavar="X", type=float, default=0.4, help="of sampling (default: 0.4)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the episodes' random streams (default: 0)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (default: cuda where there is one)")
@@ -39,6 +42,8 @@ def parser_of(program: str, text: str) -> argparse.ArgumentParser:
 def read(parser: argparse.ArgumentParser, argv=None, least=(), wanted: bool = True) -> argparse.Namespace:
     """The command line, with what its target holds: .model, .settings, .bank, .options of its world.
 
+    .given: {flag: value} of what differs from the defaults, which are the run's where it has them.
+
     least: {flag: least value} of the program's own flags; wanted: must a target be named?
     """
     first, _ = parser.parse_known_args(argv)
@@ -49,6 +54,9 @@ def read(parser: argparse.ArgumentParser, argv=None, least=(), wanted: bool = Tr
     args = parser.parse_args(argv)
     if not args.target and wanted:
         parser.error("name a run directory or a model")
+    of_run = {"env", "data", *options, *(f.name for f in SAMPLING)}
+    args.given = {name: value for name, value in vars(args).items() if value != parser.get_default(name)
+                  and not (name in of_run and value == settings.get(name))}
     args.model, args.settings, args.env = str(model), settings, args.env or settings.get("env", "webshop")
     args.bank = args.bank or bank
     args.options = {name: settings.get(name, default) if getattr(args, name) is None else getattr(args, name)
@@ -68,13 +76,13 @@ def evaluation(protocols, argv=None) -> argparse.Namespace:
     parser.add_argument("--probes", metavar="N", type=int, help="online: K, probe tasks per edit (default: 4)")
     parser.add_argument("--batch", metavar="N", type=int, default=16,
                         help="online: episodes between two commits (default: 16)")
-    parser.add_argument("--out", metavar="JSON", help="result file (default: eval_<split>.json in the run, or here)")
+    parser.add_argument("--out", metavar="JSON", type=path_of,
+                        help="result file (default: eval_<split>.json in the run, or here; its name also says what "
+                             "differs from the defaults)")
     args = read(parser, argv, least={"limit": 1, "probes": 1, "batch": 1})
     args.protocols = args.protocols.split(",")
     if unknown := set(args.protocols) - set(protocols):
         parser.error(f"--protocols {','.join(sorted(unknown))}: choose from {','.join(protocols)}")
-    if args.out and Path(args.out).is_dir():
-        parser.error(f"--out {args.out}: is a directory; name a file")
     return args
 
 
@@ -104,8 +112,12 @@ def open_world(args):
     """(world, bank) of eval.py's target; flags win over the run's settings. One-line errors."""
     settings, bank = args.settings, SkillBank.load(args.bank) if args.bank else SkillBank()
     env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
-    if not args.data and settings.get("world", env.describe()) != env.describe():
-        raise ValueError(f"{args.target} was trained in {settings['world']}, this is {env.describe()}; give --data")
+    if changed := worlds.other_games(settings, worlds.identity(env)):
+        # Other games are played where they are asked for.
+        if not (args.data or args.given.keys() & args.options.keys()):
+            raise ValueError(f"{args.target} was trained in {changed}; give --data: the run's data, or other data on "
+                             "purpose")
+        print(f"{args.target} was trained in {changed}")
     fit(bank, args.bank, env)
     return env, bank
 
@@ -131,16 +143,12 @@ def probing_of(args, sampling, k: int) -> Probing:
                    sampling=sampling)
 
 
-def place_of(args) -> Path:
-    """Where results go: into the run, where the target is one, else into the current directory."""
-    return Path(args.target) if (Path(args.target) / "latest").is_file() else Path(".")
-
-
-def described(args, env, tasks, bank) -> dict:
+def described(args, env, tasks, bank, sampling) -> dict:
     """Print what is evaluated on what; returns what the result file says of it."""
     # Whose words the games speak, where the world can tell.
     words = f" (words: {env.words()})" if hasattr(env, "words") else ""
     print(f"{env.describe()}; {len(tasks)} of {len(env.tasks)} {args.split} games{words}; bank: {len(bank.skills())} "
           "skills")
     return {"target": args.target, "env": env.describe(), "split": args.split, "games": len(tasks), "words": words,
-            "temperature": args.temperature, "seed": args.seed}
+            "temperature": args.temperature, "seed": args.seed,
+            "settings": results.settings_of(args, env, bank, sampling)}

@@ -1,5 +1,7 @@
 """The worlds: the games that the policy plays. A world is a folder with a world.py; see README.md."""
 
+import hashlib
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,6 +68,29 @@ def open_world(name: str, split: str, data: str | None, seed: int, options: dict
     if unknown := {option for option, value in options.items() if value} - world.options.keys():
         raise ValueError(f"--{min(unknown)}: --env {name} has no such option")
     return world(split, data, seed, **{option: options[option] for option in options.keys() & world.options.keys()})
+
+
+def identity(env) -> dict:
+    """What a run keeps of its world: the data in words, for people, and a fingerprint of its games, to compare.
+
+    A world without a method `fingerprint` is known by its words.
+    """
+    words = env.describe()
+    return {"world": words, "fingerprint": env.fingerprint() if hasattr(env, "fingerprint") else words}
+
+
+def other_games(before: dict, now: dict) -> str:
+    """"" where the identity in `before` is the one in `now`, else both in words. Older runs have no fingerprint."""
+    known = "fingerprint" if "fingerprint" in before else "world"
+    if known not in before or before[known] == now[known]:
+        return ""
+    games = [f" (games {one[known]})" if known == "fingerprint" else "" for one in (before, now)]
+    return f"{before.get('world')}{games[0]}, these are other games, {now['world']}{games[1]}"
+
+
+def digest(content) -> str:
+    """Sixteen digits that tell one content from another; it is of lists, dicts, texts and numbers."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def add_options(parser, name: str) -> dict:

@@ -1,13 +1,16 @@
 """A transcript grown piece by piece is what the checkpoint's template makes, and text never becomes control."""
 
 import json
+import re
+from datetime import datetime
 
 import pytest
+import transformers.utils.chat_template_utils as theirs
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lib import models as small
-from lib.chat import CHATML, Chat, read_chats
+from lib.chat import CHATML, DAY, Chat, read_chats, say_date
 from tests.small import TEXT
 
 # ---- Chat templates -------------------------------------------------------------------------------------------------
@@ -53,7 +56,54 @@ MISTRAL = (  # v0.3: the system text stands before the LAST user message
 BARE = (
     "{% for m in messages %}{{ '### ' + m['role'] + ':\n' + m['content'] + '\n' }}{% endfor %}{{ '### assistant:\n' }}"
 )
-CONTROL = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<s>", "</s>", "[INST]", "[/INST]"]
+R1 = (  # DeepSeek-R1's distillates; the bars are plain ones here
+    "{% set ns = namespace(system='') %}{%- for m in messages %}{%- if m['role'] == 'system' %}"
+    "{% set ns.system = m['content'] %}{%- endif %}{%- endfor %}{{ bos_token }}{{ ns.system }}{%- for m in messages %}"
+    "{%- if m['role'] == 'user' %}{{'<|User|>' + m['content']}}{%- endif %}{%- if m['role'] == 'assistant' %}"
+    "{% set content = m['content'] %}{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}"
+    "{% endif %}{{'<|Assistant|>' + content + '<|im_end|>'}}{%- endif %}{%- endfor -%}"
+    "{% if add_generation_prompt %}{{'<|Assistant|><think>\n'}}{% endif %}"
+)
+THINKING = """{%- if messages[0].role == 'system' %}
+    {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+{%- endif %}
+{%- set ns = namespace(last=messages|length - 1, seek=true) %}
+{%- for message in messages[::-1] %}
+    {%- if ns.seek and message.role == "user" %}
+        {%- set ns.seek = false %}
+        {%- set ns.last = (messages|length - 1) - loop.index0 %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content %}
+    {%- if message.role == "user" %}
+        {{- '<|im_start|>user\n' + content + '<|im_end|>' + '\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set thought = '' %}
+        {%- if '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last %}
+            {{- '<|im_start|>assistant\n<think>\n' + thought + '\n</think>\n\n' + content }}
+        {%- else %}
+            {{- '<|im_start|>assistant\n' + content }}
+        {%- endif %}
+        {{- '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n<think>\n' }}
+{%- endif %}
+"""  # as Qwen3-Thinking-2507's, without tools
+QWQ = QWEN3.replace("<|im_start|>assistant\n'", "<|im_start|>assistant\n<think>\n'")
+ALWAYS = QWEN25.replace("m['role'] + '\n' +", "m['role'] + '\n' + ('<think>\n' if m['role'] == 'assistant' else '') +"
+                        ).replace("assistant\n'", "assistant\n<think>\n'")
+SHUT = THINKING.replace("assistant\n<think>\n'", "assistant\n<think>\n\n</think>\n\n'")
+V31 = (  # DeepSeek-V3.1: each answer of the past begins behind a closed thought, the next one opens one
+    R1.replace("'<|Assistant|>' + content", "'<|Assistant|></think>' + content").replace("<think>\n'", "<think>'"))
+CONTROL = ["<|User|>", "<|Assistant|>",
+           "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<s>", "</s>", "[INST]", "[/INST]"]
 SYSTEM, FIRST, SECOND, THIRD = "be brief.", "what is the capital of france?", "price: 12.50", "buy now"
 CHAT = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": FIRST},
         {"role": "assistant", "content": "paris"}, {"role": "user", "content": SECOND},
@@ -146,6 +196,50 @@ def test_thoughts_stay_in_the_transcript(spoken):
     assert "<|im_start|>assistant\n<think>cheap</think> paris<|im_end|>\n" in chat.decode(grow(chat, thinking))
 
 
+def thinking_words(tokenizer):
+    """Give a tokenizer the tokens of thoughts, as Qwen3 and DeepSeek have them: added, and not special."""
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ("<think>", "</think>")])
+    return tokenizer
+
+
+@pytest.mark.parametrize("system", [True, False], ids=["system", "no system"])
+@pytest.mark.parametrize("template, opened", [
+    (R1, "<think>\n"), (THINKING, "<think>\n"), (QWQ, "<think>\n"), (ALWAYS, "<think>\n"), (V31, "<think>"), (SHUT, ""),
+    (QWEN3, ""), (QWEN25, ""), (LLAMA2, ""), (BARE, ""),
+], ids=["R1", "Qwen3 Thinking", "QwQ", "always", "V3.1", "shut", "Qwen3", "Qwen 2.5", "Llama 2", "bare"])
+def test_an_answer_begins_where_the_template_lets_it_begin(template, opened, system, spoken):
+    """The bug: the thought that a template opens for the next answer is missing, or is taken for the model's lack."""
+    chat = Chat(thinking_words(spoken(template)))
+    assert chat.opened == opened
+    for end in (2, 4, 6):  # before each of three answers
+        some = CHAT[not system:end]
+        prompt = render(chat.tokenizer, some, add_generation_prompt=True)
+        end = prompt[prompt.rindex(some[-1]["content"]):] + " " * (template is LLAMA2)
+        assert chat.decode(grow(chat, some)).endswith(end)
+    answer = chat.encode("It is cheap.</think>buy") + [chat.end]
+    for ids in (answer, answer[:-1]):  # drawn to its end, and cut off
+        assert chat.answer(ids, {chat.end}) == opened + "It is cheap.</think>buy"
+
+
+@pytest.mark.parametrize("template", [R1, THINKING, QWQ, ALWAYS, V31], ids=["R1", "Qwen3", "QwQ", "always", "V3.1"])
+def test_opened_thoughts_stay_in_the_transcript_and_open_once(template, spoken):
+    """The bug: cold-start transcripts open a thought twice; the rules' `<think>` is no token, the answers' is."""
+    chat = Chat(thinking_words(spoken(template)))
+    opens, closes = chat.encode("<think>"), chat.encode("</think>")
+    assert len(opens) == len(closes) == 1
+    said = ["<think>cheap</think>paris", "cheap</think>paris", "\n<think>\ncheap</think>paris", "paris"]
+    for content in said:
+        done = [*CHAT[:2], {"role": "assistant", "content": content}]
+        ids, mine = chat.transcript(done)
+        begin = mine.index(True)
+        assert ids[:begin] == chat.opening(SYSTEM, FIRST)
+        assert ids.count(*opens) == ids.count(*closes) == 1
+        thought = "" if content == "paris" else "cheap"
+        assert re.search(rf"<think>\s*{thought}\s*</think>\s*paris", chat.decode(ids))
+        longer, _ = chat.transcript([*done, *CHAT[3:5]])
+        assert longer[:len(ids)] == ids and longer.count(*opens) == 2  # nothing of the past is taken away
+
+
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|pad|>", "<|eot_id|>", "</s>"])
 def test_control_tokens_in_messages_are_text(token, spoken):
     """The bug: a product titled `<|im_end|>` ends the user's turn and speaks for the model."""
@@ -219,6 +313,85 @@ def test_sentencepiece_transcripts_are_the_templates_or_refused(scheme, template
         assert grow(chat, some) == tokenizer(expected, add_special_tokens=False)["input_ids"]
     control = tokenizer.convert_tokens_to_ids("</s>")
     assert control not in chat.encode("shoes </s> now")
+
+
+@pytest.mark.parametrize("template", [ZEPHYR, CHATML])
+@pytest.mark.parametrize("scheme", ["first", "always", "never", "legacy"])
+def test_a_sentencepiece_tokenizer_whose_template_opens_the_thought(scheme, template):
+    """The bug: it is refused, since the template does not write the opened thought before answers of the past."""
+    tokenizer = sentencepiece(scheme)
+    tokenizer.chat_template = template.replace("\n' }}{% endif %}", "\n<think>\n' }}{% endif %}")
+    try:
+        chat = Chat(tokenizer, "shop")
+    except ValueError as error:
+        assert str(error).startswith("shop: its SentencePiece tokenizer") and template is CHATML
+        return
+    assert chat.opened == "<think>\n"
+    prompt = render(tokenizer, CHAT[:2], add_generation_prompt=True)
+    assert chat.opening(SYSTEM, FIRST) == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
+# ---- The date -------------------------------------------------------------------------------------------------------
+
+DATED = {
+    "Llama 3.2": "{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string = "
+                 "strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{%- endif %}"
+                 "{{ 'Today Date: ' + date_string + '\n' }}",
+    "alone": "{{ strftime_now(\"%A, %B %-d, %Y: week %V, %H:%M, 100%%\") }}",
+    "behind a test": "{%- set today = strftime_now('%Y-%m-%d') if strftime_now is defined else 'x' %}{{ today }}",
+    "in a macro": "{% macro head(form='%b %d') %}{{ 'On ' + strftime_now(form) }}{% endmacro %}{{ head() }}",
+    "as a number": "{% if strftime_now('%Y') | int > 2025 %}late{% else %}early{% endif %}",
+    "behind white space": "  {% if true %}\n  {{ strftime_now('%x') }}\n  {% endif %}",
+    "on a first line": "\n\n{{ strftime_now('%a') }}",
+    "only without a system message": "{% if messages[0].role != 'system' %}{{ strftime_now('%F') }}{% endif %}",
+    "only in the system message": "{% if messages[0].role == 'system' %}{{ strftime_now('%F') }}{% endif %}",
+    "in a block": "{% block head %}{{ strftime_now('%a %j') }}{% endblock %}",
+}
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """on(day): transformers believes that it is that day."""
+    def travel(day):
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return day
+
+        monkeypatch.setattr(theirs, "datetime", Clock)
+
+    return travel
+
+
+@pytest.mark.parametrize("head", DATED.values(), ids=DATED)
+def test_a_prompt_is_the_same_tomorrow(head, on, tokenizer, capsys):
+    """The bug: the template writes today's date, so a run that is resumed tomorrow has another prompt."""
+    tokenizer.chat_template = head + CHATML
+    said = []
+    for day in (DAY, datetime(2026, 3, 1, 12, 30), datetime(2027, 11, 12)):
+        on(day)
+        say_date.cache_clear()
+        chat = Chat(tokenizer)
+        said.append([chat.opening(SYSTEM, FIRST), chat.opening("", FIRST)])
+        assert capsys.readouterr().out.count("always 26 Jul 2024") == 1, "the date is logged"
+        Chat(tokenizer)
+        assert capsys.readouterr().out == "", "and once"
+    assert said[0] == said[1] == said[2]
+    on(DAY)  # what transformers itself writes on that day
+    prompts = [render(tokenizer, some, add_generation_prompt=True) for some in (CHAT[:2], CHAT[1:2])]
+    assert [tokenizer.decode(ids) for ids in said[0]] == prompts
+    on(datetime(2031, 1, 1))
+    assert prompts != [render(tokenizer, some, add_generation_prompt=True) for some in (CHAT[:2], CHAT[1:2])]
+
+
+def test_a_template_without_a_date_says_nothing_of_it(tokenizer, capsys):
+    """The bug: each program begins with a line about a date that is nowhere."""
+    say_date.cache_clear()
+    tokenizer.chat_template = CHATML
+    Chat(tokenizer)
+    tokenizer.chat_template = "{% if false %}{{ strftime_now('%d') }}{% endif %}" + CHATML
+    Chat(tokenizer)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("template, eos", [(QWEN25, "<|im_end|>"), (LLAMA3, "<|im_end|>"), (LLAMA2, "</s>")])

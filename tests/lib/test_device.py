@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dualadv_grpo as grpo
-from lib import lora
+from lib import buffers, lora
 from lib.device import pick_device
 from lib.streams import gumbel
 from policy import Config, Decoder, KVCache, Session, logprobs
@@ -71,7 +71,7 @@ def test_a_session_stays_on_its_device(model):
     session.feed([0, 1], [[5, 6, 7], [5, 6]])
     session.fork([0], 2)
     session.feed([0, 2], [[8, 9], [8]])
-    session._swap(0, 1)
+    buffers.swap(session, 0, 1)
     for temperature in (1.0, 0.0):
         session._step(2, 8, temperature)
     assert {t.device for t in (session.tokens, session.positions, session.seeds, session.logp)} == {META}

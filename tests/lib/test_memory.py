@@ -40,13 +40,35 @@ def test_short_memory_means_waves_and_the_same_episodes(policy, env, monkeypatch
     """Bug: death by memory in the middle of a rollout; or other episodes because fewer were played at once."""
     tasks = env.train_tasks[:6]
     whole = envs.rollout(policy, env, tasks, SkillBank(), sampling=HOW)
-    waves, play = [], envs.play_wave
-    monkeypatch.setattr(envs, "play_wave", lambda wave, *rest: (waves.append(len(wave)), play(wave, *rest)))
+    waves = []
+
+    class Counted(Session):
+        def __init__(self, policy, rows, *rest):
+            waves.append(rows)
+            super().__init__(policy, rows, *rest)
+
+    monkeypatch.setattr(envs, "Session", Counted)
     needed = memory.of_rollout(policy.model.cfg, 2, 1500, 4, Session.PREFILL)
     monkeypatch.setattr(memory, "free", lambda device: needed / memory.SHARE + 1)
     parts = envs.rollout(policy, env, tasks, SkillBank(), sampling=HOW)
     assert waves == [2, 2, 2] and "2 at a time" in capsys.readouterr().out
     assert [[s.ids for s in e.segments] for e in parts] == [[s.ids for s in e.segments] for e in whole]
+
+
+def test_what_once_did_not_fit_stays_fewer_in_a_run_only(policy, monkeypatch):
+    """Bug: rows at once follow the free memory up and down, and no run can be made twice; or a limit of one rollout is
+    that of all later ones, outside of runs."""
+    def fitting(rows, room, share=memory.SHARE):
+        needed = memory.of_rollout(policy.model.cfg, room, 1500, 4, Session.PREFILL)
+        monkeypatch.setattr(memory, "free", lambda device: needed / share + 1)
+        return memory.rows_that_fit(policy, rows, 1500, Session.PREFILL)
+
+    assert [fitting(6, 4), fitting(6, 6)] == [4, 6]
+    policy.rows = memory.Rows()
+    assert [fitting(3, 6), fitting(6, 4), fitting(6, 6), fitting(2, 6)] == [3, 4, 4, 2]
+    assert policy.rows == memory.Rows(kept=4, played=4)
+    assert fitting(6, 4, share=1.0) == 4, "not fewer again because a little less is free"
+    assert [fitting(6, 3, share=1.0), fitting(6, 6)] == [3, 3]
 
 
 def test_nothing_to_play_needs_no_memory(policy, env):

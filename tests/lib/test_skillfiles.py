@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 
+from lib import skillfiles
 from skillbank import Skill, SkillBank
-from tests.skills import SHOE, bank_of
+from tests.skills import SHOE, agents_take, bank_of
 
 # As SkillRL writes them, shortened: several families, common mistakes, metadata, fields that we do not use.
 SKILLRL = {
@@ -75,6 +77,7 @@ GOOD = {"skill_id": "a", "title": "b", "principle": "c", "when_to_apply": "d"}
     ({"task_specific_skills": {"shoes": GOOD}}, "task_specific_skills.shoes"),
     ({"general_skills": [GOOD], "task_specific_skills": {"shoes": [GOOD]}}, "task_specific_skills.shoes[0]"),
     ({"general_skills": [GOOD | {"title": "half \ud83d"}]}, "general_skills[0]"),
+    (json.dumps({"general_skills": [GOOD | {"deep": 0}]}).replace("0", "[" * 300 + "]" * 300), "nested deeper"),
 ])
 def test_malformed_banks_are_named(tmp_path, content, place):
     """Bug: a KeyError from the depths, after the model has been loaded, which names neither the file nor the place."""
@@ -127,9 +130,9 @@ def test_skill_folders_round_trip(tmp_path):
                                  "odd: family": [Skill("c:1", "Plain", "p2", "w2")]}
     bank.save_folders(tmp_path)
     assert SkillBank.load(tmp_path) == bank, "same skills in the same order: the last one is the newest"
+    agents_take(tmp_path)
     names = [path.parent.name for path in tmp_path.glob("*/SKILL.md")]
     assert len(names) == len(bank.skills())
-    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= 64 for name in names)
     assert {"plain", "plain-2", "plain-3", "plain-4"} <= set(names)
 
 
@@ -140,7 +143,8 @@ def test_folders_are_what_coding_agents_read(tmp_path):
     SkillBank([Skill("dyn_001", "Choose: the size", "Click it.", "On a page: with options")]).save_folders(tmp_path)
     text = (tmp_path / "choose-the-size" / "SKILL.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
-    assert head["name"] == "choose-the-size" and head["description"] == "On a page: with options"
+    assert head["name"] == "choose-the-size"
+    assert head["description"] == "Click it. Use when on a page: with options."
     assert text.endswith("---\n\nClick it.\n")
 
 
@@ -262,7 +266,8 @@ def test_third_party_folders(tmp_path):
                      "# PDF\n\nDo it.\n",
         "windows": "---\r\nname: windows\r\ndescription: 'line: ends'\r\n---\r\nBody.\r\n",
         "bom": "\ufeff---\nname: bom\ndescription: 5\nmetadata: none\n---\nBody",
-        "with-category": "---\nname: with-category\ndescription: d\nmetadata:\n  category: footwear\n---\nBody",
+        "with-category": "---\nname: with-category\ndescription: d\nmetadata:\n  category: productivity\n---\nBody",
+        "with-list": "---\nname: with-list\ndescription: d\nmetadata: {category: [a, b], bank: Chase}\n---\nBody",
     }
     for name, text in files.items():
         (tmp_path / name).mkdir()
@@ -270,10 +275,14 @@ def test_third_party_folders(tmp_path):
     (tmp_path / "README.md").write_text("not a skill")
     bank = SkillBank.load(tmp_path)
     assert [(s.title, s.when_to_apply.strip()) for s in bank.general_skills] == [
-        ("Bom", "5"), ("Pdf tools", "Read PDF files"), ("Windows", "line: ends")]
+        ("Bom", "5"), ("Pdf tools", "Read PDF files"), ("Windows", "line: ends"), ("With category", "d"),
+        ("With list", "d")]
     assert bank.general_skills[1].principle == "# PDF\n\nDo it."
-    assert [s.title for s in bank.task_specific_skills["footwear"]] == ["With category"]
-    assert len({s.skill_id for s in bank.skills()}) == 4
+    assert not bank.task_specific_skills, "a marketplace's category is no family: the skill would never be shown"
+    assert len({s.skill_id for s in bank.skills()}) == 5
+    bank.save_folders(tmp_path)
+    assert SkillBank.load(tmp_path) == bank, "and it stays theirs when the file is ours"
+    assert bank.find("md_with-list").extra == {"metadata": {"category": ["a", "b"], "bank": "Chase"}}
 
 
 @pytest.mark.parametrize("text", [
@@ -292,3 +301,338 @@ def test_broken_front_matter_names_the_file(tmp_path, text):
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / "broken" / "SKILL.md"))) as error:
         SkillBank.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_the_whole_bank(tmp_path):
+    """Bug: common mistakes, empty families and fields of other tools are gone after the way there and back."""
+    bank = SkillBank.from_dict(json.loads(json.dumps(SKILLRL | {"author": "somebody"})))
+    bank.save_folders(tmp_path)
+    again = SkillBank.load(tmp_path)
+    assert again == bank and [s.skill_id for s in again.skills()] == [s.skill_id for s in bank.skills()]
+    again.common_mistakes, again.metadata, again.extra = [], {}, {}
+    again.task_specific_skills["footwear"].append(Skill("foot_1", "Shoe", "p", "w"))
+    again.save_folders(tmp_path)
+    assert SkillBank.load(tmp_path) == again and not (tmp_path / skillfiles.REST).exists()
+    other = SkillBank([Skill("x", "X", "p", "w")], common_mistakes=[1])
+    bank.save_folders(tmp_path / "both")
+    other.save_folders(tmp_path / "both")
+    both = SkillBank.load(tmp_path / "both")
+    assert both.common_mistakes == [*SKILLRL["common_mistakes"], 1] and both.extra == {"author": "somebody"}
+    both.save_folders(tmp_path / "both")
+    assert SkillBank.load(tmp_path / "both") == both, "and not twice"
+    (tmp_path / "both" / skillfiles.REST).write_text('{"x": 1}')
+    with pytest.raises(ValueError, match="skillbank.json: is not what was written"):
+        SkillBank.load(tmp_path / "both")
+
+
+# -- whose files they are
+
+
+def update(bank, skill_id, number=0):
+    """Give a skill another text."""
+    text = {key: f"{value} {number}" for key, value in SHOE.items()}
+    assert bank.apply("update_skill", {**text, "skill_id": skill_id, "reason": "r"}, "footwear").status == "updated"
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != skillfiles.REST)
+
+
+def test_a_folder_moves_with_all_that_is_in_it(tmp_path):
+    """Bug: a skill gets another title; its scripts and references stay behind, in a folder without a SKILL.md."""
+    bank = bank_of(2)
+    bank.save_folders(tmp_path)
+    old, new = tmp_path / "general-title-0", tmp_path / "choose-the-size-first-0"
+    for file in ("scripts/run.py", "references/deep/page.md", "LICENSE"):
+        (old / file).parent.mkdir(parents=True, exist_ok=True)
+        (old / file).write_text(file)
+    (old / "assets").mkdir()
+    update(bank, "general_0")
+    bank.save_folders(tmp_path)
+    assert names_in(tmp_path) == ["choose-the-size-first-0", "general-title-1"]
+    assert names_in(new) == ["LICENSE", "SKILL.md", "assets", "references", "scripts"]
+    assert (new / "references/deep/page.md").read_text() == "references/deep/page.md"
+    agents_take(tmp_path)
+    assert SkillBank.load(tmp_path) == bank
+    update(bank, "general_0", 0.5)  # again, and with a title of the same slug, and where the new place is taken
+    bank.find("general_0").title = "Choose the size first: 0!"
+    (tmp_path / "general-title-9").mkdir()
+    (tmp_path / "general-title-9" / "notes.txt").write_text("a person's")
+    bank.find("general_1").title = "general title 9"
+    bank.save_folders(tmp_path)
+    assert names_in(tmp_path) == ["choose-the-size-first-0", "general-title-9", "general-title-9-2"]
+    assert names_in(tmp_path / "general-title-9") == ["notes.txt"] and (new / "LICENSE").is_file()
+    assert SkillBank.load(tmp_path) == bank
+
+
+def test_titles_that_change_places(tmp_path):
+    """Bug: one folder is moved over another, and what was in that is gone."""
+    bank = bank_of(2)
+    bank.save_folders(tmp_path)
+    for number in range(2):
+        (tmp_path / f"general-title-{number}" / f"of_{number}.txt").write_text("mine")
+    one, two = bank.general_skills
+    one.title, two.title = two.title, one.title
+    bank.save_folders(tmp_path)
+    assert SkillBank.load(tmp_path) == bank
+    place = {s.skill_id: f for s in bank.skills() for f in tmp_path.glob("*/SKILL.md") if s.skill_id in f.read_text()}
+    assert all((place[f"general_{number}"].parent / f"of_{number}.txt").is_file() for number in range(2))
+
+
+def test_a_skill_that_is_gone_takes_only_our_files_along(tmp_path):
+    """Bug: an empty folder stays, or a person's script is deleted with the skill."""
+    bank = bank_of(2)
+    bank.save_folders(tmp_path)
+    (tmp_path / "general-title-0" / "run.py").write_text("mine")
+    bank.remove({"general_0", "general_1"})
+    bank.save_folders(tmp_path)
+    assert names_in(tmp_path) == ["general-title-0"] and names_in(tmp_path / "general-title-0") == ["run.py"]
+
+
+def test_what_a_person_has_changed_is_left_alone(tmp_path):
+    """Bug: a bank that is exported again overwrites or deletes the changes that a person made in its files."""
+    bank = bank_of(3)
+    bank.save(tmp_path / "skills.json")
+    out = tmp_path / "out"
+    bank.save_folders(out)
+    for number in range(2):
+        file = out / f"general-title-{number}" / "SKILL.md"
+        file.write_text(file.read_text() + "And think of the price.\n")
+    changed = (out / "general-title-0" / "SKILL.md").read_text()
+    update(bank, "general_0")
+    bank.remove({"general_1"})
+    bank.save_folders(out)
+    assert names_in(out) == [f"general-title-{number}" for number in range(3)]
+    assert (out / "general-title-0" / "SKILL.md").read_text() == changed
+    assert sorted(bank.source.left) == [out / f"general-title-{number}" / "SKILL.md" for number in range(2)]
+    read = SkillBank.load(out)
+    assert read.find("general_0").principle == "general principle 0\nAnd think of the price."
+    update(read, "general_0")  # a bank that has read the changes may write them over
+    read.save_folders(out)
+    assert not read.source.left and names_in(out) == ["choose-the-size-first-0", "general-title-1", "general-title-2"]
+    assert SkillBank.load(out) == read
+
+
+def test_a_copy_that_a_person_keeps_is_left_alone(tmp_path):
+    """Bug: a copy of a skill's folder has the bank's name in it, and is deleted, or is written over for the skill."""
+    bank = bank_of(2)
+    bank.save(tmp_path / "skills.json")
+    bank.save_folders(tmp_path / "out")
+    for number in range(2):
+        shutil.copytree(tmp_path / "out" / f"general-title-{number}", tmp_path / "out" / f"a-copy-{number}")
+    copy = (tmp_path / "out" / "a-copy-0" / "SKILL.md").read_text()
+    update(bank, "general_0")
+    bank.remove({"general_1"})
+    bank.save_folders(tmp_path / "out")
+    assert names_in(tmp_path / "out") == ["a-copy-0", "a-copy-1", "choose-the-size-first-0"]
+    assert (tmp_path / "out" / "a-copy-0" / "SKILL.md").read_text() == copy
+
+
+def test_a_folder_that_a_person_has_renamed_stays(tmp_path):
+    """Bug: somebody gives a folder another name, and the next export writes the skill a second time."""
+    bank = bank_of(1)
+    bank.save_folders(tmp_path)
+    os.rename(tmp_path / "general-title-0", tmp_path / "my-name")
+    bank.save_folders(tmp_path)
+    update(bank, "general_0")
+    bank.save_folders(tmp_path)
+    assert names_in(tmp_path) == ["my-name"] and SkillBank.load(tmp_path) == bank
+    agents_take(tmp_path)
+
+
+def test_a_persons_file_of_the_same_title_is_left_alone(tmp_path):
+    """Bug: whatever has the title of a skill is written over, a person's own SKILL.md too."""
+    (tmp_path / "general-title-0").mkdir()
+    own = "---\nname: general-title-0\ndescription: mine\n---\nMine.\n"
+    (tmp_path / "general-title-0" / "SKILL.md").write_text(own)
+    (tmp_path / "general-title-1").write_text("a file")
+    bank = bank_of(2)
+    bank.save_folders(tmp_path)
+    bank.save_folders(tmp_path)
+    assert (tmp_path / "general-title-0" / "SKILL.md").read_text() == own
+    assert names_in(tmp_path) == ["general-title-0", "general-title-0-2", "general-title-1", "general-title-1-2"]
+
+
+def test_a_persons_file_is_never_deleted(tmp_path):
+    """Bug: once a bank has written into somebody's SKILL.md, the file is deleted when the skill leaves the bank."""
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "SKILL.md").write_text("---\nname: notes\ndescription: d\nlicense: MIT\n---\nMine.\n")
+    bank = SkillBank.load(tmp_path)
+    bank.apply("propose_skill", SHOE, "footwear")
+    bank.save_folders(tmp_path)
+    bank = SkillBank.load(tmp_path)
+    update(bank, "md_notes")
+    bank.save_folders(tmp_path)
+    assert names_in(tmp_path) == ["choose-the-size-first", "notes"], "and its folder stays where it was"
+    bank.remove({"md_notes", "dyn_001"})
+    bank.save_folders(tmp_path)
+    assert not (tmp_path / "choose-the-size-first").exists(), "that one was ours"
+    assert "MIT" in (tmp_path / "notes" / "SKILL.md").read_text()
+
+
+def test_a_persons_description_stays(tmp_path):
+    """Bug: a description that somebody has worked on becomes `<a page of text> When to use: <the description>`."""
+    (tmp_path / "notes").mkdir()
+    head = "---\nname: notes\ndescription: How we write notes here, for everybody.\n---\n"
+    (tmp_path / "notes" / "SKILL.md").write_text(head + "Short.\n")
+    for _ in range(2):
+        bank = SkillBank.load(tmp_path)
+        bank.save_folders(tmp_path)
+        text = (tmp_path / "notes" / "SKILL.md").read_text()
+        assert 'description: "How we write notes here, for everybody."' in text
+    assert SkillBank.load(tmp_path) == bank
+
+
+def test_a_part_of_a_bank_deletes_nothing(tmp_path):
+    """Bug: two of five skill folders are copied, loaded and written back to the five: the other three are deleted."""
+    bank_of(5).save_folders(tmp_path / "all")
+    some = SkillBank.load(tmp_path / "all" / "general-title-1" / "SKILL.md")
+    assert [skill.skill_id for skill in some.skills()] == ["general_1"]
+    (tmp_path / "part").mkdir()
+    for number in range(2):
+        os.rename(tmp_path / "all" / f"general-title-{number}", tmp_path / "part" / f"general-title-{number}")
+    some.save_folders(tmp_path / "all")
+    SkillBank.load(tmp_path / "part").save_folders(tmp_path / "all")
+    assert names_in(tmp_path / "all") == [f"general-title-{number}" for number in range(5)]
+
+
+def test_a_bank_that_has_moved_writes_over_its_own_files(tmp_path):
+    """Bug: a run is copied to another place and exported again: each skill is there twice, and nothing loads."""
+    bank_of(2).save(tmp_path / "a" / "skills.json")
+    SkillBank.load(tmp_path / "a" / "skills.json").save_folders(tmp_path / "out")
+    (tmp_path / "b").mkdir()
+    os.rename(tmp_path / "a" / "skills.json", tmp_path / "b" / "skills.json")
+    SkillBank.load(tmp_path / "b" / "skills.json").save_folders(tmp_path / "out")
+    assert SkillBank.load(tmp_path / "out") == bank_of(2) and len(names_in(tmp_path / "out")) == 2
+
+
+def test_a_file_or_one_skills_folder_is_no_place_for_others(tmp_path):
+    """Bug: skills are written into the folder of another skill, where nobody reads them."""
+    (tmp_path / "pdf").mkdir()
+    (tmp_path / "pdf" / "SKILL.md").write_text("---\nname: pdf\ndescription: d\n---\nBody\n")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="pdf: is the folder of one skill"):
+        bank_of(2).save_folders(tmp_path / "pdf")
+    with pytest.raises(ValueError, match="file: is a file"):
+        bank_of(2).save_folders(tmp_path / "file")
+    assert names_in(tmp_path / "pdf") == ["SKILL.md"]
+    own = SkillBank.load(tmp_path / "pdf")
+    own.save_folders(tmp_path / "pdf")
+    assert SkillBank.load(tmp_path / "pdf") == own, "its own folder takes the skill back"
+
+
+# -- what is a skill of a bank
+
+
+def skill_md(folder, name="x"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "SKILL.md").write_text(f"---\nname: {name}\ndescription: d\n---\nBody\n")
+    return folder
+
+
+def test_linked_folders_are_skills_too(tmp_path):
+    """Bug: a folder that mixes skills with links to skills silently loses the linked ones."""
+    bank = tmp_path / "bank"
+    skill_md(bank / "own")
+    skill_md(tmp_path / "elsewhere" / "linked")
+    skill_md(tmp_path / "elsewhere" / "group" / "deep")
+    skill_md(tmp_path / "elsewhere" / "single")
+    os.symlink(tmp_path / "elsewhere" / "linked", bank / "a-link")
+    os.symlink(tmp_path / "elsewhere" / "group", bank / "group")
+    (bank / "file-link").mkdir()
+    os.symlink(tmp_path / "elsewhere" / "single" / "SKILL.md", bank / "file-link" / "SKILL.md")
+    os.symlink(bank / "own", bank / "again")  # the same skill a second time
+    os.symlink(tmp_path / "nowhere", bank / "broken")
+    os.symlink(bank, tmp_path / "to-the-bank")
+    for path in (bank, tmp_path / "to-the-bank"):
+        ids = [skill.skill_id for skill in SkillBank.load(path).skills()]
+        assert ids == ["md_a-link", "md_file-link", "md_group_deep", "md_own"]
+    read = SkillBank.load(bank)
+    for number, skill in enumerate(read.skills()):
+        update(read, skill.skill_id, number)
+    read.save_folders(bank)
+    assert SkillBank.load(bank) == read
+    assert (bank / "a-link").is_symlink() and (bank / "file-link" / "SKILL.md").is_symlink(), "links stay links"
+    assert "size" in (tmp_path / "elsewhere" / "linked" / "SKILL.md").read_text()
+
+
+def test_links_may_run_in_a_circle(tmp_path):
+    """Bug: a link to a folder above is followed for ever, or makes skills of what lies beside the bank."""
+    bank = tmp_path / "bank"
+    skill_md(bank / "own")
+    skill_md(tmp_path / "beside")
+    (bank / "group").mkdir()
+    os.symlink(bank, bank / "group" / "bank")
+    os.symlink("..", bank / "above")
+    os.symlink("/", bank / "root")
+    os.symlink(bank / "two", bank / "one")
+    os.symlink(bank / "one", bank / "two")
+    os.symlink(".", bank / "here")
+    os.symlink(bank / "group", bank / "own" / "inside")
+    assert [skill.skill_id for skill in SkillBank.load(bank).skills()] == ["md_own"]
+
+
+def test_what_lies_in_a_skill_or_a_repository_is_no_skill_of_the_bank(tmp_path):
+    """Bug: old versions in .git, packages in node_modules and the examples of a skill are shown to the policy."""
+    for place in ("own", "own/examples/one", ".git/own", "node_modules/pkg/skills/x", "deep/node_modules/y", ".venv/z",
+                  "deep/group/skill", ".agents/skills/hidden"):
+        skill_md(tmp_path / place)
+    ids = [skill.skill_id for skill in SkillBank.load(tmp_path).skills()]
+    assert ids == ["md_.agents_skills_hidden", "md_deep_group_skill", "md_own"]
+    skill_md(tmp_path)
+    assert [skill.skill_id for skill in SkillBank.load(tmp_path).skills()] == [f"md_{tmp_path.name}"], "one skill's"
+
+
+def test_one_file_is_a_bank(tmp_path, monkeypatch):
+    """Bug: `--bank x/SKILL.md` is said to be no JSON."""
+    skill_md(tmp_path / "pdf", "pdf")
+    bank = SkillBank.load(tmp_path / "pdf" / "SKILL.md")
+    assert bank == SkillBank.load(tmp_path / "pdf") == SkillBank.load(tmp_path)
+    assert [(skill.skill_id, skill.title) for skill in bank.skills()] == [("md_pdf", "Pdf")]
+    monkeypatch.chdir(tmp_path / "pdf")
+    assert SkillBank.load("SKILL.md") == bank == SkillBank.load(".")
+    update(bank, "md_pdf")
+    bank.save_folders(tmp_path)
+    assert SkillBank.load(tmp_path) == bank and names_in(tmp_path) == ["pdf"]
+
+
+def run_of(path, step=7):
+    """A directory as train.py leaves it."""
+    checkpoint = path / "checkpoints" / f"step_{step:05d}"
+    bank_of(2).save(checkpoint / "skills.json")
+    bank_of(1).save(path / "skills.json")  # for people; the checkpoint's copy is the one
+    (path / "latest").write_text(checkpoint.name + "\n")
+    (path / "config.json").write_text("{}")
+    (path / "metrics.jsonl").write_text("")
+    return path
+
+
+def test_a_run_is_a_bank(tmp_path):
+    """Bug: `--bank RUN` is said to hold no */SKILL.md; each checkpoint of a run counts as another bank."""
+    run = run_of(tmp_path / "run")
+    banks = [SkillBank.load(path) for path in (run, run / "checkpoints" / "step_00007",
+                                               run / "checkpoints" / "step_00007" / "skills.json")]
+    assert all(bank == bank_of(2) for bank in banks)
+    assert len({bank.source.bank for bank in [*banks, SkillBank.load(run / "skills.json")]}) == 1
+    skill_md(run / "exported")  # somebody's skills in the run are not its bank
+    assert SkillBank.load(run) == bank_of(2)
+    (run / "latest").write_text("step_00009")
+    with pytest.raises(ValueError, match="latest names 'step_00009', and there is no such checkpoint"):
+        SkillBank.load(run)
+    (run / "latest").unlink()
+    (run / "exported" / "SKILL.md").unlink()
+    (run / "skills.json").unlink()
+    with pytest.raises(ValueError, match="run: a run without a checkpoint yet"):
+        SkillBank.load(run)
+
+
+def test_a_large_folder_is_written_and_read_in_time(tmp_path):
+    """Bug: each skill is compared with each file, so that 1,000 skills take minutes."""
+    import time
+
+    bank = SkillBank([Skill(f"s_{i}", f"title {i % 10}", f"p {i}", "w") for i in range(400)])
+    begun = time.process_time()
+    bank.save_folders(tmp_path)
+    bank.save_folders(tmp_path)
+    assert SkillBank.load(tmp_path) == bank and not bank.source.left
+    assert time.process_time() - begun < 10

@@ -1,5 +1,6 @@
 """The comparison: every listed command is one that its program takes, the tables are what the runs logged."""
 
+import functools
 import json
 import re
 import shlex
@@ -15,11 +16,15 @@ import train
 from forks import gigpo
 from skillbank import SkillBank
 from studies import ablations
+from tests.real import ROOT
 from tools import coldstart, report, targets
 from tools.flags import parse
 from worlds.webshop import catalogue
 
-ROOT = Path(ablations.__file__).parents[1]
+
+@functools.cache
+def opened(name, *options):
+    return envs.make(name, "train", **dict(options))
 
 
 def call(monkeypatch, out, *argv):
@@ -58,7 +63,7 @@ def test_every_command_is_one_that_its_program_takes(part, tmp_path, monkeypatch
             flags = train.read_flags(argv) if program == "train.py" else train.read_flags(argv[1:], gigpo.Flags)
             assert flags.lr == 0.5 and flags.steps in (5, 10, 20, 40) and not flags.resume
             assert flags.cold_start == 0 and flags.act_tokens == 96
-            envs.make(flags.env, "train", **flags.options)
+            opened(flags.env, *flags.options.items())
             runs += 1
         elif program == "-m":
             assert argv[0] == "tools.coldstart"
@@ -86,7 +91,7 @@ def test_the_real_shop_without_its_data_is_one_line(tmp_path, monkeypatch, capsy
 
 def test_the_made_up_worlds_runs_do_not_play_the_real_ones(tmp_path, monkeypatch, capsys):
     """Bug: with the real products' directory set for one part, the runs of all parts play the real shop."""
-    monkeypatch.delenv("ALFWORLD_DATA")
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     monkeypatch.setenv("WEBSHOP_DATA", str(tmp_path / "real"))
     made_up, real = listed(monkeypatch, capsys, tmp_path, "--only", "bank only", "--seeds", "1"), listed(
         monkeypatch, capsys, tmp_path, "--parts", "real_shop", "--seeds", "1")
@@ -148,7 +153,8 @@ def test_the_hand_written_bank_holds_every_useful_skill(tmp_path):
 def log(run, success, tokens=100):
     """A finished run of 10 iterations with an evaluation every 5."""
     run.mkdir(parents=True)
-    rows = [{"step": step, "sampled": tokens * bool(step), **dict.fromkeys(report.SECONDS, 0.5),
+    seconds = {f"{part}_s": 0.5 for part in report.PARTS}
+    rows = [{"step": step, "sampled": tokens * bool(step), **(seconds if step else {}),
              **({"eval_success": success[step // 5]} if step % 5 == 0 else {})} for step in range(11)]
     report.append(run / "metrics.jsonl", rows)
     (run / "latest").write_text("step_00010\n")

@@ -1,12 +1,12 @@
 """Attacks on the bank: the gate stops what it can see, and the figures of what it cannot are real."""
 
+import sys
 from dataclasses import replace
 
 import pytest
 
-from skillbank import SHAPING, SkillBank, review, shaping
+from skillbank import SHAPING, SkillBank, review, shaping, tool_call
 from studies import attacks
-from tools.coldstart import tool_call
 
 
 def trials(env, name, graded=False, count=12):
@@ -91,3 +91,12 @@ def test_capture_of_the_prompt_is_measured(env):
     """The hole stays open, and the README says so: a skill made of the tasks' own words is always shown."""
     shown = attacks.capture(env)
     assert shown["capture"] > 0.9 > shown["plain"]
+
+
+def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch):
+    """Bug: a thousand trials, and then the folder of --out is a file."""
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(attacks, "attacks", lambda env: pytest.fail("it began"))
+    monkeypatch.setattr(sys, "argv", ["attacks", "--out", str(tmp_path / "file" / "new.json")])
+    with pytest.raises(OSError, match="--out .*new.json cannot be written"):
+        attacks.main()

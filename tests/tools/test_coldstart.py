@@ -15,6 +15,7 @@ from tests.runs import die, ends
 from tools import coldstart, report, runs
 from tools.coldstart import shorten, weigh
 from tools.guard import UNFINISHED
+from worlds.webshop import catalogue
 
 IDS = list(range(100, 120))
 SAID = [i in (4, 5, 8, 9, 10, 13, 18, 19) for i in range(20)]  # an opening of 4 tokens, four turns
@@ -72,6 +73,18 @@ def make(random_tiny, monkeypatch):
 def brief(random_tiny, monkeypatch):
     """The cold start of train.py with one transcript per step."""
     monkeypatch.setitem(coldstart.PRESETS, random_tiny, dict(batch=1, lr=1e-3))
+
+
+def test_what_it_makes_is_trained_with_the_presets_of_tiny(tmp_path, monkeypatch, one_thread):
+    """Bug: a tiny of one's own is trained like a model of 1.5B, and has a second cold start."""
+    out = str(tmp_path / "mine")
+    monkeypatch.setattr(sys, "argv", f"x --env guess --model tiny --steps 1 --batch 1 --out {out}".split())
+    coldstart.main()
+    mine, tiny = (vars(train.read_flags(["--env", "guess", "--model", model])) for model in (out, "tiny"))
+    assert mine | {"model": "", "out": ""} == tiny | {"model": "", "out": ""} and mine["cold_start"] == 0
+    policies.load(out).save(tmp_path / "trained")  # as a checkpoint of a run
+    assert train.read_flags(["--env", "guess", "--model", str(tmp_path / "trained")]).lr == tiny["lr"]
+    assert train.read_flags(["--env", "guess", "--model", out, "--cold_start", "3"]).cold_start == 3
 
 
 def test_it_learns_from_chats_in_a_file(tmp_path, capsys, make):
@@ -162,6 +175,63 @@ def test_what_stands_in_its_way_is_named(make, tmp_path, monkeypatch):
     assert line.startswith("tools.coldstart: ") and "holds something else" in line and "\n" not in line
     monkeypatch.setattr(sys, "argv", ["coldstart", "--env", "guess"])
     assert "--out" in ends(coldstart.main)[0]
+
+
+def test_memory_may_be_saved_when_a_cold_start_goes_on(make, tmp_path, monkeypatch, capsys):
+    """Bug: after out-of-memory a line names flags that take less memory, and --resume refuses all of them."""
+    monkeypatch.setattr(coldstart, "EVERY", 0)
+    step, count = coldstart.sft_step, []
+    with monkeypatch.context() as patch:
+        patch.setattr(coldstart, "sft_step", lambda *rest: step(*rest) if count.append(1) or len(count) < 3 else die())
+        assert ends(make, tmp_path / "new", "--steps", "4")[1] == 130
+    make(tmp_path / "new", "--steps", "4", "--resume", *"--recompute --offload --budget 900 --context 1400".split())
+    said = capsys.readouterr().out
+    for change in ("budget 4096 -> 900", "recompute False -> True", "offload False -> True", "context 1500 -> 1400"):
+        assert change in said
+    assert "after 2 steps with" in said and (tmp_path / "new" / "model.safetensors").is_file()
+
+
+def test_a_directory_that_cannot_be_written_is_said_before_the_first_step(make, tmp_path, monkeypatch):
+    """Bug: forty minutes of cold start, and then a checkpoint that cannot be written; or an empty directory is left."""
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(policies, "load", lambda *rest, **more: pytest.fail("a model was loaded first"))
+    for out in (tmp_path / "file", tmp_path / "file" / "new", tmp_path / ("n" * 300), "/proc/new"):
+        line, _ = ends(make, out)
+        assert line.startswith("tools.coldstart: --out ") and str(out) in line and "\n" not in line
+    monkeypatch.setattr(policies, "load", lambda *rest, **more: die())
+    assert ends(make, tmp_path / "new" / "new")[1] == 130 and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_it_goes_on_with_the_same_transcripts_alone(make, tmp_path, monkeypatch):
+    """Bug: the products, or the chats, are others now, and the second half of a cold start learns from them."""
+    monkeypatch.setattr(coldstart, "EVERY", 0)
+    shop = catalogue.make(tmp_path / "shop", products=84)
+    chats = tmp_path / "chats.jsonl"
+    chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day to you"}]}
+    chats.write_text(json.dumps(chat) + "\n")
+
+    def killed(name, *flags):
+        step, count = coldstart.sft_step, []
+        with monkeypatch.context() as patch:
+            patch.setattr(coldstart, "sft_step", lambda *rest: count.append(1) or (
+                step(*rest) if len(count) < 3 else die()))
+            assert ends(make, tmp_path / name, "--steps", "4", *flags)[1] == 130
+
+    killed("games", "--data", str(shop))
+    killed("chats", "--chats", str(chats))
+    shop.rename(tmp_path / "elsewhere")
+    chats.rename(tmp_path / "elsewhere.jsonl")
+    items = tmp_path / "elsewhere" / "items_shuffle_1000.json"
+    games, text = items.read_text(encoding="utf-8"), (tmp_path / "elsewhere.jsonl").read_text()
+    for name, flags, file, kept, other in (
+            ("games", ["--data", str(tmp_path / "elsewhere")], items, games, json.dumps(json.loads(games)[::-1])),
+            ("chats", ["--chats", str(tmp_path / "elsewhere.jsonl")], tmp_path / "elsewhere.jsonl", text, 2 * text)):
+        file.write_text(other, encoding="utf-8")
+        line, _ = ends(make, tmp_path / name, "--steps", "4", "--resume", *flags)
+        assert "was begun with transcripts from" in line and "\n" not in line
+        file.write_text(kept, encoding="utf-8")
+        make(tmp_path / name, "--steps", "4", "--resume", *flags)
+        assert not (tmp_path / name / UNFINISHED).exists()
 
 
 @pytest.mark.slow

@@ -98,6 +98,27 @@ def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refu
         on_a_card_of(10**6)
 
 
+def test_a_run_of_a_larger_card_goes_on(monkeypatch):
+    """Bug: begun on 80 GB and resumed by the same command on 24 GB, it is refused; or told to take --lora, which a run
+    cannot take on."""
+    card, cfg = Card(policies.load("tiny")), policies.load("tiny").model.cfg
+    weights = sum(p.numel() for p in card.model.parameters()) * 4
+
+    def needed(**more):
+        return sum(of_training(cfg, Training(longest=3072, recompute=True, **more)).values())
+
+    def on_a_card_of(size):
+        monkeypatch.setattr(memory, "free", lambda device: size / memory.SHARE - weights + 1000)
+        return fits.forecast(flags("--resume", "--out", "none"), card)
+
+    assert not on_a_card_of(needed()).offload
+    less = on_a_card_of(needed(offload=True))
+    assert less.recompute and less.offload and "as with --recompute --offload" in less.said
+    with pytest.raises(ValueError, match="begin another run") as refused:
+        on_a_card_of(needed(offload=True) / 3)
+    assert "--context" not in str(refused.value)
+
+
 @pytest.mark.slow
 def test_the_default_run_in_numbers():
     """The 1.5B of the default command: what the README's table and GPU.md's estimate say, give or take."""

@@ -1,12 +1,18 @@
 """A command line from a dataclass: every knob is shown with its default, and what is wrong is one line."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import train
 import worlds
+from forks import gigpo
+from tools import coldstart, runs
+from tools.flags import parse
 
 
 def test_help_shows_every_knob_with_its_default(capsys):
@@ -37,6 +43,59 @@ def test_the_data_decides_the_presets_wherever_it_is_named(monkeypatch):
     assert train.read_flags([]).utility == "both" and train.read_flags(["--env", "alfworld"]).utility == "success"
 
 
+def test_a_resumed_run_follows_neither_the_card_nor_a_preset(tmp_path, monkeypatch, capsys):
+    """Bug: begun on 80 GB and resumed by the same command on 24 GB: LoRA is switched on, and the run refused for it."""
+    size = 85e9
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=size))
+    command = ["--env", "webshop", "--out", str(tmp_path), "--group", "4"]
+
+    def keep(flags):
+        (tmp_path / "config.json").write_text(json.dumps(runs.flags_of(flags, "train.py")))
+
+    large = train.read_flags(command)
+    keep(large)
+    size = 25e9
+    small = train.read_flags([*command, "--resume"])
+    assert (small.lora, small.lr, small.recompute) == (0, train.Flags.lr, False) and not capsys.readouterr().out
+    assert train.read_flags(["--out", str(tmp_path), "--resume"]) == small, "its own settings, with no flag but --out"
+    assert small == replace(large, resume=True)
+    keep(train.read_flags(command))
+    size = 85e9
+    large = train.read_flags([*command, "--resume"])
+    assert large.lora == 16 and large.recompute
+    assert train.read_flags([*command, "--resume", "--no_recompute"]).recompute is False
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train.read_flags([*command, "--resume"]).model == "Qwen/Qwen2.5-1.5B-Instruct", "also without a card"
+
+
+def test_a_resumed_runs_own_flags_are_taken_with_its_world(tmp_path):
+    """Bug: --resume without --env reads the flags of another world."""
+    flags = train.read_flags(["--env", "webshop", "--base", "0.25", "--out", str(tmp_path), "--data", "shop"])
+    (tmp_path / "config.json").write_text(json.dumps(runs.flags_of(replace(flags, env="webshop"), "train.py")))
+    again = train.read_flags(["--out", str(tmp_path), "--resume", "--steps", "7"])
+    assert again.options == flags.options and (again.data, again.steps, again.utility) == ("shop", 7, "both")
+    (tmp_path / "config.json").write_text(json.dumps(runs.flags_of(train.read_flags(["--env", "guess"]), "train.py")))
+    assert train.read_flags(["--out", str(tmp_path), "--resume"]).env == "guess"
+
+
+@pytest.mark.parametrize("read", [train.read_flags, partial(train.read_flags, kind=gigpo.Flags),
+                                  partial(parse, coldstart.Flags, {})])
+def test_paths_may_begin_with_the_home_directory(read, monkeypatch, capsys):
+    """Bug: --out=~/x trains into a folder called ~, as the shell does not look behind the sign of equality."""
+    monkeypatch.setenv("HOME", "/users/jane")
+    names = {field.name for field in fields(read([]))} & {"data", "out", "bank", "model", "chats"}
+    flags = read([f"--{name}=~/{name}" for name in names])
+    assert len(names) == 4 and {name: getattr(flags, name) for name in names} == {
+        name: f"/users/jane/{name}" for name in names}
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(SystemExit):
+        read(["--out=~/x"])
+    error = capsys.readouterr().err
+    assert "--out: ~/x: there is no home directory" in error and error.count("\n") == 1
+
+
 def test_flags_win_over_presets():
     """A preset that overrode a flag would make a run lie about its settings."""
     assert train.read_flags(["--model", "tiny"]).lr == train.PRESETS["tiny"]["lr"]
@@ -55,7 +114,9 @@ def test_a_checkpoint_of_the_cold_start_has_the_presets_of_what_it_was_made_from
         assert flags.lr == train.PRESETS[preset]["lr"] and flags.rows == train.PRESETS[preset].get("rows", 64)
         assert flags.cold_start == 0, "it had one"
         assert train.read_flags(["--model", str(tmp_path), "--cold_start", "7"]).cold_start == 7
-    for other in ('{"model_type": "qwen2"}', "{", ""):
+    config.write_text('{"made_from": ["tiny"]}')
+    assert train.read_flags(["--model", str(tmp_path)]).cold_start == 0
+    for other in ('{"model_type": "qwen2"}', "{", "", "7", '{"a": ' * 100_000):
         config.write_text(other)
         assert train.read_flags(["--model", str(tmp_path)]).lr == train.Flags.lr
     assert train.read_flags(["--model", "smollm2"]).cold_start == 20

@@ -1,17 +1,20 @@
 """Whatever ends a program ends it with one line that is true."""
 
 import fcntl
+import json
 import os
 import signal
 import time
+from dataclasses import fields
 
 import pytest
 import torch
 
+import policy as policies
 import train
 from lib import memory
 from tests.runs import ends
-from tools import guard, runs
+from tools import coldstart, guard, runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,3 +101,59 @@ def test_out_of_memory_is_one_line_with_the_numbers(error):
         raise error
     assert str(error).splitlines()[0] in stop.value.code and "\n" not in stop.value.code
     assert "--context" in stop.value.code or isinstance(error, memory.TooSmall)
+
+
+def test_only_flags_that_the_program_has_are_named_after_out_of_memory(begun, tmp_path, monkeypatch):
+    """Bug: eval.py is told to --recompute, and a cold start to take fewer --rows, which it does not have."""
+    def died(program, out, *less):
+        with pytest.raises(SystemExit) as stop, guard.guard(program, out, guard.BROKEN, *less):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return stop.value.code
+
+    assert f"{guard.TRAINING}; step 1 is saved in {begun}, --resume goes on" in died("train.py", begun)
+    assert "--recompute" not in died("eval.py", None) and guard.PLAYING in died("eval.py", None)
+    assert "--lora" not in died("train.py", begun), "no other --lora can be resumed"
+    called = []
+    monkeypatch.setattr(coldstart, "guard", lambda *rest: called.append(rest) or guard.guard(*rest))
+    monkeypatch.setattr(coldstart, "make", lambda flags: None)
+    monkeypatch.setattr("sys.argv", ["coldstart", "--out", str(tmp_path / "new")])
+    coldstart.main()
+    known = {f"--{f.name}" for f in fields(coldstart.Flags)}
+    assert {word.strip(",") for word in called[0][3].split() if word.startswith("--")} <= known
+
+
+def test_the_loser_of_two_that_begin_at_once_writes_nothing(run, tmp_path, monkeypatch):
+    """Bug: both find no run, both load their model, and the one that is too late has written its config.json first."""
+    out, load = tmp_path / "run", policies.load
+
+    def second(*rest, **more):  # begins while the first one loads its model
+        with monkeypatch.context() as patch:
+            patch.setattr(guard, "HELD", [])
+            patch.setattr(guard, "MADE", [])
+            patch.setattr(policies, "load", lambda *rest, **more: pytest.fail("it went on"))
+            line, status = ends(run, out, "--seed", "2", "--wandb", "p")
+        assert "another process is training in" in line and status == 1 and list(out.iterdir()) == []
+        monkeypatch.setattr(policies, "load", load)
+        return load(*rest, **more)
+
+    monkeypatch.setattr(policies, "load", second)
+    run(out, "--seed", "1")
+    assert json.loads((out / "config.json").read_text())["seed"] == 1
+
+
+def test_a_directory_that_was_taken_away_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
+    """Bug: the first of two fails and removes its empty directory; the second one holds the lock of a directory that
+    is gone, and a third one writes into the same run."""
+    out, flock, count = tmp_path / "run", fcntl.flock, []
+
+    def late(directory, how):
+        count.append(directory)
+        if len(count) == 1:
+            out.rmdir()
+        flock(directory, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with guard.guard("train.py", out, ()):
+        guard.claim(out)
+        assert len(count) == 2 and locked(out)
+    assert not out.exists(), "nothing was written there"

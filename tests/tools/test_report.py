@@ -1,10 +1,10 @@
 """What a run leaves behind for people must be true and must survive a kill."""
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 
+from envs import Episode, Turn
 from skillbank import Edit, SkillBank
 from tools import report
 from worlds.webshop.shopper import WAYS
@@ -17,9 +17,9 @@ def edit(title="new", utility=0.5, confirmed=None):
 
 
 def episode(name="", edit=None, action="search[a]"):
-    turns = [SimpleNamespace(text=f"<think>x</think>\n<action>{action}</action>")]
-    return SimpleNamespace(messages=("system", "Task: find it\nThe search page."), turns=turns, won=False, score=0.25,
-                           review="<think>y</think>call", edit=edit, transcript=lambda: f"transcript {name}")
+    turns = [Turn("page", f"<think>x</think>\n<action>{action}</action>", True, "reply")]
+    return Episode(7, "a", 0, [], ("system", f"Task: find it{name}\nThe search page."), turns=turns, score=0.25,
+                   review="<think>y</think>call", edit=edit)
 
 
 def test_lines_of_a_killed_iteration_are_cut(tmp_path):
@@ -48,11 +48,11 @@ def test_the_story_is_about_the_edit_that_was_committed():
 
 def test_the_sample_holds_the_best_and_the_worst_with_their_edits(tmp_path):
     """Bug: the fate of an edit is printed under another episode."""
-    episodes = [episode(1.0), episode(9.0), episode(-1.0, edit(utility=-0.25))]
+    episodes = [episode(" 1.0"), episode(" 9.0"), episode(" -1.0", edit(utility=-0.25))]
     report.sample(tmp_path / "s.txt", episodes, [], [1.0, 9.0, -1.0])
     text = (tmp_path / "s.txt").read_text()
-    assert text.index("transcript 9.0") < text.index("transcript -1.0") < text.index("utility -0.250: not committed")
-    assert "transcript 1.0" not in text
+    assert text.index("it 9.0\n") < text.index("it -1.0\n") < text.index("utility -0.250: not committed")
+    assert "it 1.0\n" not in text and "--- review" in text
 
 
 def test_edits_keep_the_words_and_every_probe(tmp_path):
@@ -89,7 +89,7 @@ def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
 
 def test_the_digest_counts_by_kind(tmp_path):
     """Bug: the README's table of runs comes from nowhere, or counts an edit that the commit rule would not take."""
-    rows = [{"step": i, **dict.fromkeys(report.SECONDS, 0.5)} for i in range(7)]
+    rows = [{"step": i, **{f"{part}_s": 0.5 for part in report.PARTS}} for i in range(7)]
     rows[0] = {"step": 0, "eval_success": 0.1}
     rows[6]["eval_success"] = 0.4
     report.append(tmp_path / "metrics.jsonl", rows)

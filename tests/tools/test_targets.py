@@ -1,14 +1,23 @@
 """What eval.py, tools.watch and tools.audit are given: a run, one of its checkpoints, or a model."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-import eval as evaluation
+from eval import PROTOCOLS
 from skillbank import Skill, SkillBank
 from tests.real import ROOT
 from tests.runs import ends
-from tools.targets import open_target
+from tools import audit
+from tools.targets import evaluation, open_target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def read(*argv):
+    """eval.py's command line."""
+    return evaluation(PROTOCOLS, [str(one) for one in argv])
 
 
 def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
@@ -17,7 +26,7 @@ def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
     step = tmp_path / "run" / "checkpoints" / "step_00001"
     SkillBank([Skill("dyn_001", "a", "b", "c")]).save(step / "skills.json")
     for target, skills in ((tmp_path / "run", 1), (step, 1), (tmp_path / "run" / "reference", 0)):
-        args = evaluation.read_flags([str(target)])
+        args = read(target)
         assert args.settings["act_tokens"] == 9 and args.env == "webshop"
         _, _, bank, sampling = open_target(args)
         assert len(bank.skills()) == skills and sampling.act_tokens == 9
@@ -26,21 +35,65 @@ def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
 def test_a_run_without_a_checkpoint_is_named(tmp_path, capsys):
     """Bug: eval.py RUN before the first checkpoint complains of a model_type None."""
     (tmp_path / "config.json").write_text('{"env": "webshop"}')
-    assert "a run without a checkpoint yet" in ends(evaluation.read_flags, [str(tmp_path)])[0]
+    assert "a run without a checkpoint yet" in ends(read, tmp_path)[0]
+
+
+@pytest.mark.parametrize("target", ["x" * 300, "x" * 300 + "/y", "run"])
+def test_a_target_that_cannot_be_read_is_one_line(target, tmp_path, monkeypatch, capsys):
+    """Bug: a traceback for a run of somebody else, for three hundred letters, for a config.json nested too deeply."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("[" * 100_000)
+    line, status = ends(read, target)
+    assert line.startswith("eval.py: ") and "\n" not in line and status == 1
+    assert "config.json" in line or target != "run"
+
+    def forbidden(path, real=Path.stat, **more):  # root may enter every folder
+        if str(path).startswith(target):
+            raise PermissionError(13, "Permission denied", target)
+        return real(path, **more)
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    line, status = ends(read, target)
+    assert "Permission denied" in line and line.startswith("eval.py: ") and "\n" not in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_run_that_may_not_be_entered_is_one_line(tmp_path):
+    """Bug: as above, without playing it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0)
+    assert "Permission denied" in ends(read, tmp_path / "run")[0]
+    (tmp_path / "run").chmod(0o700)
+
+
+def test_paths_may_begin_with_the_home_directory(tmp_path, monkeypatch):
+    """Bug: --out=~/x is a folder called ~, as the shell does not look behind the sign of equality."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = read("~/run", "--data=~/shop", "--bank=~/bank.json", "--out=~/a/r.json")
+    assert [args.target, args.data, args.bank, args.out] == [
+        str(tmp_path / name) for name in ("run", "shop", "bank.json", "a/r.json")]
+    retire = audit.read_flags(["tiny", "--retire=~/left.json", "--out=~/a.json"])
+    assert (retire.retire, retire.out) == (str(tmp_path / "left.json"), str(tmp_path / "a.json"))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    for flag in ("--data", "--bank", "--out"):
+        line, status = ends(read, "tiny", f"{flag}=~/x")
+        assert status == 2
 
 
 def test_a_shipped_model_names_its_world():
     """Bug: eval.py worlds/alfworld/tiny without --env plays the shop, and wins nothing."""
     for world in ("alfworld", "webshop"):
-        args = evaluation.read_flags([str(ROOT / "worlds" / world / "tiny")])
+        args = read(ROOT / "worlds" / world / "tiny")
         assert args.env == world and args.bank is None
-    assert evaluation.read_flags(["tiny"]).env == "webshop"
-    assert evaluation.read_flags(["tiny", "--env", "guess"]).env == "guess"
+    assert read("tiny").env == "webshop"
+    assert read("tiny", "--env", "guess").env == "guess"
 
 
 @pytest.mark.parametrize("name", ["tiny", "worlds/webshop/tiny"])
 def test_a_shipped_model_is_sampled_as_it_was_trained(name):
     """Bug: the same weights show other skills and stop at other lengths, by which of their names they are called."""
     name = str(ROOT / name) if "/" in name else name
-    *_, sampling = open_target(evaluation.read_flags([name]))
+    *_, sampling = open_target(read(name))
     assert (sampling.top_k, sampling.context, sampling.act_tokens, sampling.review_tokens) == (4, 3072, 96, 160)

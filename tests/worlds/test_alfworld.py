@@ -2,9 +2,13 @@
 
 import gzip
 import json
+import os
 import re
+import shutil
 import sys
+import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,6 +106,95 @@ def test_wrong_data_is_one_line(download, tmp_path, monkeypatch):
         bad.unlink()
 
 
+def test_named_data_without_games_is_an_error_whoever_named_it(tmp_path, monkeypatch):
+    """Bug: $ALFWORLD_DATA names a folder without games, and hours of generated ones are played."""
+    empty = tmp_path / "empty"
+    (empty / "json_2.1.1" / "train").mkdir(parents=True)
+    put(empty, f"train/{FAMILY}-Apple-None-Fridge-3", solvable=False)
+    for wrong in (empty, tmp_path):
+        monkeypatch.setenv("ALFWORLD_DATA", str(wrong))
+        with pytest.raises(FileNotFoundError, match=rf"\$ALFWORLD_DATA {wrong}: no json_2.1.1/.*game.tw-pddl"):
+            envs.make("alfworld")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ALFWORLD_DATA", "~/empty")
+    with pytest.raises(FileNotFoundError, match=rf"\$ALFWORLD_DATA {empty}: no json_2.1.1/"):
+        envs.make("alfworld")
+    put(empty, f"train/{FAMILY}-SoapBar-None-Cabinet-428")
+    for named in ("~/empty", str(empty)):
+        monkeypatch.setenv("ALFWORLD_DATA", named)
+        assert envs.make("alfworld").source == envs.make("alfworld", data=named).source == "games in empty"
+    with pytest.raises(FileNotFoundError, match="--data .*nowhere"):
+        envs.make("alfworld", data="~/nowhere")
+
+
+@package
+def test_nobodys_download_means_generated_games(download, tmp_path, monkeypatch):
+    """Bug: a folder that nobody named, and that is not there, ends the run; or one that is there is not played."""
+    monkeypatch.setattr(household, "DOWNLOAD", "~/.cache/alfworld")
+    monkeypatch.setattr(household, "GENERATED", dict.fromkeys(household.SPLITS, 1))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert envs.make("alfworld", games=1).source == "generated games"
+    (tmp_path / "home/.cache/alfworld").mkdir(parents=True)  # `import alfworld` makes it
+    assert envs.make("alfworld", games=1).source == "generated games"
+    (tmp_path / "home/.cache/alfworld/json_2.1.1").symlink_to(download / "json_2.1.1")
+    assert envs.make("alfworld", games=1).source == "games in alfworld"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert envs.make("alfworld", games=1).source == "generated games", "a container's user has no home"
+
+
+def test_a_download_is_known_by_its_games_wherever_it_lies(download, tmp_path):
+    """Bug: a game is exchanged by another of its family, and nobody notices; or files that were moved are refused."""
+    first = envs.make("alfworld", "train", str(download)).fingerprint()
+    assert envs.make("alfworld", "test", str(download), base=0.1).fingerprint() == first
+
+    def copy(name):
+        return Path(shutil.copytree(download, tmp_path / "copies" / name, ignore=shutil.ignore_patterns("copies")))
+
+    def of(root):
+        return envs.make("alfworld", "train", str(root)).fingerprint()
+
+    moved = copy("moved here")
+    for file in sorted(moved.rglob("game.tw-pddl"), reverse=True):  # written in another order, at another time
+        text = file.read_text()
+        file.unlink()
+        file.write_text(text)
+        os.utime(file, (1, 1))
+    put(moved, "train/pick_and_place_with_movable_recep-Mug-Bowl-Shelf-9")  # is not played
+    assert of(moved) == first
+    game = f"json_2.1.1/train/{FAMILY}-SoapBar-None-Cabinet-428/trial_1/game.tw-pddl"
+    for part in ("pddl_problem", "grammar", "pddl_domain"):
+        exchanged = copy(part)
+        text = RECORDED["game"][part]
+        (exchanged / game).write_text(json.dumps({**RECORDED["game"], part: text[:-1] + "#"}))
+        assert of(exchanged) != first, f"as many bytes, another {part}"
+    renamed = copy("renamed")
+    (renamed / game).parent.rename((renamed / game).parents[1] / "trial_9")
+    assert of(renamed) != first, "games have other numbers"
+    less = copy("less")
+    (less / game).unlink()
+    assert of(less) != first
+
+
+@package
+def test_generated_games_are_known_by_their_content(made, monkeypatch):
+    """Bug: another release of the package makes other games from the same numbers, and a run goes on in them."""
+    assert made.fingerprint() == envs.make("alfworld", "dev").fingerprint()
+    few = [household.generated(family, 0, "train", 0) for family in rooms.FAMILIES]
+    game = rooms.game
+    monkeypatch.setattr(rooms, "game", lambda *made: {**game(*made), "pddl_problem": "another room"})
+    assert all(mine[:4] == other[:4] and mine != other for mine, other in zip(few, (
+        household.generated(family, 0, "train", 0) for family in rooms.FAMILIES)))
+
+
+def test_a_fingerprint_takes_no_time():
+    """Bug: each start of a run takes a minute longer for 3,500 games."""
+    start = time.process_time()
+    for _ in range(350):
+        household.checksum(RECORDED["game"])
+    assert time.process_time() - start < 0.2, "a tenth of a download, on a machine with other work"
+
+
 @package
 def test_generated_games_on_disk_say_so_too(tmp_path):
     """Bug: made-up games, written to files, are called "games in mygames" and their score is taken for ALFWorld's."""
@@ -160,7 +253,7 @@ def test_generated_games_say_so_and_are_the_same_again(made):
     again = envs.make("alfworld", "valid_unseen")
     assert "generated games" in made.describe() and made.source == "generated games"
     assert made.games == again.games and made.describe() == again.describe()
-    assert len({game for _, _, game, _ in made.games}) == len(made.games)
+    assert len({game for _, _, game, *_ in made.games}) == len(made.games)
     assert {made.family(task) for task in made.dev_tasks[:24]} == set(rooms.FAMILIES)  # the first so many are mixed
     assert all(made.games[task][2][2] for task in again.tasks) and not any(made.games[t][2][2] for t in made.tasks)
 

@@ -4,6 +4,8 @@ import random
 import sys
 from pathlib import Path
 
+import pytest
+
 import envs
 import eval as evaluation
 import train
@@ -25,6 +27,12 @@ def test_guess_is_won_by_halving():
             won[habit] += game.won
     assert won["halve"] == len(env.tasks) and won[None] < 30
     assert env.start(0).step("a lot") == "a lot is too low." and not env.start(0).won
+
+
+def test_guess_has_no_data():
+    """Bug: --data with a typing error, or for another world, is not looked at."""
+    with pytest.raises(ValueError, match="--data /no/where: guess"):
+        envs.make("guess", data="/no/where")
 
 
 def test_guess_trains_from_nothing(tmp_path, monkeypatch, capsys):

@@ -1,9 +1,16 @@
 """Tests of worlds/webshop/world.py: which goals there are, and what a page shows."""
 
+import json
 import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
 
 import envs
 from tests.real import REAL_SHOP
+from worlds.webshop import catalogue
 from worlds.webshop import world as shopping
 
 
@@ -26,6 +33,68 @@ def test_real_splits_are_webshops_own(real_shop):
     assert winnable.describe() == real_shop.describe()  # eval.py takes a run for one of another world otherwise
     families = [real_shop.family(task) for task in real_shop.train_tasks]
     assert set(families) == set(shopping.KEYWORDS) | {"other"} and families.count("other") < len(families) / 5
+
+
+def changed(folder, file, change):
+    """A copy of a catalogue whose file has other content, JSON."""
+    new = Path(shutil.copytree(folder, folder.parent / f"copy {len(list(folder.parent.iterdir()))}"))
+    content = json.loads((new / file).read_text(encoding="utf-8")) if (new / file).is_file() else {}
+    (new / file).write_text(json.dumps(change(content)), encoding="utf-8")
+    return new
+
+
+def test_a_catalogue_is_known_by_its_content_wherever_it_lies(tmp_path):
+    """Bug: other products, as many as before, pass for the run's; the same ones in another folder do not."""
+    shop = catalogue.make(tmp_path / "shops" / "shop", products=84)
+    first = envs.make("webshop", "train", shop)
+
+    def same(folder, **options):
+        other = envs.make("webshop", "test", folder, **options)
+        return other.fingerprint() == first.fingerprint()
+
+    def first_item(**change):
+        return changed(shop, "items_shuffle_1000.json", lambda items: [{**items[0], **change}, *items[1:]])
+
+    assert same(changed(shop, "items_shuffle_1000.json", lambda items: items)), "another folder, date and white space"
+    assert same(shop, winnable_only=True, families="footwear", base=0.1), "the run's own flags are compared as flags"
+    assert not same(changed(shop, "items_shuffle_1000.json", lambda items: items[::-1])), "goals have other numbers"
+    assert not same(first_item(pricing="$1.00")) and not same(first_item(name="A name of as many words"))
+    assert not same(first_item(full_description="Other words.")) and not same(first_item(customization_options=""))
+    assert not same(changed(shop, "nouns.json", lambda nouns: {next(iter(first.shop.products.values())).name: ["x"]}))
+    assert not same(shop, human_goals=True) and not same(None)
+    shutil.rmtree(shop)
+    assert first.fingerprint() == first.fingerprint(), "of what was read"
+
+
+def test_the_same_catalogue_has_the_same_fingerprint_on_every_machine(env):
+    """Bug: it depends on a hash seed or on a Python, and no run can be resumed elsewhere."""
+    assert env.fingerprint() == "a1634ef9944c00de"
+
+
+def test_a_fingerprint_takes_no_time(env):
+    """Bug: each start of a run reads thousands of files a second time."""
+    start = time.process_time()
+    env.fingerprint()
+    assert time.process_time() - start < 0.2
+
+
+def test_data_that_is_named_and_not_there_is_one_line(tmp_path, monkeypatch):
+    """Bug: nobody knows whether a flag or the variable names the wrong folder; ~ is a folder of that name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    for wrong in ("~/empty", "~/nowhere", str(tmp_path / "empty")):
+        with pytest.raises(FileNotFoundError, match=f"^--data {tmp_path}.*(empty|nowhere)"):
+            envs.make("webshop", data=wrong)
+        monkeypatch.setenv("WEBSHOP_DATA", wrong)
+        with pytest.raises(FileNotFoundError, match=rf"^\$WEBSHOP_DATA {tmp_path}.*(empty|nowhere)"):
+            envs.make("webshop")
+        monkeypatch.delenv("WEBSHOP_DATA")
+    catalogue.make(tmp_path / "shop", products=84)
+    monkeypatch.setenv("WEBSHOP_DATA", "~/shop")
+    assert envs.make("webshop").describe().startswith("webshop, data in shop: 84 products")
+    (tmp_path / "shop" / "items_shuffle_1000.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="items_shuffle_1000.json: the file is nested too deeply"):
+        envs.make("webshop")
 
 
 def test_pages_show_every_clickable_once_in_brackets(env):

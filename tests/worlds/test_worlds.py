@@ -41,6 +41,30 @@ def test_a_world_has_what_the_protocol_asks_for(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", worlds.names())
+def test_a_world_is_the_same_for_every_split(name):
+    """Bug: the fingerprint is the split's, so that no evaluation takes a run for one of its own world."""
+    env = opened(name)
+    assert worlds.identity(env) == worlds.identity(envs.make(name, "test")) and worlds.identity(env)["fingerprint"]
+
+
+def test_worlds_are_told_apart_by_fingerprint_or_by_their_words():
+    """Bug: runs from before fingerprints cannot be resumed; or other games are taken for the same."""
+    now = {"world": "shop, data in b: 3 goals", "fingerprint": "22"}
+    for before in ({}, {"env": "webshop"}, {"world": "shop, data in a: 3 goals", "fingerprint": "22"},
+                   {"world": "shop, data in b: 3 goals"}):
+        assert worlds.other_games(before, now) == ""
+    for before in ({"world": "shop, data in b: 3 goals", "fingerprint": "11"}, {"world": "shop, data in a: 3 goals"}):
+        line = worlds.other_games(before, now)
+        assert before["world"] in line and now["world"] in line and "\n" not in line
+
+    class Plain:
+        def describe(self):
+            return "a world of somebody else"
+
+    assert set(worlds.identity(Plain()).values()) == {"a world of somebody else"}
+
+
+@pytest.mark.parametrize("name", worlds.names())
 def test_demonstrations_are_whole_chats(name):
     """Bug: a world's player and its game do not fit together, and the cold start learns half an episode."""
     for chat in demonstrations(opened(name), 3, seed=1):

@@ -16,20 +16,23 @@ import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
+from zlib import crc32
 
-from worlds import GameError
+from lib.files import expanded
+from worlds import GameError, digest
 from worlds.alfworld import rooms
 from worlds.alfworld.helper import BASE, WAYS, Helper
 from worlds.alfworld.pddl import GameFile
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
 ALIASES = {"dev": "valid_seen", "test": "valid_unseen"}
+DOWNLOAD = "~/.cache/alfworld"  # where alfworld-download puts its games, unless it is told otherwise
 GENERATED = {"train": 200, "valid_seen": 10, "valid_unseen": 10}  # games per family where there is no download
 RULED = ("go", "open", "close", "take", "look", "examine", "inventory", "help")  # commands that no message lists
 
 
 class World:
-    """Games below `data`, $ALFWORLD_DATA or ~/.cache/alfworld; where there are none, generated ones.
+    """Games below `data` or $ALFWORLD_DATA, else in DOWNLOAD; where none are named and none are there, generated ones.
 
     Files that the paper's numbers leave out (movable, sliced, unsolvable) are left out here, too. Where it
     has no valid_seen, valid_unseen is `dev` as well.
@@ -53,22 +56,21 @@ class World:
 
     def __init__(self, split, data=None, seed=0, base=BASE, reading=0.0, games=GENERATED["train"]):
         self.base, self.reading = base, reading
-        named = data or os.environ.get("ALFWORLD_DATA")
-        root = Path(named or Path.home() / ".cache" / "alfworld").expanduser().resolve()
+        flag, named = "--data" if data else "$ALFWORLD_DATA", data or os.environ.get("ALFWORLD_DATA")
+        root = Path(expanded(named)).resolve() if named else downloads()
         if named and (not root.is_dir() or (root / "train").is_dir()):
-            raise FileNotFoundError(f"{'--data' if data else '$ALFWORLD_DATA'} {root}: must be the directory that "
-                                    "holds json_2.1.1")
-        found = {name: discover(root, name) for name in SPLITS}
-        if data and not any(found.values()):
-            raise FileNotFoundError(f"--data {root}: no json_2.1.1/<split>/*/*/game.tw-pddl that can be played")
+            raise FileNotFoundError(f"{flag} {root}: must be the directory that holds json_2.1.1")
+        found = {name: discover(root, name) if root else [] for name in SPLITS}
+        if named and not any(found.values()):
+            raise FileNotFoundError(f"{flag} {root}: no json_2.1.1/<split>/*/*/game.tw-pddl that can be played")
         written = any(rooms.MARK in str(game[2][0]) for games in found.values() for game in games)
         self.source = f"games in {root.name}" if any(found.values()) and not written else "generated games"
         if not any(found.values()):
             found = {name: [generated(family, seed, name, i) for i in range(n) for family in rooms.FAMILIES]
                      for name, n in {**GENERATED, "train": games}.items()}
         if not found["train"]:
-            raise ValueError(f"{root}: no training games, on which skills are probed")
-        # A task is a number into self.games: (family, the task's text, how to load it, dialect).
+            raise ValueError(f"{root or self.source}: no training games, on which skills are probed")
+        # A task is a number into self.games: (family, the task's text, how to load it, dialect, checksum).
         self.games, self.splits = [], {}
         for name, records in found.items():
             random.Random(name).shuffle(records)  # shuffled, so that the first games are of all families
@@ -91,6 +93,10 @@ class World:
         families = sorted({family for family, *_ in self.games})
         return (f"alfworld, {self.source}, {'/'.join(SPLITS)}: " + ", ".join(
             f"{family} {'/'.join(str(count[family]) for count in counts.values())}" for family in families))
+
+    def fingerprint(self):
+        """Of every game's name and content; not of the folder, nor of the split. Contents were read when it opened."""
+        return digest([[self.name(task), self.games[task][4]] for tasks in self.splits.values() for task in tasks])
 
     def words(self):
         """Whose words the games of this split speak, for eval.py: "no articles 68"; see rooms.DIALECTS."""
@@ -117,8 +123,16 @@ class World:
         return Helper(game, self.family(task), skills, rng, self.base, self.reading)
 
 
+def downloads():
+    """The directory of a download that nobody has named; None where there is no home directory, as in a container."""
+    try:
+        return Path(expanded(DOWNLOAD)).resolve()
+    except ValueError:
+        return None
+
+
 def discover(root, split):
-    """[(family, the task's text, (path,), dialect)] of a split's games that can be won, in the order of their paths."""
+    """[(family, the task's text, (path,), dialect, checksum)] of a split's games that can be won, by their paths."""
     found = []
     for path in sorted((root / "json_2.1.1" / split).glob("*/*/game.tw-pddl")):
         name = path.parent.parent.name
@@ -126,7 +140,8 @@ def discover(root, split):
             continue
         data = read(path)
         if data.get("solvable") is True:
-            found.append((name.split("-")[0], task_of(data, path), (path,), rooms.dialect(data["grammar"])))
+            found.append((name.split("-")[0], task_of(data, path), (path,), rooms.dialect(data["grammar"]),
+                          checksum(data)))
     return found
 
 
@@ -134,7 +149,15 @@ def generated(family, seed, split, i):
     """The same record as in discover, for a game that is generated when it is played."""
     made = family, 10_000 * seed + i + rooms.SEEN_SEEDS * (split == "valid_seen"), split == "valid_unseen"
     game = rooms.game(*made)
-    return family, task_of(game, f"generated game {made}"), made, rooms.dialect(game["grammar"])
+    return family, task_of(game, f"generated game {made}"), made, rooms.dialect(game["grammar"]), checksum(game)
+
+
+def checksum(data):
+    """Of a game file's rules, texts and room: another game has another one."""
+    total = 0
+    for part in ("pddl_domain", "grammar", "pddl_problem"):
+        total = crc32(str(data.get(part)).encode("utf-8", "replace"), total)
+    return total
 
 
 def read(path):

@@ -26,6 +26,8 @@ class World:
         splits = {"test": range(100), "dev": range(100, 200), "train": range(200, 800)}
         if split not in splits:
             raise ValueError(f"--split {split}: guess has {', '.join(splits)}")
+        if data:
+            raise ValueError(f"--data {data}: guess makes its numbers up; leave it out")
         self.tasks, self.train_tasks, self.dev_tasks = (list(splits[name]) for name in (split, "train", "dev"))
 
     def family(self, task):

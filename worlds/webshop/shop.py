@@ -97,6 +97,8 @@ def _read(folder, names, kind):
         place = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else f"byte {error.start}"
         _need(path.stat().st_size, path, "the file", "is empty")
         _need(False, path, place, "is not valid JSON (truncated?)" if "line" in place else "is not UTF-8 text")
+    except RecursionError:          # [[[[...
+        _need(False, path, "the file", "is nested too deeply")
     _need(isinstance(data, kind), path, "the top level", f"is {type(data).__name__}, not {kind.__name__}")
     return path, data
 

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from zlib import crc32
 
+from lib.files import expanded
+from worlds import digest
 from worlds.players import BASE
 from worlds.webshop import catalogue
 from worlds.webshop.shop import ACTION, WebShop
@@ -99,7 +101,8 @@ class World:
     def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False, base=BASE,
                  reading=0.0, families=""):
         self.base, self.reading = base, reading
-        data = data or os.environ.get("WEBSHOP_DATA")
+        named = "--data" if data else "$WEBSHOP_DATA"
+        data = expanded(data or os.environ.get("WEBSHOP_DATA") or "")
         self.real = bool(data)
         if reading and not data:
             raise ValueError("--reading: only shoppers of real data have exercises; give --data, or leave it out")
@@ -109,7 +112,10 @@ class World:
             # The seed is the world's, not the run's: with the run's, test goals of one run would be training goals of
             # another.
             where = data or catalogue.make(folder, seed=seed)
-            self.shop = WebShop(where, human_goals=human_goals, seed=seed)
+            try:
+                self.shop = WebShop(where, human_goals=human_goals, seed=seed)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{named} {error}") from None
         n = len(self.shop.goals)
         test, dev = (500, 1000) if n >= 3000 else (round(n * 500 / 6910), round(n * 1000 / 6910))
         splits = {"test": range(test), "dev": range(test, test + dev), "train": range(test + dev, n)}
@@ -143,6 +149,14 @@ class World:
 
     def describe(self):
         return f"webshop, {self.source}: {len(self.shop.products)} products, {len(self.shop.goals)} goals"
+
+    def fingerprint(self):
+        """Of all that decides what a page shows and what a purchase scores; not of the folder, nor of the split."""
+        shop = self.shop
+        products = [[getattr(product, name) for name in product.__slots__] for product in shop.products.values()]
+        goals = [[goal[key] for key in ("asin", "instruction_text", "attributes", "price_upper", "goal_options")]
+                 for goal in shop.goals]
+        return digest([self.real, products, shop.prices, goals, sorted(shop.nouns.items())])
 
     def family(self, task):
         return self.families[task]
