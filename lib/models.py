@@ -44,9 +44,11 @@ def _byte_level(bpe):
 
 
 # Pieces of a text: the frequent ones are the tokens of `tiny`. The space belongs to the token before it, so a word is
-# the same token everywhere: "gift tin" is the same two tokens in a task, in [gift tin] and in click[gift tin]. Ids,
-# prices and tags are pieces, too. A small model copies tokens, not letters.
-PIECES = (r"</?[a-z_]+>|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|\"[^\s\p{L}\d<]* ?|\{\"|[^\s\p{L}\d] ?|\s+")
+# the same token everywhere: "gift tin" is the same two tokens in a task, in [gift tin] and in click[gift tin]. Names
+# with underscores (tools, ids of skills), other ids, prices, tags and JSON's marks between two texts are pieces, too. A
+# small model copies tokens, not letters.
+PIECES = (r"</?[a-z_]+>|[a-z]+(?:_[a-z0-9]+)+|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+(?:'\p{L}+)? ?|"
+          r"\"[^\s\p{L}\d<]* ?\"?|\{\"|[^\s\p{L}\d] ?|\s+")
 
 
 def tiny(text, seed=0, vocab=6144):
@@ -95,6 +97,24 @@ def tiny(text, seed=0, vocab=6144):
             "mlp.down_proj": normal(dim, ffn, scale=out),
         }.items()}
     return hf, weights, tokenizer
+
+
+def lend(model, tokenizer, folder):
+    """Give a new tiny the layers of the one in `folder`, and its vectors of words: it can copy before it can read.
+
+    A word that the other one does not have gets the vector of one that only the other one has, each another: to copy a
+    word, layers must tell it from others, and need not know what it means.
+    """
+    _, weights, other = checkpoints.read(str(folder))
+    mine, theirs = tokenizer.get_vocab(), other.get_vocab()
+    spare = iter(sorted(i for word, i in theirs.items() if word not in mine))  # the frequent ones first
+    rows = [theirs[word] if word in theirs else next(spare, None) for word in sorted(mine, key=mine.get)]
+    state = model.state_dict()
+    words = weights["model.embed_tokens.weight"]
+    if None in rows or words.shape[1] != state["model.embed_tokens.weight"].shape[1]:
+        raise ValueError(f"--like {folder}: is no tiny, or has too few words")
+    model.load_state_dict({name: words[rows] if name == "model.embed_tokens.weight" else weights[name]
+                           for name in state if name in weights}, strict=False)
 
 
 def smollm2():

@@ -27,10 +27,12 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 import worlds
+from lib import models
 from lib.chat import read_chats
 from lib.context import drop_oldest
 from lib.device import pick_device
 from lib.files import one_line, print_anything
+from lib.skillfiles import SKILL
 from policy import logprobs
 from skillbank import Skill, review_prompt, tool_call
 from tools import report
@@ -46,6 +48,7 @@ class Flags:
     env: str = flag("webshop", "world whose scripted players write the transcripts", choices=worlds.names(),
                     group="what to make")
     model: str = flag("tiny", "HF id or directory to begin with; tiny: a new one, made from nothing")
+    like: str = flag("", "directory of another tiny, which lends a new one its layers and its vectors of words")
     out: str = flag("", "directory of the checkpoint")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     resume: bool = flag(False, "go on with the unfinished cold start in --out")
@@ -143,7 +146,7 @@ def settings_of(flags: Flags, env) -> dict:
     When it is resumed they are the same, but for those in FREE.
     """
     kept = {name: value for name, value in {**vars(flags), **flags.options}.items()
-            if name not in ("resume", "device", "out", "data", "options", "chats")}
+            if name not in ("resume", "device", "out", "data", "options", "chats", "like")}
     read = zlib.crc32(Path(flags.chats).read_bytes()) if flags.chats else worlds.identity(env)["fingerprint"]
     return {**kept, "transcripts from": read, "threads": torch.get_num_threads()}
 
@@ -283,19 +286,25 @@ def weigh(ids, sampled, rules, copy):
 
 def demonstrations(env, count, seed):
     """`count` chats of a world's scripted players on training tasks, with some random skills in the prompt."""
-    ways = env.ways
     rng, chats = random.Random(f"demonstrations/{seed}"), []
     for _ in range(count):
         task = rng.choice(env.train_tasks)
-        family = env.family(task)
-        general = rng.randrange(5) if rng.random() < 0.5 else 0
-        texts = some(rng, ways.texts("general", rng.randrange(WORDINGS)), general)
-        texts += some(rng, ways.texts(family, rng.randrange(WORDINGS)), rng.randrange(5))
-        shown = [Skill(f"dyn_{number:03d}", text["title"], text["principle"], text["when_to_apply"])
-                 for number, text in zip(rng.sample(range(1, 40), len(texts)), texts)]
-        game = env.start(task)
-        chats.append(scripted(env, task, shown, game, env.player(game, task, shown, rng)))
+        # A world of hidden rules shows others each time; in any other world skills name the players' habits.
+        world, texts = env.demonstration(task, rng) if hasattr(env, "demonstration") else (env, habits(env, task, rng))
+        shown = [Skill(*(text[key] for key in SKILL)) for text in texts]
+        game = world.start(task)
+        chats.append(scripted(world, task, shown, game, world.player(game, task, shown, rng)))
     return chats
+
+
+def habits(env, task, rng):
+    """Some random habits as skills to show: texts with ids."""
+    family, ways = env.family(task), env.ways
+    general = rng.randrange(5) if rng.random() < 0.5 else 0
+    texts = some(rng, ways.texts("general", rng.randrange(WORDINGS)), general)
+    texts += some(rng, ways.texts(family, rng.randrange(WORDINGS)), rng.randrange(5))
+    return [{**text, "skill_id": f"dyn_{number:03d}"}
+            for number, text in zip(rng.sample(range(1, 40), len(texts)), texts)]
 
 
 def some(rng, texts, count):
@@ -342,6 +351,10 @@ def make(flags):
     lengths = {name: getattr(flags, name) for name in LENGTHS}
     policy = policies.load(flags.model, pick_device(flags.device), seed=flags.seed, world=env.home,
                            text=corpus(env) if new else None)
+    if flags.like:
+        if not new:
+            raise ValueError(f"--like {flags.like}: only a new tiny can be given layers; --model tiny makes one")
+        models.lend(policy.model, policy.chat.tokenizer, flags.like)
     if new:  # it has seen no later position and no longer answer: eval.py should know
         policy.model.cfg.hf |= {"max_position_embeddings": flags.context, "world": env.known, "sampling": lengths}
     if flags.model in PRESETS:  # which preset of train.py the checkpoint wants

@@ -116,7 +116,9 @@ def parse(kind, presets, argv=None, program="train.py", text="", place=""):
         anew = vars(kind).get("__annotations__", {}) if kind.__base__ is not object else {}
         preset = preset_of(model, presets)
         base = {name: value for name, value in preset.items() if name in known and name not in anew} | small
-    own = {option: given.pop(option, run.get(option, default)) for option, default in options.items()}
+    seed = given.get("seed", known["seed"].default) if "seed" in known else 0
+    seeded = dict.fromkeys(worlds.seeded(env), seed)  # options that are the run's --seed where they are not given
+    own = {option: given.pop(option, {**options, **seeded, **run}[option]) for option in options}
     return kind(**{**base, **given, "model": model, "out": out, "options": own})
 
 

@@ -16,11 +16,15 @@ from dualadv_grpo import ACT, FORCED, REVIEW, Stats
 from lib.files import print_anything, read_json, write_atomic
 from lib.memory import gpu_peak_mb, peak_mb
 from probes import edits_of
+from skillbank import TOOLS
 from tools.figures import Panel, draw
 from tools.flags import path_of
 from tools.guard import guard
 
 PARTS = ("act", "probe", "update", "confirm")  # of an iteration, as metrics.jsonl names their seconds and tokens
+# The kinds of edits, the best first: habits of scripted players, and hidden rules.
+KINDS = ("useful", "neutral", "harmful"), ("right", "half", "wrong")
+GOOD = tuple(names[0] for names in KINDS)
 
 
 def seconds_of(row) -> float:
@@ -76,6 +80,8 @@ class Iteration:
     def publish(self, out, env, bank):
         """Print the iteration, write its samples and edits, return its row of metrics.jsonl."""
         row = self.row(bank)
+        if hasattr(env, "measures"):  # a world of hidden rules knows what reviews and the bank have found out
+            row |= calls(self.episodes) | env.measures(self.episodes, bank)
         print(self.line(row, env.source), flush=True)
         there = {skill.skill_id for skill in bank.skills()}
         for edit in [edit for edit in self.committed if edit.skill_id in there]:
@@ -150,6 +156,13 @@ def summary(episodes: list) -> dict[str, dict]:
     }
 
 
+def calls(episodes):
+    """Of the reviews, the share that calls each tool; failed: a call that changes nothing and does not mean to."""
+    edits = [e.edit for e in episodes if e.edit]
+    names = [edit.name if edit.changed or edit.status == "kept" else "failed" for edit in edits]
+    return {name: names.count(name) / max(len(names), 1) for name in (*TOOLS, "failed")}
+
+
 def dev_row(step, episodes, source, bank, seconds):
     """Print an evaluation during training; returns what metrics.jsonl holds of it."""
     result = summary(episodes)["all"]
@@ -189,8 +202,8 @@ def cut(path, step):
 def edit_rows(step, episodes, committed, ways):
     """edits.jsonl: every edit that was probed, in the words of the policy, and what came of it.
 
-    episode: the number of the episode that was reviewed; kind: useful, neutral or harmful, where the words are those of
-    the world's scripted players; else None.
+    episode: the number of the episode that was reviewed; kind: one of KINDS, where the words are those of the world's
+    scripted players; else None.
     """
     edits = [(i, episode.edit) for i, episode in enumerate(episodes) if episode.edit and episode.edit.changed]
     # A method may commit what was written in an earlier iteration.
@@ -305,16 +318,18 @@ def digest(run):
     rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_in(run)
     last = max(row["step"] for row in rows)
 
+    names = next((names for names in KINDS if any(edit["kind"] in names for edit in edits)), KINDS[0])
+
     def count(some):
         kinds = [edit["kind"] for edit in some]
-        return {name: kinds.count(name) for name in ("useful", "neutral", "harmful")}
+        return {name: kinds.count(name) for name in names}
 
     def mean_u(name):
         some = [edit["utility"] for edit in edits if edit["kind"] == name]
         return f"{name} {sum(some) / max(len(some), 1):+.2f} ({len(some)})"
 
     def share(some):
-        return count(some)["useful"] / max(len(some), 1)
+        return count(some)[names[0]] / max(len(some), 1)
 
     best = {}  # the edit each task would have committed without confirmation
     for edit in sorted(edits, key=lambda edit: -edit["utility"]):
@@ -324,9 +339,9 @@ def digest(run):
     return "\n".join([
         f"{run}: held-out success {evals}; "
         f"{sum(map(seconds_of, rows)):.0f}s of iterations",
-        f"  share of useful edits {share([e for e in edits if e['step'] <= 5]):.2f} in iterations 1-5, "
+        f"  share of {names[0]} edits {share([e for e in edits if e['step'] <= 5]):.2f} in iterations 1-5, "
         f"{share([e for e in edits if e['step'] > last - 5]):.2f} in the last five",
-        f"  mean U: {', '.join(map(mean_u, ('useful', 'neutral', 'harmful')))}",
+        f"  mean U: {', '.join(map(mean_u, names))}",
         f"  committed {count([e for e in edits if e['committed']])}, without confirmation {count(best.values())}"])
 
 
@@ -344,7 +359,7 @@ def plot(runs, file):
         # The share of useful edits, five iterations at a time; words that no player uses count by their utility.
         bins = {}
         for edit in edits:
-            good = edit["kind"] == "useful" if edit["kind"] else edit["utility"] > 0
+            good = edit["kind"] in GOOD if edit["kind"] else edit["utility"] > 0
             bins.setdefault((edit["step"] - 1) // 5, []).append(good)
         useful[name] = [(5 * b + 3, sum(some) / len(some)) for b, some in bins.items()]
         bank[name] = [(row["step"], row["skills"]) for row in rows if row["step"]]

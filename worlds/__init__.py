@@ -101,3 +101,8 @@ def add_options(parser, name: str) -> dict:
         action = {"action": "store_true"} if isinstance(default, bool) else {"type": type(default)}
         group.add_argument(f"--{option}", default=None, help=f"{text} (default: {default})", **action)
     return {option: default for option, (default, _) in options.items()}
+
+
+def seeded(name: str) -> tuple:
+    """A world's own flags that are the run's --seed where they are not given; () where there is no such world."""
+    return getattr(load(name), "seeded", ()) if name in names() else ()

@@ -44,6 +44,30 @@ def test_tiny_copies_words_and_opens_in_transformers(tmp_path):
     torch.testing.assert_close(hf_logits(tmp_path / "tiny", tokens), our_logits(policy, tokens), atol=1e-4, rtol=0)
 
 
+def test_ids_of_skills_and_names_of_tools_are_single_tokens():
+    """Bug: an id is four pieces and copied wrongly, so update_skill is not_found and is never learned."""
+    policy = policies.load("tiny", text=['{"name": "update_skill", "arguments": {"skill_id": "dyn_012"}}'] * 2)
+    assert [policy.chat.decode([i]) for i in policy.chat.encode('"update_skill": "dyn_012')] == [
+        '"', "update_skill", '": "', "dyn_012"]
+
+
+def test_a_new_tiny_can_borrow_layers():
+    """Bug: words that two tinies share change their meaning, or new words get one vector and cannot be told apart."""
+    shop = policies.load("tiny", world="webshop")
+    new = policies.load("tiny", text=["score was dyn_001 dyn_002 dyn_003"] * 2)
+    small.lend(new.model, new.tokenizer, small.shipped("webshop"))
+    old, mine = shop.model.state_dict(), new.model.state_dict()
+    words = "model.embed_tokens.weight"
+    for name in mine:
+        assert name == words or torch.equal(mine[name], old[name]), name
+    shared = set(new.tokenizer.get_vocab()) & set(shop.tokenizer.get_vocab())
+    assert "scoreĠ" in shared and "dyn_001" not in shared
+    for word in shared:
+        assert torch.equal(mine[words][new.tokenizer.get_vocab()[word]], old[words][shop.tokenizer.get_vocab()[word]])
+    ids = [mine[words][new.tokenizer.get_vocab()[f"dyn_00{i}"]] for i in (1, 2, 3)]
+    assert not any(torch.equal(a, b) for a, b in ((ids[0], ids[1]), (ids[1], ids[2]), (ids[0], ids[2])))
+
+
 def test_tiny_wants_text():
     """The bug: a tokenizer made from nothing, and a policy that speaks in bytes."""
     assert "text=" in refusal("tiny", text=[])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import train
+import worlds
 from forks import gigpo
 from tools import coldstart, runs
 from tools.flags import parse
@@ -119,3 +120,13 @@ def test_a_checkpoint_of_the_cold_start_has_the_presets_of_what_it_was_made_from
         config.write_text(other)
         assert train.read_flags(["--model", str(tmp_path)]).lr == train.Flags.lr
     assert train.read_flags(["--model", "smollm2"]).cold_start == 20
+
+
+def test_a_worlds_option_can_follow_the_seed(monkeypatch):
+    """Bug: --seed 1 plays the rules of seed 0; or a value that is given is overruled."""
+    monkeypatch.setattr(worlds.load("counter"), "seeded", ("rules",))
+    assert [train.read_flags(["--env", "counter", *given]).options["rules"]
+            for given in ([], ["--seed", "7"], ["--seed", "7", "--rules", "2"])] == [0, 7, 2]
+    monkeypatch.setattr(worlds.load("counter"), "seeded", ())
+    assert train.read_flags(["--env", "counter", "--seed", "7"]).options["rules"] == -1
+    assert worlds.seeded("guess") == worlds.seeded("nowhere") == ()

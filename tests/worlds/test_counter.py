@@ -1,0 +1,184 @@
+"""The counter: hidden rules that follow the seed, a clerk who tells the truth, players who know the language only."""
+
+import random
+from collections import Counter
+
+import pytest
+
+import envs
+import policy as policies
+import train
+from skillbank import Skill, SkillBank, review
+from tools.coldstart import demonstrations, tool_call
+from tools.report import edit_rows
+from worlds.counter.world import EVERYBODY, LUCK, kinds, seals, skill, towns
+
+
+@pytest.fixture(scope="module")
+def env():
+    return envs.make("counter", rules=3)
+
+
+def shown(*rules):
+    return [Skill(f"dyn_{i:03d}", **skill(*rule)) for i, rule in enumerate(rules, 1)]
+
+
+def wrong_seal(env, task):
+    """A seal that is refused."""
+    for seal in seals:
+        game = env.start(task)
+        game.step(f"{seal} seal")
+        if game.done:
+            return seal
+
+
+def test_the_rules_follow_the_seed():
+    """Bug: every seed is the same town, and a figure over seeds is one measurement repeated."""
+    first, again, other = (train.read_flags(["--env", "counter", "--seed", seed]).options for seed in ("4", "4", "5"))
+    assert first == again and first["rules"] == 4 and other["rules"] == 5
+    assert train.read_flags(["--env", "counter", "--seed", "4", "--rules", "9"]).options["rules"] == 9
+    worlds = [envs.make("counter", **options) for options in (first, again, other)]
+    assert worlds[0].ways.rules == worlds[1].ways.rules != worlds[2].ways.rules
+    assert worlds[0].describe() != worlds[2].describe(), "a resumed run, or eval.py, would not notice other rules"
+
+
+def test_one_kind_wants_the_same_everywhere(env):
+    """Bug: no rule is general, and a general skill is always a mistake."""
+    common = [kind for kind in kinds if len({env.ways.rules[town, kind] for town in towns}) == 1]
+    assert len(common) == 1 and len(env.ways.rules) == len(towns) * len(kinds)
+    assert [text["principle"] for text in env.ways.texts("general")] == [
+        f"Everybody wants the {env.ways.rules[towns[0], common[0]]} seal on {common[0]} parcels."]
+
+
+def test_the_clerk_tells_the_truth_and_the_man_does_not_know(env):
+    """Bug: the refusal names another seal than the hidden rule, and nothing can be learned from it."""
+    hearsay = 0
+    for task in env.train_tasks[:200]:
+        game, wanted = env.start(task), env.ways.rules[env.family(task), env.sort(task)]
+        hearsay += game.hearsay == wanted
+        reply = game.step(f"{wrong_seal(env, task)} seal")
+        assert game.done and game.score == 0 and reply.endswith(
+            f"{env.family(task)} wants the {wanted} seal on {env.sort(task)} parcels.")
+    assert hearsay < 30
+
+
+def test_luck_is_the_tasks_own(env):
+    """Bug: a wrong seal passes in one run of a pair and not in the other, and U measures luck."""
+    passed = Counter()
+    for task in env.train_tasks[:60]:
+        for seal in set(seals) - {env.ways.rules[env.family(task), env.sort(task)]}:
+            replies = set()
+            for _ in range(2):
+                game = env.start(task)
+                replies.add(game.step(f"{seal} seal"))
+            assert len(replies) == 1
+            passed[game.score] += 1
+    assert abs(passed[0.5] / passed.total() - LUCK) < 0.05
+
+
+def test_a_parcel_is_sent_for_the_right_seal_and_sum(env):
+    """Bug: the game cannot be won, or is won without paying; or a slip of the pen ends it."""
+    task = env.train_tasks[0]
+    game = env.start(task)
+    assert game.step("hello") == "There is no such seal." and not game.done
+    assert "Accepted" in game.step(f"{game.wanted} seal") and game.score == 0.5 and not game.done
+    assert game.step(f"pay {sum(game.fees)}") == "Sent." and game.won and game.done and game.score == 1.0
+    game = env.start(task)
+    game.step(f"{game.wanted} seal")
+    game.step(f"pay {sum(game.fees) + 1}")
+    assert game.done and not game.won and game.score == 0.5
+
+
+def test_held_out_games_are_other_customers_of_the_same_towns(env):
+    """Bug: a held-out game is a training game; or it has a town whose rules no training game can tell."""
+    splits = [set(envs.make("counter", split, rules=3).tasks) for split in ("train", "dev", "test")]
+    assert sum(map(len, splits)) == len(set.union(*splits))
+    for tasks in splits:
+        assert {(env.family(task), env.sort(task)) for task in tasks} == set(env.ways.rules)
+
+
+def test_players_obey_a_skill_that_fits(env):
+    """Bug: players ignore their prompt, or obey a rule of another kind, and a model learns no skills from them."""
+    for task in env.train_tasks[:40]:
+        town, kind = env.family(task), env.sort(task)
+        elsewhere, otherwise = next(t for t in towns if t != town), next(k for k in kinds if k != kind)
+        others = [(town, otherwise, "red"), (elsewhere, kind, "red")]
+        own, general = (town, kind, "ivory"), (EVERYBODY, kind, "ivory")
+        for fitting in ([own], [general], [(EVERYBODY, kind, "red"), own]):
+            player = env.player(env.start(task), task, shown(*others, *fitting), random.Random(task))
+            assert player.act("")[1] == "ivory seal"
+        free = [env.player(env.start(task), task, shown(*others), random.Random(i)).act("")[1] for i in range(20)]
+        assert len(set(free)) > 3
+
+
+def test_no_rule_of_the_run_is_demonstrated(env):
+    """Bug: transcripts teach the rules that a run is to find out by itself."""
+    told = Counter()
+    for chat in demonstrations(env, 600, seed=0):
+        for message in chat:
+            if "The clerk says: " in message["content"]:
+                rule = message["content"].partition("The clerk says: ")[2].partition(".")[0]
+                who, kind, seal = env.ways.meaning({"principle": rule})
+                told[env.ways.rules[who, kind] == seal] += 1
+    assert told.total() > 100 and told[True] < 0.15 * told.total(), "about one in sixteen is so by chance"
+
+
+def test_reviews_quote_the_clerk_as_often_as_asked(env):
+    """Bug: --evidence does nothing, or players are right so often that nothing is left to learn."""
+    for share in (0.0, 0.5):
+        world = envs.make("counter", rules=3, evidence=share)
+        refused = [chat[-1]["content"] for chat in demonstrations(world, 400, seed=0)
+                   if "clerk says:" in chat[-2]["content"]]
+        quoted = sum("<think>The clerk says" in text for text in refused)
+        assert abs(quoted / len(refused) - 0.9 * share) < 0.1
+
+
+def test_edits_are_right_half_or_wrong(env):
+    """Bug: edits.jsonl calls another town's rule right, or a true rule in the wrong place."""
+    town, other = towns[0], towns[1]
+    kind = next(kind for kind in kinds if env.ways.rules[town, kind] != env.ways.rules[other, kind])
+    wanted, elsewhere = env.ways.rules[town, kind], env.ways.rules[other, kind]
+    absent = next(seal for seal in seals if seal not in env.ways.rules.values() or not any(
+        seal == value for (t, k), value in env.ways.rules.items() if k == kind or t == town))
+
+    def kind_of(category, *rule):
+        text = tool_call("propose_skill", {"category": category, **skill(*rule), "evidence": "-"})
+        episode = envs.Episode(env.train_tasks[0], town, 0, [], ())
+        episode.edit = review(text, SkillBank(), town)
+        assert episode.edit.changed
+        return edit_rows(1, [episode], [], env.ways)[0]["kind"]
+
+    assert kind_of(town, town, kind, wanted) == "right"
+    assert kind_of("general", town, kind, wanted) == "half"
+    assert kind_of(town, town, kind, elsewhere) == "half"
+    assert kind_of(town, town, kind, absent) == "wrong"
+    assert kind_of("general", EVERYBODY, kind, wanted) == "half", "it does not hold in the other town"
+    assert env.ways.meaning({"principle": "Smile at the clerk."}) is None
+
+
+def test_the_bank_of_all_true_rules_knows_every_fact(env):
+    """Bug: `facts` counts a fact that no prompt shows, or misses a general one."""
+    bank = SkillBank()
+    assert env.measures([], bank)["facts"] == 0
+    for place in (*towns, "general"):
+        for text in env.ways.texts(place):
+            if place == "general" or not bank.general_skills:
+                bank.apply("propose_skill", {"category": place, **text, "evidence": "-"}, place)
+    assert env.measures([], bank)["facts"] == 1
+    bank.apply("propose_skill", {"category": towns[0], **skill(towns[0], kinds[0], next(
+        seal for seal in seals if seal != env.ways.rules[towns[0], kinds[0]])), "evidence": "-"}, towns[0])
+    assert env.measures([], bank)["facts"] == pytest.approx(1 - 1 / len(env.ways.rules)), "the newest one counts"
+
+
+def test_tiny_obeys_and_has_something_left_to_learn(env):
+    """Bug: the shipped model does not follow a true rule in its prompt, so no bank helps; or it knows rules unasked."""
+    tiny, games = policies.load("tiny", world="counter"), envs.make("counter", "dev", rules=3).tasks[:54]
+    assert tiny.model.cfg.hf["world"] == env.known
+    assert len(tiny.chat.encode("dyn_123")) == 1 and len(tiny.chat.encode(f"the {seals[0]} seal")) == 3
+    told = SkillBank()
+    for town in towns:
+        for text in env.ways.texts(town):
+            told.apply("propose_skill", {"category": town, **text, "evidence": "-"}, town)
+    how = envs.Sampling(0.4, 96, 160, 3072, top_k=4)
+    accepted = [sum(e.score > 0 for e in envs.evaluate(tiny, env, bank, games, how)) for bank in (SkillBank(), told)]
+    assert accepted[0] < 30 and accepted[1] > 48
