@@ -80,7 +80,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, run):
     assert [line["step"] for line in metrics] == [0, 1, 2]
     assert "eval_success" in metrics[0] and "eval_success" in metrics[2]  # a baseline before any update
     assert len(SkillBank.load(tmp_path / "whole" / "skills.json").skills()) == metrics[-1]["skills"] > 1
-    assert all(line["edits"] == line["committed"] == 2 and line["tokens"] > 0 for line in metrics[1:])
+    assert all(line["edits"] >= line["committed"] > 0 and line["tokens"] > 0 for line in metrics[1:])
     first = policies.load(str(tmp_path / "whole" / "reference")).model.state_dict()
     assert not equal(first, whole[0])  # it did learn something
     sample = (tmp_path / "whole" / "samples" / "step_00001.txt").read_text()
