@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.runs import SMALL
 
@@ -17,9 +18,12 @@ def run(train_in_process):
 
 @pytest.fixture(scope="session")
 def first(run, tmp_path_factory):
-    """A run of one iteration. Who goes on with it takes a copy: `begun`."""
+    """A run of one iteration, on one thread as the tests that go on with a copy of it, `begun`: else bits differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "first"
     run(out)
+    torch.set_num_threads(before)
     return out
 
 
