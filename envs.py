@@ -177,10 +177,12 @@ def prepare(policy: Policy, env: Env, task: int, bank: SkillBank, key: int, top_
     def opening(shown):
         return policy.chat.opening(*first_messages(env, task, game, shown))
 
-    # The newest skill of a list is being probed, so it is not the first to be left out.
-    newest = bank.general_skills[-1:] + bank.task_specific_skills.get(family, [])[-1:]
-    shown = what_fits(bank.retrieve(env.goal(task), family, top_k), newest, lambda some: len(opening(some)) <= most)
+    shown = bank.retrieve(env.goal(task), family, top_k)
     ids = opening(shown)
+    if len(ids) > most:  # the newest skill of a list is being probed: it is not the first to be left out
+        newest = bank.general_skills[-1:] + bank.task_specific_skills.get(family, [])[-1:]
+        shown = what_fits(shown, newest, lambda some: len(opening(some)) <= most)
+        ids = opening(shown)
     if len(ids) > most:
         raise GameError(f"task {task}: {len(ids)} tokens of task and first page, room for {most}; raise --context")
     messages = first_messages(env, task, game, shown)
@@ -302,7 +304,6 @@ def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str]
 
 
 def question_of(episode: Episode, env: Env) -> str:
-    """The review's question."""
     return "\n" + review_prompt(episode.family, episode.won, episode.score, episode.steps, env.limit)
 
 
@@ -336,8 +337,7 @@ def go_on(chat, episode: Episode, reply: str, question: str, page: str, context:
 
 def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[SkillBank], seed: int = 0,
                  sampling: Sampling | None = None, ask: Callable[[Episode, Env], str] = question_of) -> list[Episode]:
-    """Ask for the reviews of episodes that are over, each on its bank. ask(episode, env): the question; it may be a
-    sentence before `question_of`.
+    """Ask for the reviews of episodes that are over, each on its bank; ask: makes the question, as `question_of` does.
 
     Returns new Episodes; only their reviews count as sampled. With the rollout's seed and sampling they are as then.
     """

@@ -1,0 +1,43 @@
+"""What a study measures is kept: it can be written, and replaces nothing."""
+
+import json
+import sys
+
+import pytest
+
+import envs
+from studies import bench, lab
+from tests.runs import ends
+
+# Study -> a part of it, and what stands in for that part.
+STUDIES = [("bench", bench, "decode", ("title", [{"": "row"}], "note")), ("lab", lab, "players", {"figure": 1})]
+
+
+@pytest.mark.parametrize("out", ["file/new.json", "file", "~/file/new.json", "x" * 300])
+@pytest.mark.parametrize("name, study, part, result", STUDIES, ids=["bench", "lab"])
+def test_a_file_that_cannot_be_written_is_said_first(name, study, part, result, out, tmp_path, monkeypatch):
+    """Bug: an hour of measuring, and then the folder of --out is a file, or of somebody else."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if out == "file":
+        (tmp_path / "file").mkdir()
+    else:
+        (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(envs, "make", lambda *rest: pytest.fail("it began"))
+    monkeypatch.setattr(sys, "argv", [name, f"--out={out}"])
+    line, _ = ends(study.main)
+    assert line.startswith(f"studies.{name}: ") and "cannot be written" in line and "\n" not in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name, study, part, result", STUDIES, ids=["bench", "lab"])
+def test_other_figures_are_not_replaced(name, study, part, result, tmp_path, monkeypatch, capsys):
+    """Bug: a short second measurement replaces the long first one without a word."""
+    monkeypatch.setattr(sys, "argv", [name, "--parts", part, "--out", str(tmp_path / "r.json")])
+    monkeypatch.setitem(study.PARTS, part, lambda *rest: result)
+    study.main()
+    (tmp_path / "r.json").write_text(json.dumps({"settings": {}, "rows": "long"}))
+    study.main()
+    study.main()
+    assert capsys.readouterr().out.count("held another result") == 1
+    assert json.loads((tmp_path / "r.1.json").read_text()) == {"settings": {}, "rows": "long"}
