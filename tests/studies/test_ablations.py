@@ -187,7 +187,7 @@ def test_the_table_counts_all_tokens_and_seconds(tmp_path, monkeypatch, capsys):
 
 
 def hidden(run, success, right, facts, tokens=10_000):
-    """A finished run at the counter, evaluated every five iterations; half of them have a review with something to say."""
+    """A finished run at the counter, evaluated every five iterations, half of them with something to write down."""
     run.mkdir(parents=True)
     rows = [{"step": step, "sampled": tokens * bool(step), **({"right_reviews": right, "refused": 2 * (step % 2),
              "facts": facts * step / 10} if step else {}),
@@ -202,7 +202,8 @@ def test_the_counters_gains_are_paired_by_seed(tmp_path, monkeypatch):
     hidden(tmp_path / "counter_SkillMaster_0", [0.0, 0.6, 0.8], 0.5, 0.7)
     hidden(tmp_path / "counter_SkillMaster_1", [0.0, 0.2, 0.4], 0.25, 0.5)
     hidden(tmp_path / "counter_one_advantage_1", [0.0, 0.1, 0.3], 0.2, 0.4)
-    rows = {row["variant"]: row for row in call(monkeypatch, tmp_path, "--parts", "counter", "--steps", "10")["counter"]}
+    made = call(monkeypatch, tmp_path, "--parts", "counter", "--steps", "10")["counter"]
+    rows = {row["variant"]: row for row in made}
     assert rows["SkillMaster"]["at the end"] == "0.600 +- 0.200" and rows["SkillMaster"]["tokens"] == 100_000
     assert rows["SkillMaster"]["right reviews"].startswith("0.375") and rows["SkillMaster"]["facts"].startswith("0.6")
     single = rows["one advantage"]

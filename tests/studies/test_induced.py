@@ -94,7 +94,7 @@ def test_a_policy_is_played_with_four_banks(env, monkeypatch):
 
 
 def test_the_oracles_bank_is_a_file_of_a_seeds_rules(tmp_path, monkeypatch, capsys):
-    """Bug: the file holds another seed's rules, and eval.py calls a good policy blind; or no argument is a traceback."""
+    """Bug: the file holds another seed's rules, and eval.py calls a good policy blind; or a traceback."""
     monkeypatch.setattr(sys, "argv", ["induced", "--oracle", "3", str(tmp_path / "bank.json")])
     induced.main()
     assert induced.known(envs.make("counter", rules=3), SkillBank.load(tmp_path / "bank.json"))["seen"] == 1.0
