@@ -69,19 +69,19 @@ RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews
 FURTHER = "--steps 1200 --lr 1e-3 --muon 0.005 --prompt 0 --copy 5 --seed 8"  # half of what made the shipped one
 SEEN = "accessories,apparel,electronics,footwear"
 COUNTER = {  # variant -> (learning rates tried, the chosen one first; iterations, flags). GRPO samples as many tokens
-    "SkillMaster": ("6e-4 3e-4 1.2e-3", 40, ""),
-    "one advantage": ("6e-4 3e-4 1.2e-3", 40, "--advantage single"),
-    "reviews not trained": ("6e-4 3e-4 1.2e-3", 40, "--skill_weight 0"),
+    "SkillMaster": ("3e-4 6e-4 1.2e-3", 40, ""),
+    "one advantage": ("3e-4 6e-4 1.2e-3", 40, "--advantage single"),
+    "reviews not trained": ("3e-4 6e-4 1.2e-3", 40, "--skill_weight 0"),
     "plain GRPO": ("2e-4 1e-4 6e-4", 160, "--reviews off --eval_every 20"),
     "plain GRPO, graded reward": ("2e-4 1e-4 6e-4", 160, "--reviews off --reward graded --eval_every 20"),
-    "all edits, unprobed": ("6e-4", 40, "--commit all"),
-    "no confirmation": ("6e-4", 40, "--confirm 0"),
+    "all edits, unprobed": ("3e-4", 40, "--commit all"),
+    "no confirmation": ("3e-4", 40, "--confirm 0"),
     "weights frozen": ("0", 40, ""),
-    "lambda 0.2": ("6e-4", 40, "--skill_weight 0.2"),
-    "lambda 1": ("6e-4", 40, "--skill_weight 1"),
-    "the paper's utility": ("6e-4", 40, "--utility success"),
-    "drifting rules": ("6e-4", 40, "--drift 2"),
-    "drifting rules, reviews not trained": ("6e-4", 40, "--drift 2 --skill_weight 0"),
+    "lambda 0.2": ("3e-4", 40, "--skill_weight 0.2"),
+    "lambda 1": ("3e-4", 40, "--skill_weight 1"),
+    "the paper's utility": ("3e-4", 40, "--utility success"),
+    "drifting rules": ("3e-4", 40, "--drift 2"),
+    "drifting rules, reviews not trained": ("3e-4", 40, "--drift 2 --skill_weight 0"),
 }
 DESIGNS = {  # the three panels of the counter's figure: what is compared to show one part of the method
     "it learns to review": ("SkillMaster", "reviews not trained", "plain GRPO", "plain GRPO, graded reward"),

@@ -169,7 +169,7 @@ class World:
 
     @staticmethod
     def presets(data):
-        return {"tiny": dict(utility="graded", lr=6e-4, entropy=0.003, steps=40, eval_tasks=108)}  # two rounds
+        return {"tiny": dict(utility="graded", entropy=0.003, steps=40, eval_tasks=108)}  # two rounds of customers
 
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
