@@ -1,0 +1,24 @@
+"""Runs of a few iterations of any fork, in this process, at the parcel counter: its games are short."""
+
+import sys
+from importlib import import_module
+
+import pytest
+
+import train
+from tools import report
+
+RUN = ("--env counter --model tiny --tasks 2 --group 4 --probes 1 --confirm 1 --eval_every 0 --save_every 1 "
+       "--lr 1e-3").split()
+
+
+@pytest.fixture
+def play_fork(tmp_path, monkeypatch, one_thread):
+    """play(name, *flags): a run of forks.<name> in the directory of that number of runs; returns (it, its rows)."""
+    def play(name, *flags, out="run"):
+        module = import_module(f"forks.{name}")
+        monkeypatch.setattr(sys, "argv", [f"forks.{name}", *RUN, "--out", str(tmp_path / out), *flags])
+        train.main(module.Flags, getattr(module, name), f"forks.{name}")
+        return tmp_path / out, report.lines_of(tmp_path / out / "metrics.jsonl")
+
+    return play
