@@ -9,6 +9,7 @@ from tests.real import ROOT
 FLAGS = {
     "gigpo": "",
     "siri": "--need 1 --enough 0.5 --mine_every 1 --tests 1 --ramp 1",
+    "teachers": "--term sgsd",
 }
 LOOPS = sorted(path.stem for path in (ROOT / "forks").glob("*.py"))
 

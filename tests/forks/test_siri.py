@@ -20,7 +20,7 @@ def test_only_good_actions_teach_and_none_for_much():
 
 
 def test_at_a_ratio_of_one_the_update_is_weighted_likelihood():
-    """Bug: the sampler's log-probabilities under the skills stay, and the clip stops the teaching where it is needed."""
+    """Bug: the sampler's log-probabilities under the skills stay, and the clip ends the teaching where it is needed."""
     logp = torch.tensor([[-1.0, -2.0, -0.5]], dtype=torch.float64, requires_grad=True)
     weight = torch.tensor([[0.05, 0.0, 0.2]], dtype=torch.float64)
     mask = torch.ones(1, 3)
