@@ -10,6 +10,8 @@ FLAGS = {
     "gigpo": "",
     "siri": "--need 1 --enough 0.5 --mine_every 1 --tests 1 --ramp 1",
     "teachers": "--term sgsd",
+    "sapo": "--promote_every 2 --share 1",
+    "skillc": "--audit_every 1 --bank {bank}",
 }
 LOOPS = sorted(path.stem for path in (ROOT / "forks").glob("*.py"))
 
