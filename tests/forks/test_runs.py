@@ -14,6 +14,7 @@ FLAGS = {
     "skillc": "--audit_every 1 --bank {bank}",
     "slim": "--audit_every 1 --failures 2 --patience 1 --shown 1 --useless 0.5 --probes 2",
     "reskill": "--trial_steps 1 --trial_games 1 --decide paired",
+    "evolving": "--candidates 4",
     "skill0": "--stage 2 --measure_every 1 --bank {bank}",
 }
 LOOPS = sorted(path.stem for path in (ROOT / "forks").glob("*.py"))
