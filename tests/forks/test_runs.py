@@ -15,6 +15,7 @@ FLAGS = {
     "slim": "--audit_every 1 --failures 2 --patience 1 --shown 1 --useless 0.5 --probes 2",
     "reskill": "--trial_steps 1 --trial_games 1 --decide paired",
     "evolving": "--candidates 4",
+    "uniskill": "--p_min 0.3",
     "skill0": "--stage 2 --measure_every 1 --bank {bank}",
 }
 LOOPS = sorted(path.stem for path in (ROOT / "forks").glob("*.py"))
