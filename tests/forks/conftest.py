@@ -8,10 +8,8 @@ import pytest
 import envs
 import train
 from studies.ablations import hand_written
+from tests.runs import COUNTER
 from tools import report
-
-RUN = ("--env counter --model tiny --tasks 2 --group 4 --probes 1 --confirm 1 --eval_every 0 --save_every 1 "
-       "--lr 1e-3").split()
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def play_fork(tmp_path, monkeypatch, one_thread):
     def play(name, *flags, out="run"):
         module = import_module(f"forks.{name}")
         flags = [flag.format(bank=bank) for flag in flags]
-        monkeypatch.setattr(sys, "argv", [f"forks.{name}", *RUN, "--out", str(tmp_path / out), *flags])
+        monkeypatch.setattr(sys, "argv", [f"forks.{name}", *COUNTER, "--out", str(tmp_path / out), *flags])
         train.main(module.Flags, getattr(module, name), f"forks.{name}")
         return tmp_path / out, report.lines_of(tmp_path / out / "metrics.jsonl")
 

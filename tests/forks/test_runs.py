@@ -16,6 +16,7 @@ FLAGS = {
     "reskill": "--trial_steps 1 --trial_games 1 --decide paired",
     "evolving": "--candidates 4",
     "uniskill": "--p_min 0.3",
+    "weaver": "",
     "skill0": "--stage 2 --measure_every 1 --bank {bank}",
 }
 LOOPS = sorted(path.stem for path in (ROOT / "forks").glob("*.py"))
