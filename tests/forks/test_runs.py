@@ -17,6 +17,7 @@ FLAGS = {
     "evolving": "--candidates 4",
     "uniskill": "--p_min 0.3",
     "weaver": "",
+    "skillrl": "--grow_every 1",
     "skill0": "--stage 2 --measure_every 1 --bank {bank}",
 }
 LOOPS = sorted(path.stem for path in (ROOT / "forks").glob("*.py"))
