@@ -18,6 +18,7 @@ FLAGS = {
     "uniskill": "--p_min 0.3",
     "weaver": "",
     "skillrl": "--grow_every 1",
+    "prompting": "--rule evoskill --score 2",
     "skill0": "--stage 2 --measure_every 1 --bank {bank}",
 }
 LOOPS = sorted(path.stem for path in (ROOT / "forks").glob("*.py"))
