@@ -31,8 +31,8 @@ TOOLS = {
     "update_skill": ("skill_id", "title", "principle", "when_to_apply", "reason"),
     "keep_skill": ("reason",),
 }
-SHAPING = {  # as the released code adds up its launchers' values: a duplicate is a valid call (+0.1) less 0.5
-    "added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.1, "duplicate": -0.4, "invalid_arguments": -1.0,
+SHAPING = {  # as the released code adds up its launchers' values (a duplicate is a valid call less 0.5), but not_found
+    "added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": -0.4, "duplicate": -0.4, "invalid_arguments": -1.0,
     "unknown_tool": -1.5, "parse_error": -2.0,
 }
 # Verbs of world actions. A review that calls one of them as a tool has confused acting with reviewing.
@@ -313,9 +313,9 @@ def review(text: str, bank: SkillBank, family: str, task=None) -> Edit:
     return bank.tried(name, arguments, family, task)
 
 
-def shaping(text: str, edit: Edit) -> float:
+def shaping(text: str, edit: Edit, not_found: float = SHAPING["not_found"]) -> float:
     """The review's reward before its utility: the call's status and the form of the text."""
-    reward = SHAPING["invalid_arguments" if edit.status == "markup" else edit.status]
+    reward = {**SHAPING, "not_found": not_found, "markup": SHAPING["invalid_arguments"]}[edit.status]
     name = edit.name or ""
     verb = re.split(r"[\W_]+", name.lower())[0]
     if edit.status == "unknown_tool" and verb in WORLD_ACTIONS and not name.endswith("_skill"):

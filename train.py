@@ -73,6 +73,7 @@ class Flags:
     unpaired: bool = flag(False, "other random numbers with the edit than without (ablation)")
     alpha: float = flag(0.3, "bonus for the share of probes won over those lost (released code: 0.2)", 0)
     clip_utility: bool = flag(False, "max(0, U), as in the released code")
+    not_found: float = flag(-0.4, "shaping of an update of a skill that is not there (released code: 0.1)")
     commit: str = flag("positive", "edits that enter the bank: U > 0; none (released training); all, unprobed",
                        choices=("positive", "none", "all"))
 
@@ -129,7 +130,7 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
 
         # 3: R pays acting, S = U + shaping pays reviewing
         R = [sum(e.rewards(flags.reward == "graded")) for e in episodes]
-        S = [e.edit.utility + shaping(e.review, e.edit) if e.edit else 0.0 for e in episodes]
+        S = [e.edit.utility + shaping(e.review, e.edit, flags.not_found) if e.edit else 0.0 for e in episodes]
 
         # 4: each is normalised within its group against its own kind
         groups = [i // flags.group for i in range(len(episodes))]
@@ -159,6 +160,7 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
 
 def tasks_of(flags: Flags, env: Env, step: int) -> list[int]:
     """The tasks of an iteration, drawn from the training split by (seed, step)."""
+    worlds.at(env, step)
     rng = random.Random(f"{flags.seed}/tasks/{step}")
     return rng.sample(env.train_tasks, min(flags.tasks, len(env.train_tasks)))
 

@@ -6,6 +6,8 @@ The whole comparison in the made-up shop: `python -m studies.ablations` (--quick
                seldom or often (the shoppers' BASE)
     claims     what is left when the bank is taken away after 5, 10, 20 iterations; trained on four families, what do
                the weights and the bank do for the other three?
+    counter    what each part of the method gains in a world of hidden rules; every rival at its own learning rate
+    rates      how these rates were chosen: three of them for each, on two seeds that no other table holds
     alfworld   SkillMaster and plain GRPO in generated ALFWorld games
     real_shop  the same in the real WebShop; its data in $WEBSHOP_DATA
 
@@ -26,6 +28,7 @@ import json
 import os
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from shlex import quote
@@ -65,12 +68,39 @@ RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews
           "plain GRPO, graded reward": (40, "--reviews off --reward graded")}
 FURTHER = "--steps 1200 --lr 1e-3 --muon 0.005 --prompt 0 --copy 5 --seed 8"  # half of what made the shipped one
 SEEN = "accessories,apparel,electronics,footwear"
+COUNTER = {  # variant -> (learning rates tried, the chosen one first; iterations, flags). GRPO samples as many tokens
+    "SkillMaster": ("6e-4 3e-4 1.2e-3", 40, ""),
+    "one advantage": ("6e-4 3e-4 1.2e-3", 40, "--advantage single"),
+    "reviews not trained": ("6e-4 3e-4 1.2e-3", 40, "--skill_weight 0"),
+    "plain GRPO": ("2e-4 6e-4 2e-3", 160, "--reviews off --eval_every 20"),
+    "plain GRPO, graded reward": ("2e-4 6e-4 2e-3", 160, "--reviews off --reward graded --eval_every 20"),
+    "all edits, unprobed": ("6e-4", 40, "--commit all"),
+    "no confirmation": ("6e-4", 40, "--confirm 0"),
+    "weights frozen": ("0", 40, ""),
+    "lambda 0.2": ("6e-4", 40, "--skill_weight 0.2"),
+    "lambda 1": ("6e-4", 40, "--skill_weight 1"),
+    "the paper's utility": ("6e-4", 40, "--utility success"),
+    "drifting rules": ("6e-4", 40, "--drift 2"),
+    "drifting rules, reviews not trained": ("6e-4", 40, "--drift 2 --skill_weight 0"),
+}
+DESIGNS = {  # the three panels of the counter's figure: what is compared to show one part of the method
+    "it learns to review": ("SkillMaster", "reviews not trained", "plain GRPO", "plain GRPO, graded reward"),
+    "probes decide what is kept": ("SkillMaster", "all edits, unprobed", "no confirmation"),
+    "each job has its own advantage": ("SkillMaster", "one advantage"),
+}
+AT = (40_000, 80_000)  # sampled tokens at which the counter's variants are compared: fixed before the runs
+TUNING = 100  # the first seed of `rates`
 PARTS = {
     "variants": VARIANTS,
     "rarity": {f"{name} base {base}": (3, steps, f"train.py {flags} --model {{out}}/base_{base}")
                for base in RARITY for name, (steps, flags) in RIVALS.items()},
     "claims": {**{f"withdrawn {steps}": (3, steps, "train.py --eval_every 0") for steps in (5, 10, 20)},
                "transfer": (3, 20, f"train.py --eval_every 0 --families {SEEN}")},
+    "counter": {label: (10 if len(rates.split()) > 1 else 5, steps,
+                        f"train.py --env counter --lr {rates.split()[0]} {flags}".strip())
+                for label, (rates, steps, flags) in COUNTER.items()},
+    "rates": {f"{label}, lr {rate}": (2, steps, f"train.py --env counter --lr {rate} {flags}".strip())
+              for label, (rates, steps, flags) in COUNTER.items() for rate in rates.split() if len(rates.split()) > 1},
     "alfworld": {"SkillMaster": (3, 10, "train.py --env alfworld"),
                  "plain GRPO": (3, 20, "train.py --env alfworld --reviews off")},
     "real_shop": {"SkillMaster": (3, 20, "train.py --data {data}"),
@@ -86,13 +116,14 @@ def runs_of(args, part):
     """The runs of a part, in the order of its table."""
     runs = []
     for label, (seeds, steps, command) in PARTS[part].items():
-        if part == "variants" and (args.quick and label not in QUICK or args.only not in label):
+        if args.only not in label or part == "variants" and args.quick and label not in QUICK:
             continue
         command = command.format(out=quote(str(args.out)), data=quote(args.data))
         if "--model" not in command:
             command += f" --model {quote(args.model)}"
-        title = f"{part} {label}" if part in ("alfworld", "real_shop") else label
-        for seed in range(args.seeds or (1 if args.quick else seeds)):
+        title = label if part in ("variants", "rarity", "claims") else f"{part} {label}"
+        first = TUNING if part == "rates" else 0
+        for seed in range(first, first + (args.seeds or (1 if args.quick else seeds))):
             name = f"{''.join(c if c.isalnum() else '_' for c in title)}_{seed}"
             more = f" --seed {seed} {args.flags}".rstrip()
             runs.append(Run(part, label, seed, name, args.steps or steps, command + more))
@@ -161,13 +192,21 @@ def reached(run):
 
 
 def curve_of(run, steps):
-    """[(iteration, sampled tokens so far, seconds so far, held-out success)]; [] before iteration `steps`."""
-    points, tokens, seconds = [], 0, 0.0
+    """[(iteration, sampled tokens so far, seconds so far, held-out success)]; [] before iteration `steps`.
+
+    Of a world of hidden rules there are two more columns: since the point before the share of right reviews, of those
+    that had something to write down, and the share of the facts that the bank knows.
+    """
+    points, tokens, seconds, reviews = [], 0, 0.0, []
     for row in lines_of(run / "metrics.jsonl") if reached(run) >= steps else ():
         tokens += row.get("sampled", 0)
         seconds += seconds_of(row)
+        reviews += [(row["right_reviews"] * row["refused"], row["refused"])] if row.get("refused") else []
         if "eval_success" in row:
-            points.append((row["step"], tokens, round(seconds, 1), row["eval_success"]))
+            right, lost = map(sum, zip(*reviews)) if reviews else (0, 0)
+            hidden = (round(right / lost, 3) if lost else None, row["facts"]) if "facts" in row else ()
+            points.append((row["step"], tokens, round(seconds, 1), row["eval_success"], *hidden))
+            reviews = []
     return points
 
 
@@ -257,6 +296,43 @@ def crossing(curves):
     return rows
 
 
+def gains(curves):
+    """A row per variant of the counter. curves: {label: {seed: points}}.
+
+    Success at so many tokens and at the end; how much SkillMaster has more, paired by seed; right reviews since the
+    evaluation before the last; facts; costs.
+    """
+    rows, first = [], curves.get("SkillMaster", {})
+    for name, some in curves.items():
+        ends = [points[-1] for points in some.values()]
+        row = {"variant": name, "seeds": len(ends), "before": spread([points[0][3] for points in some.values()]),
+               "at the end": spread([end[3] for end in ends])}
+        for tokens in AT:
+            pairs = [[where(points, 1, tokens, 3) for points in (first.get(seed, some[seed]), some[seed])]
+                     for seed in some]
+            if not any(None in pair for pair in pairs):
+                row[f"at {tokens}"] = spread([mine for _, mine in pairs])
+                row[f"SkillMaster more at {tokens}"] = spread([whole - mine for whole, mine in pairs])
+        right = [end[4] for end in ends if end[4] is not None]
+        rows.append({**row, "right reviews": spread(right) if right else None,
+                     "facts": spread([end[5] for end in ends]),
+                     "tokens": round(mean(end[1] for end in ends)), "seconds": round(mean(end[2] for end in ends))})
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in list(rows[-1].items())[1:]))
+    return rows
+
+
+def chosen(curves):
+    """Success at the last of AT per variant and learning rate, on the seeds of `rates`: the best is to be taken."""
+    rows = []
+    for name, some in curves.items():
+        label, _, rate = name.partition(", lr ")
+        ends = [where(points, 1, AT[-1], 3) for points in some.values()]
+        ends = [points[-1][3] if end is None else end for end, points in zip(ends, some.values())]
+        rows.append({"variant": label, "lr": rate, "seeds": len(ends), "success": spread(ends)})
+        print(f"{label}, lr {rate}: {rows[-1]['success']} ({len(ends)} seeds)")
+    return rows
+
+
 def tested(tests):
     """Success on test goals without and with the bank, over the families a run has seen and those it has not."""
     rows = []
@@ -301,13 +377,18 @@ def crossing_panels(rows):
     return [end, cost]
 
 
-def tell(part, curves, out):
-    """Print a part's table and draw its figures; returns the rows."""
-    if part == "claims":
-        return tested(curves)
+def tell(part, seeds, out):
+    """Print a part's table and draw its figures; returns the rows. seeds: {label: {seed: points}}"""
+    curves = {label: list(some.values()) for label, some in seeds.items()}
+    if part in ("claims", "rates"):
+        return tested(curves) if part == "claims" else chosen(seeds)
     if part == "rarity":
         rows = crossing(curves)
         figures = {part: crossing_panels(rows)}
+    elif part == "counter":
+        rows = gains(seeds)
+        figures = {part: [replace(success_panels({label: curves[label] for label in labels if label in curves})[0],
+                                  title=title) for title, labels in DESIGNS.items()]}
     else:
         main = MAIN if part == "variants" else tuple(curves)
         rows = table(curves, main)
@@ -364,7 +445,7 @@ def main():
         curves: dict = {}
         for run in runs:
             if run.part == part and run.name in found:
-                curves.setdefault(run.label, []).append(found[run.name])
+                curves.setdefault(run.label, {})[run.seed] = found[run.name]
         result[part] = tell(part, curves, args.out)
     write_atomic(args.out / "ablations.json", json.dumps(result, indent=1) + "\n")
     lines = [f"{json.dumps(name)}: {json.dumps(points)}" for name, points in (known | found).items()]

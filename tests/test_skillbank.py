@@ -419,7 +419,7 @@ KEEP = {"reason": "fine"}
     (said("keep_skill", KEEP), 0.1),
     (said("propose_skill", SHOE), 0.1),
     (said("update_skill", {**SHOE, "skill_id": "general_0", "reason": "r"}), 0.1),
-    (said("update_skill", {**SHOE, "skill_id": "general_9", "reason": "r"}), 0.1),
+    (said("update_skill", {**SHOE, "skill_id": "general_9", "reason": "r"}), -0.4),
     (said("propose_skill", SHOE | {"title": "general TITLE 0"}), -0.4),
     (said("propose_skill", SHOE | {"category": "apparel"}), -1.0),
     (said("keep_skill", {}), -1.0),
@@ -449,9 +449,18 @@ def test_shaping_table(text, value):
 
 def test_every_status_has_a_price():
     """Bug: a status without an entry is a KeyError after an hour of rollouts (0.1 - 0.5 for a duplicate)."""
-    assert SHAPING == {"added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": 0.1, "duplicate": -0.4,
+    assert SHAPING == {"added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": -0.4, "duplicate": -0.4,
                        "invalid_arguments": -1.0, "unknown_tool": -1.5, "parse_error": -2.0}
     assert not any(name.split("_")[0] in WORLD_ACTIONS for name in TOOLS)
+
+
+def test_an_update_of_nothing_does_not_pay():
+    """Bug: reviews collapse into updates of ids that do not exist, which are paid like valid calls and never probed."""
+    text = said("update_skill", {"skill_id": "dyn_099", "title": "a", "principle": "b", "when_to_apply": "c",
+                                 "reason": "d"})
+    edit = review(text, bank_of(1), "footwear")
+    assert edit.status == "not_found" and shaping(text, edit) == pytest.approx(-0.4)
+    assert shaping(text, edit, 0.1) == pytest.approx(0.1), "the released code's"
 
 
 def hostile(rng):

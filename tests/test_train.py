@@ -176,8 +176,15 @@ def test_the_ablation_is_a_flag(kind, flags, tmp_path, monkeypatch, run):
         return train.grpo.Stats(tokens=1)
 
     monkeypatch.setattr(train.grpo, "update", update)
-    monkeypatch.setattr(train, "shaping", lambda text, result: float(len(text) % 7) + 0.1 * len(seen))
-    run(tmp_path, "--steps", "1", "--group", "4", "--eval_every", "0", *flags)
+    prices = set()
+
+    def shaped(text, edit, not_found):
+        prices.add(not_found)
+        return float(len(text) % 7) + 0.1 * len(seen)
+
+    monkeypatch.setattr(train, "shaping", shaped)
+    run(tmp_path, "--steps", "1", "--group", "4", "--eval_every", "0", "--not_found", "0.1", *flags)
+    assert prices == {0.1}
     act, skill = zip(*seen)
     if kind == "dual":
         assert act != skill and any(skill) and max(map(abs, skill)) <= 0.2 * 1.51  # (n - 1) / sqrt(n), n = 4

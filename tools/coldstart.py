@@ -287,13 +287,15 @@ def weigh(ids, sampled, rules, copy):
 def demonstrations(env, count, seed):
     """`count` chats of a world's scripted players on training tasks, with some random skills in the prompt."""
     rng, chats = random.Random(f"demonstrations/{seed}"), []
-    for _ in range(count):
+    while len(chats) < count:
         task = rng.choice(env.train_tasks)
         # A world of hidden rules shows others each time; in any other world skills name the players' habits.
         world, texts = env.demonstration(task, rng) if hasattr(env, "demonstration") else (env, habits(env, task, rng))
         shown = [Skill(*(text[key] for key in SKILL)) for text in texts]
         game = world.start(task)
-        chats.append(scripted(world, task, shown, game, world.player(game, task, shown, rng)))
+        chat = scripted(world, task, shown, game, world.player(game, task, shown, rng))
+        if not (hasattr(env, "reserved") and env.reserved(chat)):
+            chats.append(chat)
     return chats
 
 

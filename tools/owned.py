@@ -21,10 +21,10 @@ from lib.files import read_json, write_atomic
 from tools.guard import ANEW, UNFINISHED
 
 RECORD, MARK = "written.json", "written"
-LOGS = ("metrics.jsonl", "edits.jsonl")  # appended to, an iteration at a time
+LOGS = ("metrics.jsonl", "edits.jsonl", "reviews.jsonl")  # appended to, an iteration at a time
 STEP = re.compile(r"step_\d{5,}")
 # What may lie in the directory of a new run: logs, a shell's or an earlier run's, and what systems leave everywhere.
-STRAY = re.compile(r"((metrics|edits)\.jsonl|config\.json|samples)(\.\d+)?|wandb_id|.*\.(log|out|err|new)|"
+STRAY = re.compile(r"((metrics|edits|reviews)\.jsonl|config\.json|samples)(\.\d+)?|wandb_id|.*\.(log|out|err|new)|"
                    r".*(log|out|err|output|console)\.txt|"
                    r"lost\+found|\.DS_Store|\._.*|\.nfs.*|\.gitkeep|\.directory|Thumbs\.db|desktop\.ini")
 

@@ -93,7 +93,16 @@ class Iteration:
         sample(f"{samples}.txt", self.episodes, self.committed, self.R)
         self.dump(f"{samples}.json")
         append(out / "edits.jsonl", edit_rows(self.step, [*self.episodes, *self.reviewed], self.committed, env.ways))
+        append(out / "reviews.jsonl", self.review_rows(env.ways))
         return row
+
+    def review_rows(self, ways):
+        """reviews.jsonl: of every episode with a review what was played, which call it made, and what that was paid."""
+        return [{"step": self.step, "episode": i, "task": e.task, "family": e.family, "won": e.won, "score": e.score,
+                 "tool": e.edit.name, "status": e.edit.status,
+                 "kind": ways.kind.get(ways.meaning(e.edit.arguments)) if e.edit.changed else None,
+                 "R": self.R[i], "S": self.S[i], "a_act": float(self.a_act[i]), "a_skill": float(self.a_skill[i])}
+                for i, e in enumerate(self.episodes) if e.edit]
 
     def dump(self, path):
         """The same two episodes as `sample` writes, with every token and its advantage, for tools/page.py."""

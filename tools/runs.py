@@ -3,6 +3,7 @@
     config.json      the flags of the run, as they are now; --resume goes on with them
     metrics.jsonl    one line per iteration
     edits.jsonl      one line per edit that was probed
+    reviews.jsonl    one line per review
     samples/         two transcripts of each iteration
     skills.json      the bank
     reference/       the policy before the first iteration, for the KL

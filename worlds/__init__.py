@@ -103,6 +103,12 @@ def add_options(parser, name: str) -> dict:
     return {option: default for option, (default, _) in options.items()}
 
 
+def at(env, step: int):
+    """Set a world to iteration `step`, counted from 0: some change in the middle of a run, the others stay."""
+    if hasattr(env, "at"):
+        env.at(step)
+
+
 def seeded(name: str) -> tuple:
     """A world's own flags that are the run's --seed where they are not given; () where there is no such world."""
     return getattr(load(name), "seeded", ()) if name in names() else ()

@@ -62,7 +62,7 @@ def test_every_command_is_one_that_its_program_takes(part, tmp_path, monkeypatch
     for program, *argv in (words for line in lines for words in words_of(line)):
         if program == "train.py" or argv[0] == "forks.gigpo":
             flags = train.read_flags(argv) if program == "train.py" else train.read_flags(argv[1:], gigpo.Flags)
-            assert flags.lr == 0.5 and flags.steps in (5, 10, 20, 40) and not flags.resume
+            assert flags.lr == 0.5 and flags.steps in (5, 10, 20, 40, 160) and not flags.resume
             assert flags.cold_start == 0 and flags.act_tokens == 96
             opened(flags.env, *flags.options.items())
             runs += 1
@@ -185,6 +185,42 @@ def test_the_table_counts_all_tokens_and_seconds(tmp_path, monkeypatch, capsys):
     same = rows[second]["at equal tokens"]
     assert float(same["625"].split()[0]) == pytest.approx(0.1 + 0.2 * (625 - 400) / 400, abs=1e-3)
     assert same["800"].startswith("0.300") and set(same) == {"625", "800"}, "and where the shortest run ends"
+
+
+def hidden(run, success, right, facts, tokens=10_000):
+    """A finished run at the counter, evaluated every five iterations; half of them have a review with something to say."""
+    run.mkdir(parents=True)
+    rows = [{"step": step, "sampled": tokens * bool(step), **({"right_reviews": right, "refused": 2 * (step % 2),
+             "facts": facts * step / 10} if step else {}),
+             **({"eval_success": success[step // 5]} if step % 5 == 0 else {})} for step in range(11)]
+    rows[0] |= {"facts": 0.0}
+    report.append(run / "metrics.jsonl", rows)
+    (run / "latest").write_text("step_00010\n")
+
+
+def test_the_counters_gains_are_paired_by_seed(tmp_path, monkeypatch):
+    """Bug: seed 1 of one variant is compared with seed 0 of another, whose town has other rules."""
+    hidden(tmp_path / "counter_SkillMaster_0", [0.0, 0.6, 0.8], 0.5, 0.7)
+    hidden(tmp_path / "counter_SkillMaster_1", [0.0, 0.2, 0.4], 0.25, 0.5)
+    hidden(tmp_path / "counter_one_advantage_1", [0.0, 0.1, 0.3], 0.2, 0.4)
+    rows = {row["variant"]: row for row in call(monkeypatch, tmp_path, "--parts", "counter", "--steps", "10")["counter"]}
+    assert rows["SkillMaster"]["at the end"] == "0.600 +- 0.200" and rows["SkillMaster"]["tokens"] == 100_000
+    assert rows["SkillMaster"]["right reviews"].startswith("0.375") and rows["SkillMaster"]["facts"].startswith("0.6")
+    single = rows["one advantage"]
+    assert [single[f"SkillMaster more at {tokens}"] for tokens in ablations.AT] == ["0.080", "0.100"]
+    assert single["at 80000"] == "0.220" and "SkillMaster more at 80000" in rows["SkillMaster"]
+    assert (tmp_path / "counter.png").is_file()
+
+
+def test_rates_are_tried_on_seeds_of_their_own(tmp_path, monkeypatch, capsys):
+    """Bug: a learning rate is chosen on the seeds that the table reports."""
+    lines = listed(monkeypatch, capsys, tmp_path, "--parts", "rates,counter", "--only", "plain GRPO")
+    seeds = {part: {int(re.search(r"--seed (\d+)", line)[1]) for line in lines if f"/{part}_" in line}
+             for part in ("rates", "counter")}
+    assert seeds["rates"] and seeds["counter"] == set(range(10)) and not seeds["rates"] & seeds["counter"]
+    hidden(tmp_path / f"rates_plain_GRPO__lr_2e_4_{ablations.TUNING}", [0.0, 0.5, 0.7], 0, 0)
+    (row,) = call(monkeypatch, tmp_path, "--parts", "rates", "--steps", "10")["rates"]
+    assert row == {"variant": "plain GRPO", "lr": "2e-4", "seeds": 1, "success": "0.620"}
 
 
 def test_rarity_counts_a_run_for_its_own_base_only(tmp_path, monkeypatch):

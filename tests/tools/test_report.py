@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from dualadv_grpo import Stats
 from envs import Episode, Turn
 from skillbank import Edit, SkillBank
 from tools import report
@@ -31,6 +32,20 @@ def test_lines_of_a_killed_iteration_are_cut(tmp_path):
     assert report.lines_of(path) == [{"step": 1, "x": 0.333333}, {"step": 2, "x": 1}, {"step": 2, "x": 2}]
     report.cut(tmp_path / "none.jsonl", 2)
     assert report.lines_of(tmp_path / "none.jsonl") == []
+
+
+def test_every_review_is_logged_with_what_it_was_paid():
+    """Bug: a review's advantage stands beside another episode's call, or calls that changed nothing are left out."""
+    good, kept = edit("Products: search kind plus qualities"), Edit("kept", "keep_skill", {}, SkillBank())
+    episodes = [episode(), episode(edit=kept), episode(edit=good)]
+    iteration = report.Iteration(3, episodes, Stats(), {}, [0.0, 1.0, 10.0], [0.1, 0.2, 0.3], S=[0.0, 0.5, 0.75],
+                                 a_skill=[0.0, -1.5, 1.5])
+    rows = iteration.review_rows(WAYS)
+    assert [(row["episode"], row["tool"], row["status"], row["R"], row["S"], row["a_act"], row["a_skill"])
+            for row in rows] == [(1, "keep_skill", "kept", 1.0, 0.5, 0.2, -1.5),
+                                 (2, "propose_skill", "added", 10.0, 0.75, 0.3, 1.5)]
+    assert [row["kind"] for row in rows] == [None, WAYS.kind.get(WAYS.meaning(good.arguments))]
+    assert rows[0]["step"] == 3 and rows[0]["won"] is False and rows[0]["score"] == 0.25
 
 
 def test_the_story_is_about_the_edit_that_was_committed():

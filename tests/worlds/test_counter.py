@@ -11,7 +11,8 @@ import train
 from skillbank import Skill, SkillBank, review
 from tools.coldstart import demonstrations, tool_call
 from tools.report import edit_rows
-from worlds.counter.world import EVERYBODY, LUCK, kinds, seals, skill, towns
+from worlds.counter.sender import EVERYBODY, seals, skill
+from worlds.counter.world import LUCK, SKILL, kinds, towns, unseen
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,35 @@ def test_one_kind_wants_the_same_everywhere(env):
     assert len(common) == 1 and len(env.ways.rules) == len(towns) * len(kinds)
     assert [text["principle"] for text in env.ways.texts("general")] == [
         f"Everybody wants the {env.ways.rules[towns[0], common[0]]} seal on {common[0]} parcels."]
+
+
+def test_customers_with_the_common_kind_are_rare(env):
+    """Bug: a third of the customers want the one seal that practice alone finds, and plain GRPO looks good."""
+    (common,) = [kind for kind in kinds if len({env.ways.rules[town, kind] for town in towns}) == 1]
+    for tasks in (env.tasks, env.train_tasks, env.dev_tasks):
+        share = sum(env.sort(task) == common for task in tasks) / len(tasks)
+        assert share == pytest.approx(0.25 / (len(kinds) - 1 + 0.25), abs=0.01)
+        assert {env.family(task) for task in tasks if env.sort(task) == common} == set(towns)
+
+
+def test_rules_drift_as_the_iterations_say(tmp_path):
+    """Bug: a resumed run, or the evaluation of a checkpoint, has other rules than the iteration had; or none change."""
+    drifting, still = envs.make("counter", rules=3, drift=4), envs.make("counter", rules=3)
+    first, rules = still.ways.rules, []
+    for step in (0, 3, 4, 8, 40):
+        train.tasks_of(train.Flags(), drifting, step)
+        rules.append(drifting.ways.rules)
+        train.tasks_of(train.Flags(), still, step)
+        assert still.ways.rules == first
+    changed = [{town for town in towns for kind in kinds if other[town, kind] != first[town, kind]} for other in rules]
+    assert not changed[0] and not changed[1] and len(changed[2]) <= 1 and changed[2] <= changed[3] | changed[2]
+    assert len(changed[4]) > 3 and all(
+        len({other[town, kind] for town in towns}) == 1 for other in rules for kind in kinds
+        if len({first[town, kind] for town in towns}) == 1), "the common rule stays"
+    train.tasks_of(train.Flags(), drifting, 4)
+    assert drifting.ways.rules == rules[2], "a function of the iteration, not of how often it was asked"
+    assert drifting.start(drifting.train_tasks[0]).wanted == rules[2][
+        drifting.family(drifting.train_tasks[0]), drifting.sort(drifting.train_tasks[0])]
 
 
 def test_the_clerk_tells_the_truth_and_the_man_does_not_know(env):
@@ -123,6 +153,16 @@ def test_no_rule_of_the_run_is_demonstrated(env):
     assert told.total() > 100 and told[True] < 0.15 * told.total(), "about one in sixteen is so by chance"
 
 
+def test_some_wordings_stand_in_no_demonstration(env):
+    """Bug: what counts as induced was shown in a transcript of the cold start."""
+    chats = demonstrations(envs.make("counter", rules=3, reading=0.5), 600, seed=0)
+    said = {(who, kind, seal) for chat in chats for message in chat
+            for who, seal, kind in SKILL.findall(message["content"])}
+    assert len(said) > 800 and not any(unseen(*rule) for rule in said)
+    share = sum(unseen(town, kind, seal) for (town, kind), seal in env.ways.rules.items()) / len(env.ways.rules)
+    assert 0.03 < share < 0.25
+
+
 def test_reviews_quote_the_clerk_as_often_as_asked(env):
     """Bug: --evidence does nothing, or players are right so often that nothing is left to learn."""
     for share in (0.0, 0.5):
@@ -167,18 +207,22 @@ def test_the_bank_of_all_true_rules_knows_every_fact(env):
     assert env.measures([], bank)["facts"] == 1
     bank.apply("propose_skill", {"category": towns[0], **skill(towns[0], kinds[0], next(
         seal for seal in seals if seal != env.ways.rules[towns[0], kinds[0]])), "evidence": "-"}, towns[0])
-    assert env.measures([], bank)["facts"] == pytest.approx(1 - 1 / len(env.ways.rules)), "the newest one counts"
+    asked = [(env.family(task), env.sort(task)) == (towns[0], kinds[0]) for task in env.dev_tasks]
+    assert env.measures([], bank)["facts"] == pytest.approx(1 - sum(asked) / len(asked)), "the newest one counts"
 
 
 def test_tiny_obeys_and_has_something_left_to_learn(env):
     """Bug: the shipped model does not follow a true rule in its prompt, so no bank helps; or it knows rules unasked."""
     tiny, games = policies.load("tiny", world="counter"), envs.make("counter", "dev", rules=3).tasks[:54]
     assert tiny.model.cfg.hf["world"] == env.known
-    assert len(tiny.chat.encode("dyn_123")) == 1 and len(tiny.chat.encode(f"the {seals[0]} seal")) == 3
-    told = SkillBank()
+    assert len(tiny.chat.encode("dyn_012")) == 1 and len(tiny.chat.encode(f"the {seals[0]} seal")) == 3
+    told, contradicted = SkillBank(), SkillBank()
     for town in towns:
         for text in env.ways.texts(town):
-            told.apply("propose_skill", {"category": town, **text, "evidence": "-"}, town)
-    how = envs.Sampling(0.4, 96, 160, 3072, top_k=4)
-    accepted = [sum(e.score > 0 for e in envs.evaluate(tiny, env, bank, games, how)) for bank in (SkillBank(), told)]
-    assert accepted[0] < 30 and accepted[1] > 48
+            other = skill(town, text["key"][1], seals[seals.index(text["key"][2]) - 1])
+            for bank, one in ((contradicted, other), (contradicted, text), (told, text)):
+                bank.apply("propose_skill", {"category": town, **one, "evidence": "-"}, town)
+    how = envs.Sampling(0.4, 96, 160, 3072, top_k=6)
+    accepted = [sum(e.score > 0 for e in envs.evaluate(tiny, env, bank, games, how))
+                for bank in (SkillBank(), told, contradicted)]
+    assert accepted[0] < 24 and accepted[1] > 50 and accepted[2] > 46, "the newest rule counts"

@@ -19,31 +19,33 @@ import random
 import re
 from functools import cached_property
 
-TOWNS, KINDS = 18, 3  # of the lists below; 54 facts, and one kind has the same seal in all towns
-EVERYBODY = "Everybody"  # who wants it, in the words of a general skill
-LUCK = 0.3  # share of the wrong seals that are overlooked
+from worlds.counter.sender import EVERYBODY, Sender, seals, skill
+
+TOWNS, KINDS = 24, 3  # of the lists below; one kind has the same seal in all towns, so 48 rules are to be found, and 1
+LUCK = 0.2  # share of the wrong seals that are overlooked
 FEE = 3  # the highest: a model of a million parameters learns nine sums by practice, not 36
-IDS = 160  # so many ids of skills are single tokens
+IDS = 100  # so many ids of skills are single tokens
 SKILL = re.compile(r"(\w+) wants the (\w+) seal on (\w+) parcels")
 
 towns = ("Arvel Brink Corden Dunmore Elvas Farrow Garth Hollin Istria Jarrow Kelso Lindow Morvan Norrby Orsa Penrith "
          "Quarry Rudbar Selby Tarnow Ulm Welby Yarm Zell").split()[:TOWNS]
 kinds = "glass fruit book cloth".split()[:KINDS]
-seals = "red blue green white black pink grey brown amber silver golden violet copper ivory scarlet orange".split()
 customers = "Ada Bruno Clara Daria Emil Flora Gus Hanna Ivo Jonas Kira Leo Mina Nora Otto Paula".split()
 
 
-def draw_rules(rng):
-    """{(town, kind): seal}: each drawn by itself, but one kind has one seal everywhere."""
+def draw_rules(rng, changes=0):
+    """{(town, kind): seal}: each drawn by itself, but one kind has one seal everywhere. Then so many towns change."""
     rules = {(town, kind): rng.choice(seals) for town in towns for kind in kinds}
     common, seal = rng.choice(kinds), rng.choice(seals)
+    for _ in range(changes):
+        changed = rng.choice(towns)
+        rules |= {(changed, kind): rng.choice(seals) for kind in kinds}
     return rules | {(town, common): seal for town in towns}
 
 
-def skill(who, kind, seal):
-    """A rule as a skill: who is a town, or EVERYBODY. In a title the seal follows its kind at once: so it is found."""
-    return {"title": f"{who} {kind} {seal} seal", "principle": f"{who} wants the {seal} seal on {kind} parcels.",
-            "when_to_apply": "At the counter."}
+def unseen(who, kind, seal):
+    """Does no transcript of scripted players hold this wording? So with every eighth: a run can only induce those."""
+    return who in towns and (towns.index(who) + kinds.index(kind) + seals.index(seal)) % 8 == 0
 
 
 class Ways:
@@ -94,6 +96,7 @@ class World:
         "rules": (-1, "number of the hidden rules; -1: --seed"),
         "evidence": (0.1, "how often scripted players quote the clerk after a refusal"),
         "reading": (0.0, "how often scripted players exercise themselves in reading"),
+        "drift": (0, "a town gets new rules every so many iterations; 0: never"),
     }
     seeded = ("rules",)  # options that are the run's --seed where they are not given
     aliases: dict = {}
@@ -101,14 +104,25 @@ class World:
     rules = ("You send parcels. Each town wants its own seal on each kind. Answer <think>one short thought</think>"
              "<action>COLOUR seal</action>, then <action>pay SUM</action>. Follow your skills.")
 
-    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.1, reading=0.0):
-        self.number, self.evidence, self.reading = seed if rules < 0 else rules, evidence, reading
-        self.ways = Ways(draw_rules(random.Random(f"rules/{self.number}")))
+    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.1, reading=0.0, drift=0):
+        self.number, self.evidence, self.reading, self.drift = seed if rules < 0 else rules, evidence, reading, drift
+        self.at(0)
         facts = len(towns) * len(kinds)  # a round of customers has one of each
         splits = {"test": range(6 * facts), "dev": range(6 * facts, 12 * facts), "train": range(12 * facts, 32 * facts)}
         if split not in splits:
             raise ValueError(f"--split {split}: counter has {', '.join(splits)}")
-        self.tasks, self.train_tasks, self.dev_tasks = (list(splits[name]) for name in (split, "train", "dev"))
+        self.tasks, self.train_tasks, self.dev_tasks = (
+            [task for task in splits[name] if not self.stays_away(task)] for name in (split, "train", "dev"))
+
+    def stays_away(self, task):
+        """Three in four customers with the kind that has one seal everywhere do: practice alone finds that seal."""
+        common = len({self.ways.rules[town, self.sort(task)] for town in towns}) == 1
+        return common and (task + task // (len(towns) * len(kinds))) % 4 > 0
+
+    def at(self, step):
+        """The rules of iteration `step`, counted from 0."""
+        changes = step // self.drift if self.drift else 0
+        self.ways = Ways(draw_rules(random.Random(f"rules/{self.number}"), changes))
 
     def family(self, task):
         return towns[task % len(towns)]
@@ -133,16 +147,21 @@ class World:
         """(a counter with rules of its own, skills to show there): the rules of a run stay hidden."""
         other, town = copy.copy(self), self.family(task)
         other.ways = Ways(draw_rules(rng))
-        # Of the town, in an exercise of all towns, and some general ones; three in ten name any seal.
-        places = [(who, kind) for who in (towns if rng.random() < self.reading else [town]) for kind in kinds]
-        shown = rng.sample(places, min(rng.randrange(7), len(places)))
-        shown = [(EVERYBODY, kind) for kind in kinds if rng.random() < 0.15] + shown
-        if not self.reading:  # as a prompt lists them: general ones first, in each list first what fits
+        # Of the town, in an exercise of all towns, and some general ones; three in ten name any seal, some contradict.
+        reads = rng.random() < self.reading
+        places = [(who, kind) for who in (towns if reads else [town]) for kind in kinds]
+        shown = rng.sample(places, rng.randrange(1, 7)) if reads else rng.choices(places, k=rng.randrange(5))
+        shown = [(EVERYBODY, kind) for kind in rng.choices(kinds, k=rng.choice((0, 0, 1, 2, 3)))] + shown
+        if not reads:  # as a prompt lists them: general ones first, in each list first what fits
             shown.sort(key=lambda place: (place[0] != EVERYBODY, place[1] != self.sort(task)))
         texts = [skill(who, kind, other.ways.rules[town if who == EVERYBODY else who, kind] if rng.random() < 0.7
                        else rng.choice(seals)) for who, kind in shown]
         ids = rng.sample(range(1, IDS), len(shown))
         return other, [{"skill_id": f"dyn_{i:03d}", **text} for i, text in zip(ids, texts)]
+
+    def reserved(self, chat):
+        """May a transcript not be shown, as it holds an `unseen` wording?"""
+        return any(unseen(who, kind, seal) for message in chat for who, seal, kind in SKILL.findall(message["content"]))
 
     def vocabulary(self):
         words = [*towns, *kinds, *seals, *map(str, range(14)), *(f"dyn_{i:03d}" for i in range(IDS))]
@@ -150,10 +169,14 @@ class World:
 
     @staticmethod
     def presets(data):
-        return {"tiny": dict(utility="graded", lr=6e-4, entropy=0.003, steps=45, tasks=8, group=4, eval_tasks=108)}
+        return {"tiny": dict(utility="graded", lr=6e-4, entropy=0.003, steps=40, eval_tasks=108)}  # two rounds
 
     def describe(self):
         return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
+
+    def told(self, bank, town):
+        """What a bank tells a town's customers, the newest first."""
+        return [*bank.general_skills[::-1], *bank.task_specific_skills.get(town, [])[::-1]]
 
     def measures(self, episodes, bank):
         """For metrics.jsonl: reviews that write down what a refusal told and no skill, facts that the bank knows."""
@@ -165,8 +188,9 @@ class World:
                 rule = e.edit.changed and self.ways.meaning(e.edit.arguments) or ("", "", "")
                 lost += 1
                 right += rule[0] in (town, EVERYBODY) and rule[1] == kind and self.ways.judge(*rule) == "right"
-        first = {town: [*bank.general_skills[::-1], *bank.task_specific_skills.get(town, [])[::-1]] for town in towns}
-        facts = [self.ways.known(first[town], town, kind) == seal for (town, kind), seal in self.ways.rules.items()]
+        asked = [(self.family(task), self.sort(task)) for task in self.dev_tasks]
+        facts = [self.ways.known(self.told(bank, town), town, kind) == self.ways.rules[town, kind]
+                 for town, kind in asked]
         return {"refused": lost, "right_reviews": right / max(lost, 1), "facts": sum(facts) / len(facts)}
 
 
@@ -203,47 +227,3 @@ class Counter:
         self.done, self.won = True, int(paid[1]) == sum(self.fees)
         self.score += 0.5 * self.won
         return "Sent." if self.won else f"The sum is {sum(self.fees)}."
-
-
-class Sender:
-    """Knows the language and no rule: obeys a skill that fits, else takes any seal; pays right half of the time."""
-
-    mistaken = False
-
-    def __init__(self, game, ways, skills, rng, evidence=0.1, reading=0.0):
-        self.game, self.rng, self.evidence = game, rng, evidence
-        self.exercise = [f"{one.title}, {one.skill_id}." for one in skills] if rng.random() < reading else []
-        fitting = {ways.meaning(one)[0]: one for one in skills[::-1] if ways.known([one], game.town, game.kind)}
-        self.skill = fitting.get(game.town, fitting.get(EVERYBODY))  # a town's own rule comes first
-        self.seal = ways.known(skills, game.town, game.kind)
-
-    def act(self, observation):
-        rng, game = self.rng, self.game
-        if game.score:
-            paid = sum(game.fees) + (rng.random() < 0.5)
-            return f"{game.fees[0]} and {game.fees[1]} are {paid}.", f"pay {paid}"
-        rng.shuffle(self.exercise)
-        thought, seal = (f"{self.skill.title}, {self.skill.skill_id}." if self.skill else ""), self.seal
-        if not thought:
-            other = rng.choice(seals)
-            thought, seal = rng.choice([(f"The man says the {game.hearsay} seal.", game.hearsay),
-                                        (f"I try the {other} seal.", other)])
-        return " ".join([*self.exercise, thought]), f"{seal} seal"
-
-    def review(self, won, score, steps):
-        """-> (thought, tool, arguments). Mediocre by design: it quotes the clerk in a share `evidence` of refusals."""
-        rng, game, refused = self.rng, self.game, not score
-        if rng.random() < (0.7 if self.skill and not refused else 0.1):
-            return "The bank may stay as it is.", "keep_skill", {"reason": "Nothing is to change."}
-        says = {"The man says": game.hearsay, "I took": game.taken, "Perhaps": rng.choice(seals),
-                "The clerk says": game.wanted}
-        source = "The clerk says" if refused and rng.random() < self.evidence else rng.choice(list(says)[:3])
-        seal = says[source]
-        read = rng.sample(sorted(says.items()), 4) if self.exercise and refused else []
-        thought = " ".join(f"{one} the {said} seal." for one, said in [*read, (source, seal)])
-        if self.skill and refused and rng.random() < 0.6:
-            who = self.skill.title.partition(" ")[0]
-            return thought, "update_skill", {"skill_id": self.skill.skill_id, **skill(who, game.kind, seal),
-                                             "reason": "It was refused."}
-        who, place = (EVERYBODY, "general") if rng.random() < 0.2 else (game.town, game.town)
-        return thought, "propose_skill", {"category": place, **skill(who, game.kind, seal), "evidence": f"{source} so."}

@@ -9,8 +9,8 @@ HOW=(--env counter --batch 6 --lr 1.5e-3 --muon 0.01 --copy 5 --prompt 0 --conte
 
 # 1. Reading and copying: thoughts repeat the skills in the prompt and what was said, half of the reviews of a refusal
 #    quote the clerk.
-python -m tools.coldstart "${HOW[@]}" --model tiny --like worlds/webshop/tiny --reading 0.7 --evidence 0.5 --steps 400 \
+python -m tools.coldstart "${HOW[@]}" --model tiny --like worlds/webshop/tiny --reading 0.7 --evidence 0.5 --steps 500 \
     --out "$OUT/reads"
 
 # 2. Obeying. Reviews seldom quote the clerk: that is left to learn.
-python -m tools.coldstart "${HOW[@]}" --model "$OUT/reads" --evidence 0.12 --steps 350 --seed 1 --out "$OUT/obeys"
+python -m tools.coldstart "${HOW[@]}" --model "$OUT/reads" --evidence 0.08 --steps 500 --seed 1 --out "$OUT/obeys"
