@@ -91,7 +91,7 @@ def teachers(flags, env, policy, reference, optimizer, bank, start, state):
                 "taught": len(agreed), "support": mean(agreed) if agreed else 0.0}))
 
 
-def delta_of(segment, said: list[float]) -> list[float | None]:
+def delta_of(segment, said: list[float]) -> list:
     """delta_t of the acting tokens of a segment, None of the others; said: of its tokens behind the other prompt."""
     pairs = list(zip(reversed(said), reversed(segment.logp), reversed(segment.job)))[::-1]  # they end alike
     return [None] * (len(segment.ids) - len(pairs)) + [t - s if job == ACT else None for t, s, job in pairs]

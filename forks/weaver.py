@@ -53,7 +53,7 @@ def weaver(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("probe")
 
         R = [sum(e.rewards(flags.reward == "graded")) for e in episodes]
-        S = [e.edit.utility + shaping(e.review, e.edit) for e in episodes]
+        S = [e.edit.utility + shaping(e.review, e.edit, flags.not_found) for e in episodes]
         groups = [i // flags.group for i in range(len(episodes))]
         a_act, a_skill = dual_advantages(R, S, groups, flags.skill_weight)
         a_act = flags.acting * a_act

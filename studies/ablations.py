@@ -107,6 +107,7 @@ PARTS = {
                   "plain GRPO": (3, 40, "train.py --data {data} --reviews off")},
 }
 
+TESTED = ("claims", "tested")  # parts whose runs are played on test goals at their end
 Run = namedtuple("Run", "part label seed name steps command")  # label: the row; name: the directory below OUT
 
 # ---- The runs -------------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def commands(args, runs, found):
             resume = " --resume" if (out / "config.json").is_file() else ""
             line.append(f"{python} {run.command} --out {quote(str(out))} --steps {run.steps}{resume} "
                         f">> {quote(f'{out}.log')} 2>&1")
-        if run.part == "claims":
+        if run.part in TESTED:
             line.append(f"{python} eval.py {quote(str(out))} --split test --protocols none,frozen "
                         f"--out {quote(str(out / f'test_{run.steps}.json'))} >> {quote(f'{out}.log')} 2>&1")
     return [" && ".join(line) for line in lines.values()]
