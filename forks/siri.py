@@ -53,8 +53,7 @@ def siri(flags, env, policy, reference, optimizer, bank, start, state):
         clock, seed, mined = report.Clock(), mix(flags.seed, step), []
         # 1: mine, that is ask for the reviews of stored successes
         if stored and (step >= minings[-1] + flags.mine_every if minings else len(stored) >= flags.need):
-            some = stored[-flags.need:]
-            mined = review_again(policy, env, some, [pool] * len(some), mix(seed, 1), sampling, ask)
+            mined = review_again(policy, env, stored, [pool] * len(stored), mix(seed, 1), sampling, ask)
             for edit in edits_of(mined):
                 pool.apply(edit.name, edit.arguments, edit.family)
             stored = []
@@ -67,7 +66,8 @@ def siri(flags, env, policy, reference, optimizer, bank, start, state):
         banks = [bank for one in guides for bank in [SkillBank()] * (flags.group - half) + [SkillBank(one)] * half]
         episodes = rollout(policy, env, [task for task in tasks for _ in range(flags.group)], banks, 1, seed, sampling,
                            with_review=False)
-        stored += [e for e in episodes if not e.shown and (e.won or e.score >= flags.enough)]
+        won = [e for e in episodes if not e.shown and (e.won or e.score >= flags.enough)]
+        stored = (stored + won)[-flags.need:]
         clock.lap("act")
 
         # 3: GiGPO's advantages; a skill's gain is that of the half that it guided

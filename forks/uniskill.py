@@ -67,14 +67,11 @@ def uniskill(flags, env, policy, reference, optimizer, bank, start, state):
         for edit in edits:
             edit.utility = aligned([liked[4 * i:4 * i + 4] for i, (one, _) in enumerate(trials) if one is edit])
         S = [min(max(e.edit.utility, -0.05), 0.05) + MANNERS.get(e.edit.status, -0.05) for e in episodes]
-        clock.lap("align")
         R = [sum(e.rewards(flags.reward == "graded")) for e in episodes]
         a_act = group_advantage(R, [i // flags.group for i in range(len(R))], alone="reward")
         a_skill = flags.skill_weight * group_advantage(S, [0] * len(S), alone="zero")
         segments, advantages = per_token(episodes, a_act, a_skill)
-        names, pulls = floors(policy, episodes, objective, flags.p_min) if flags.floor else ([], [])
-        sampled = sum(job != FORCED for s in segments + names for job in s.job)  # what the update divides by
-        raising = [[flags.floor * sampled * pull * (job == REVIEW) for job in s.job] for s, pull in zip(names, pulls)]
+        names, raising = floors(policy, episodes, segments, objective, flags.p_min, flags.floor)
         stats = update(policy.model, reference, optimizer, segments + names, advantages + raising, logprobs, objective,
                        report.bar("update"))
         clock.lap("update")
@@ -88,14 +85,17 @@ def aligned(trials) -> float:
     return mean([(a - b) - (c - d) for a, b, c, d in trials] or [0.0])
 
 
-def floors(policy, episodes, objective, p_min: float) -> tuple[list[Segment], list[float]]:
-    """The tools' names in the reviews' places, as segments of ratio 1, and the weight of each log-probability."""
-    ways = [some for e in episodes if e.edit.name in TOOLS and (some := tools_of(policy.chat, e))]
+def floors(policy, episodes, segments, objective, p_min: float, weight: float) -> tuple[list, list[list[float]]]:
+    """The rare tools' names in the reviews' places, as segments of ratio 1, and advantages with which the loss of an
+    update on these and on other segments has the gradient of the floor."""
+    ways = [some for e in episodes if weight and e.edit.name in TOOLS and (some := tools_of(policy.chat, e))]
     said = iter(score(policy.model, sum(ways, []), logprobs, objective))
     ways = [[replace(s, logp=next(said)) for s in some] for some in ways]
     pulls = pulling(torch.tensor([[sum(s.logp) for s in some] for some in ways]), p_min).tolist() if ways else []
-    rare = [(s, pull) for s, pull in zip(sum(ways, []), sum(pulls, [])) if pull > 0]
-    return [s for s, _ in rare], [pull for _, pull in rare]
+    rare = [(s, pull) for s, pull in zip(sum(ways, []), sum(pulls, [])) if weight * pull > 0]
+    names = [s for s, _ in rare]
+    sampled = sum(job != FORCED for s in segments + names for job in s.job)  # what the update divides by
+    return names, [[weight * sampled * pull * (job == REVIEW) for job in s.job] for s, pull in rare]
 
 
 def pulling(logs, p_min: float):

@@ -24,6 +24,7 @@ def test_probes_are_half_of_tasks_that_were_won(env):
     some = balanced(env, outcomes, edit, 4, 1)
     assert len(set(some)) == 4 and own not in some and sum(outcomes[task] for task in some) == 2
     assert {env.family(task) for task in some} == {"footwear"}
+    assert own not in balanced(env, outcomes, edit, 99, 1)
     few = balanced(env, {task: True for task in others[:3]} | {others[3]: False}, edit, 4, 1)
     assert len(few) == 4, "where few were lost, more that were won"
 
