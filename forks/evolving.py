@@ -32,8 +32,8 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    skill_weight: float = flag(0.2, "lambda: weight of the writer's advantage", 0, group="Evolving-RL")
-    candidates: int = flag(8, "skills written about an episode", 2)
+    skill_weight: float = flag(0.2, "lambda: weight of the writer's advantage", 0)
+    candidates: int = flag(8, "skills written about an episode", 2, group="Evolving-RL")
 
 
 def evolving(flags, env, policy, reference, optimizer, bank, start, state):

@@ -36,9 +36,10 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    lr: float = flag(0.0, "without effect: there is no update", 0, group="prompting")
+    lr: float = flag(0.0, "without effect: there is no update", 0)
     kl: float = flag(0.0, "without effect", 0)
-    rule: str = flag("ace", "what enters the bank", choices=("ace", "grasp", "evoskill"))
+    rule: str = flag("ace", "what enters the bank", choices=("ace", "grasp", "evoskill"),
+                     group="prompting")
     budget: int = flag(0, "grasp: tasks won before that an edit may lose", 0)
     rewrites: int = flag(1, "evoskill: edits that make a child", 1)
     score: int = flag(16, "evoskill: training tasks that score a bank", 1)

@@ -32,9 +32,9 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    reviews: str = flag("off", "skills are mined, episodes have no review", choices=("off",), group="SIRI")
+    reviews: str = flag("off", "SIRI mines", choices=("off",), group="episodes have no review; without effect")
     eval_plain: bool = flag(True, "the test shows no skills")
-    need: int = flag(64, "successes that end the warm-up; at most so many are mined at a time", 1)
+    need: int = flag(64, "successes that end the warm-up; at most so many are mined at a time", 1, group="SIRI")
     enough: float = flag(1.0, "score from which a game counts as a success", 0)
     mine_every: int = flag(10, "iterations between two minings", 1)
     tests: int = flag(8, "groups that try a skill before it can be active or retired", 1)

@@ -32,9 +32,10 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    reviews: str = flag("off", "the bank is given", choices=("off",), group="SKILL0")
+    reviews: str = flag("off", "the bank is given", choices=("off",),
+                        group="--probes games measure a family, at --probe_temperature; the others have no effect")
     eval_plain: bool = flag(True, "the test shows no skills")
-    stage: int = flag(60, "iterations of a stage: all families, half of them, none (then on without skills)", 1)
+    stage: int = flag(60, "iterations of a stage: all families, half of them, none (and so on)", 1, group="SKILL0")
     measure_every: int = flag(10, "iterations between two measurements; a stage begins with one", 1)
 
 

@@ -31,9 +31,9 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    reviews: str = flag("off", "the bank is given", choices=("off",), group="SKILLC")
+    reviews: str = flag("off", "SKILLC has none", choices=("off",), group="the bank is given; without effect")
     eval_plain: bool = flag(True, "the test shows no skills")
-    second: float = flag(1.0, "lambda: weight of the second stream", 0)
+    second: float = flag(1.0, "lambda: weight of the second stream", 0, group="SKILLC")
     pull: float = flag(0.4, "w: weight of raising wins without skills and lowering wins with them", 0)
     smooth: float = flag(0.9, "share of a family's old Delta that is kept", 0)
     audit_every: int = flag(10, "iterations between two looks at which families keep their skills", 1)

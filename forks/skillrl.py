@@ -29,8 +29,8 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    reviews: str = flag("off", "asked for of failures only", choices=("off",), group="SkillRL")
-    grow_every: int = flag(5, "iterations between two times that the bank grows", 1)
+    reviews: str = flag("off", "asked for of failures only", choices=("off",), group="nothing is probed; no effect")
+    grow_every: int = flag(5, "iterations between two times that the bank grows", 1, group="SkillRL")
     low: float = flag(0.4, "success of a family below which it gets skills", 0)
     new: int = flag(3, "most skills at a time", 1)
 

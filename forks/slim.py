@@ -32,8 +32,9 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    reviews: str = flag("off", "asked for in audits only", choices=("off",), group="SLIM")
-    audit_every: int = flag(5, "iterations between two audits", 1)
+    reviews: str = flag("off", "asked for in audits only", choices=("off",),
+                        group="audits play --probes games of a skill at --probe_temperature; the others have no effect")
+    audit_every: int = flag(5, "iterations between two audits", 1, group="SLIM")
     audited: int = flag(4, "skills of families that an audit leaves out, those shown most", 0)
     useless: float = flag(0.001, "smoothed utility below which an audit counts against a skill", -1)
     patience: int = flag(3, "audits in a row against a skill that retire it", 1)

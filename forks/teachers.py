@@ -42,8 +42,8 @@ WEIGHTS = {"sdar": 0.01, "skill_sd": 0.001, "rlsd": 0.5, "opid": 0.001, "sgsd": 
 
 @dataclass
 class Flags(train.Flags):
-    eval_plain: bool = flag(True, "the test shows no skills", group="teachers")
-    term: str = flag("sdar", "whose term", choices=tuple(WEIGHTS))
+    eval_plain: bool = flag(True, "the test shows no skills")
+    term: str = flag("sdar", "whose term", choices=tuple(WEIGHTS), group="teachers")
     skills: str = flag("own", "the teacher sees what the game's own review wrote, or --bank", choices=("own", "bank"))
     weight: float = flag(-1.0, f"c; -1: {', '.join(f'{name} {c}' for name, c in WEIGHTS.items())}", -1)
     rl: float = flag(1.0, "weight of GRPO's own advantage; 0: the teacher alone", 0)

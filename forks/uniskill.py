@@ -38,8 +38,8 @@ MANNERS = {"added": 0.1, "updated": 0.1, "kept": 0.05, "duplicate": 0.0, "not_fo
 
 @dataclass
 class Flags(train.Flags):
-    skill_weight: float = flag(0.5, "weight of the review's advantage", 0, group="UniSkill")
-    pairs: int = flag(2, "recorded pairs that an edit is aligned with, at most", 1)
+    skill_weight: float = flag(0.5, "weight of the review's advantage", 0)
+    pairs: int = flag(2, "recorded pairs that an edit is aligned with, at most", 1, group="UniSkill")
     p_min: float = flag(0.1, "floor of each operation's probability", 1e-9)
     floor: float = flag(0.01, "w: weight of the floor; 0: none", 0)
 

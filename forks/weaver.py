@@ -35,8 +35,9 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    alpha: float = flag(0.0, "bonus for the share of probes won over those lost", 0, group="Knowledge Weaver")
-    acting: float = flag(0.0, "weight of acting's advantage; 0: frozen, as far as one policy can be", 0)
+    alpha: float = flag(0.0, "bonus for the share of probes won over those lost", 0)
+    acting: float = flag(0.0, "weight of acting's advantage; 0: frozen, as far as one policy can be", 0,
+                         group="Knowledge Weaver")
     credit: float = flag(1.0, "c: how much a token's dependence on the game counts; 0: all tokens share alike", 0)
 
 

@@ -213,7 +213,8 @@ def main():
         runs = runs_of(args)
         banks(args, runs)
         done = {run.name for run in runs if finished(args, run)}
-        print("\n".join(commands(args, runs, done)))
+        for line in commands(args, runs, done):
+            print(line)
         return
     rows = rows_of(args)
     for world in args.worlds:

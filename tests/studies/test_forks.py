@@ -84,9 +84,13 @@ def test_the_list_goes_from_rates_to_reported_runs_to_test_goals(tmp_path, monke
     lines = call(monkeypatch, capsys, tmp_path, "--list", *SOME)
     assert "--steps 10 --resume" in lines[0] and "eval.py" not in lines[0]
     assert "eval.py" in lines[1] and "train" not in lines[1] and "forks.sapo" not in lines[1]
-    (run / "test_10.json").write_text(json.dumps({"protocols": {
-        name: {"families": {"all": {"success": 0.5, "n": 4}}} for name in ("none", "frozen")}}))
+    played = {name: {"families": {"all": {"success": 0.5, "n": 4}}} for name in ("none", "frozen")}
+    (run / "test_10.json").write_text(json.dumps({"protocols": played}))
     assert len(call(monkeypatch, capsys, tmp_path, "--list", *SOME)) == 2
+    for seed in (0, 2):
+        run = made(tmp_path, f"counter_SAPO_6e_4_{seed}", [0.0, 0.2, 0.5])
+        (run / "test_10.json").write_text(json.dumps({"protocols": played}))
+    assert call(monkeypatch, capsys, tmp_path, "--list", *SOME) == []
 
 
 def test_a_row_worked_by_hand(tmp_path, monkeypatch, capsys):
