@@ -86,7 +86,7 @@ def enough_of(points, tokens) -> bool:
 def steps_of(points, tokens) -> int:
     """The iterations that a run needs for so many tokens, by what it took so far; a multiple of EVERY."""
     step, spent = points[-1][:2] if points else (0, 0)
-    return EVERY * max(ceil(tokens * step / spent / EVERY) if spent else 0, step // EVERY + 1)
+    return EVERY * (ceil(tokens * step / spent / EVERY) if spent else 1)
 
 
 def chosen(args, world, method):
