@@ -11,7 +11,8 @@ A skill that helps may have been guessed, or known from a transcript of the cold
     paid       the mean advantage of a review, after a lost and after a won game, by what it did: why each job is
                normalised against its own kind. Runs with one advantage for both stand beside those with two
 
-Each number is a mean over the runs, with its standard error.
+Each number is a mean over the runs, with its standard error. `--oracle SEED FILE` writes the true rules of a seed as a
+bank, for eval.py's --bank.
 """
 
 import argparse
@@ -125,13 +126,22 @@ def payments(runs):
 
 def main():
     parser = argparse.ArgumentParser(prog="studies.induced", description="What runs at the counter found out.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=path_of, help="finished runs of train.py --env counter")
+    parser.add_argument("runs", nargs="*", metavar="RUN", type=path_of, help="finished runs of train.py --env counter")
     parser.add_argument("--games", metavar="N", type=int, help="games per bank (default: all of the test split)")
     parser.add_argument("--paid", action="store_true", help="only the table of advantages, which plays nothing")
     parser.add_argument("--out", metavar="JSON", type=path_of, default="runs/induced.json", help="default: %(default)s")
+    parser.add_argument("--oracle", nargs=2, metavar=("SEED", "FILE"), help="write the true rules of a seed as a bank")
     args = parser.parse_args()
+    if not args.runs and not args.oracle:
+        parser.error("name runs of train.py --env counter, or --oracle SEED FILE")
     args.runs = [Path(run) for run in args.runs]
     with guard("studies.induced", None, (ValueError, *BROKEN)):
+        if args.oracle:
+            true_rules(envs.make("counter", rules=int(args.oracle[0]))).save(args.oracle[1])
+            return
+        for run in args.runs:
+            if not (run / "latest").is_file() or read_json(run / "config.json", "").get("env") != "counter":
+                raise ValueError(f"{run} is no finished run of train.py --env counter; name such directories")
         try_to_write(args.out)
         result = {} if args.paid else {name: {column: spread(values) for column, values in table.items()}
                                        for name, table in study(args).items()}

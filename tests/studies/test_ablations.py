@@ -188,7 +188,7 @@ def test_the_table_counts_all_tokens_and_seconds(tmp_path, monkeypatch, capsys):
 
 
 def hidden(run, success, right, facts, tokens=10_000):
-    """A finished run at the counter, evaluated every five iterations; half of them have a review with something to say."""
+    """A finished run at the counter, evaluated every five iterations, half of them with something to write down."""
     run.mkdir(parents=True)
     rows = [{"step": step, "sampled": tokens * bool(step), **({"right_reviews": right, "refused": 2 * (step % 2),
              "facts": facts * step / 10} if step else {}),
@@ -203,7 +203,8 @@ def test_the_counters_gains_are_paired_by_seed(tmp_path, monkeypatch):
     hidden(tmp_path / "counter_SkillMaster_0", [0.0, 0.6, 0.8], 0.5, 0.7)
     hidden(tmp_path / "counter_SkillMaster_1", [0.0, 0.2, 0.4], 0.25, 0.5)
     hidden(tmp_path / "counter_one_advantage_1", [0.0, 0.1, 0.3], 0.2, 0.4)
-    rows = {row["variant"]: row for row in call(monkeypatch, tmp_path, "--parts", "counter", "--steps", "10")["counter"]}
+    made = call(monkeypatch, tmp_path, "--parts", "counter", "--steps", "10")["counter"]
+    rows = {row["variant"]: row for row in made}
     assert rows["SkillMaster"]["at the end"] == "0.600 +- 0.200" and rows["SkillMaster"]["tokens"] == 100_000
     assert rows["SkillMaster"]["right reviews"].startswith("0.375") and rows["SkillMaster"]["facts"].startswith("0.6")
     single = rows["one advantage"]
@@ -274,11 +275,25 @@ def thousands(values, unit=1000, sign=""):
 
 
 @pytest.mark.upstream
-def test_the_readmes_first_table_is_what_its_points_give(tmp_path, monkeypatch):
-    """Bug: a figure of the README is typed wrong, or its runs were made anew and the text was not."""
+def test_the_readmes_table_of_the_counter_is_what_its_points_give(tmp_path, monkeypatch):
+    """Bug: as below, in the first table of the README."""
+    known = ROOT / "worlds/counter/tiny/runs.json"
+    rows = call(monkeypatch, tmp_path, "--parts", "counter", "--known", str(known))["counter"]
+    readme = (ROOT / "README.md").read_text()
+    assert {"SkillMaster", "one advantage", "reviews not trained", "plain GRPO"} <= {row["variant"] for row in rows}
+    for row in rows:
+        cells = [str(row["seeds"]), *(row.get(f"at {tokens}", "-") for tokens in ablations.AT), row["at the end"],
+                 row["right reviews"] or "-", row["facts"] if row["right reviews"] else "-",
+                 f"{row['tokens'] / 1000:.0f}k"]
+        assert short(f"| {' | '.join(cells)} |") in readme, (row["variant"], short(" | ".join(cells)))
+
+
+@pytest.mark.upstream
+def test_the_shops_table_is_what_its_points_give(tmp_path, monkeypatch):
+    """Bug: a figure is typed wrong, or its runs were made anew and the text was not."""
     known = ROOT / "worlds/webshop/tiny/runs.json"
     rows = call(monkeypatch, tmp_path, "--known", str(known))["variants"]
-    readme = (ROOT / "README.md").read_text()
+    readme = (known.parent / "README.md").read_text()
     lines = [line for line in readme.splitlines() if " ± " in line and "| " in line]
     assert [row["seeds"] for row in rows] == [5, 5, 5, 5, 3, 3]
     for row, line in zip(rows, lines):

@@ -1,6 +1,7 @@
 """What was induced at the counter: the tables count what the games say, and each can come out either way."""
 
 import json
+import sys
 
 import pytest
 
@@ -90,3 +91,16 @@ def test_a_policy_is_played_with_four_banks(env, monkeypatch):
     result = induced.banks(None, env, own, other, None, 8)
     assert result == {"none": 0.0, "own": 0.5, "of another run": 0.25, "the true rules": 1.0}
     assert "of another run" not in induced.banks(None, env, own, None, None, 8)
+
+
+def test_the_oracles_bank_is_a_file_of_a_seeds_rules(tmp_path, monkeypatch, capsys):
+    """Bug: the file holds another seed's rules, and eval.py calls a good policy blind; or a traceback."""
+    monkeypatch.setattr(sys, "argv", ["induced", "--oracle", "3", str(tmp_path / "bank.json")])
+    induced.main()
+    assert induced.known(envs.make("counter", rules=3), SkillBank.load(tmp_path / "bank.json"))["seen"] == 1.0
+    assert induced.known(envs.make("counter", rules=4), SkillBank.load(tmp_path / "bank.json"))["seen"] < 0.5
+    for argv, words in ([], "name runs"), (["--oracle", "x", "y"], "invalid literal"), (["nowhere"], "nowhere"):
+        monkeypatch.setattr(sys, "argv", ["induced", *argv, "--out", str(tmp_path / "o.json")])
+        with pytest.raises(SystemExit) as stop:
+            induced.main()
+        assert words in f"{stop.value.code} {capsys.readouterr().err}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes worlds/counter/tiny, whose words are this world's own. It does not begin from nothing: its layers are those of
-# the made-up shop's tiny, which can copy. Each command can be stopped and resumed (--resume). Result: $OUT/obeys.
+# the made-up shop's tiny, which can copy. Each command can be stopped and resumed (--resume). Result: $OUT/obeys2.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 OUT=${OUT:-runs}
@@ -14,3 +14,6 @@ python -m tools.coldstart "${HOW[@]}" --model tiny --like worlds/webshop/tiny --
 
 # 2. Obeying. Reviews seldom quote the clerk: that is left to learn.
 python -m tools.coldstart "${HOW[@]}" --model "$OUT/reads" --evidence 0.08 --steps 500 --seed 1 --out "$OUT/obeys"
+
+# 3. More of it: a town's own rule comes before everybody's, the newer one before the older.
+python -m tools.coldstart "${HOW[@]}" --model "$OUT/obeys" --evidence 0.08 --steps 400 --seed 2 --out "$OUT/obeys2"
