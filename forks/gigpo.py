@@ -22,7 +22,7 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
-    reviews: str = flag("off", "GiGPO has none", choices=("off",), group="the bank stays as it is; without effect:")
+    reviews: str = flag("off", "GiGPO has none", choices=("off",), group="the bank stays as it is; without effect")
     gamma: float = flag(0.95, "discount of what followed a turn", 0, group="GiGPO")
 
 

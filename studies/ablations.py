@@ -40,7 +40,7 @@ from skillbank import Skill, SkillBank
 from tools.figures import Panel, draw
 from tools.flags import path_of
 from tools.guard import BROKEN, UNFINISHED, guard
-from tools.report import lines_of, seconds_of
+from tools.report import GOOD, lines_of, seconds_of
 from worlds.webshop.shopper import WAYS
 
 # Row of a table -> (seeds, iterations, command). An iteration of plain GRPO samples about an eighth of the tokens, so
@@ -107,6 +107,7 @@ PARTS = {
                   "plain GRPO": (3, 40, "train.py --data {data} --reviews off")},
 }
 
+TESTED = ("claims", "tested")  # parts whose runs are played on test goals at their end
 Run = namedtuple("Run", "part label seed name steps command")  # label: the row; name: the directory below OUT
 
 # ---- The runs -------------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def commands(args, runs, found):
             resume = " --resume" if (out / "config.json").is_file() else ""
             line.append(f"{python} {run.command} --out {quote(str(out))} --steps {run.steps}{resume} "
                         f">> {quote(f'{out}.log')} 2>&1")
-        if run.part == "claims":
+        if run.part in TESTED:
             line.append(f"{python} eval.py {quote(str(out))} --split test --protocols none,frozen "
                         f"--out {quote(str(out / f'test_{run.steps}.json'))} >> {quote(f'{out}.log')} 2>&1")
     return [" && ".join(line) for line in lines.values()]
@@ -161,12 +162,12 @@ def checkpoint(args, start):
             f"--out {quote(str(start))}{resume}")
 
 
-def hand_written():
-    """A bank with every useful skill of every family, in the words of the scripted shoppers."""
+def hand_written(ways, families):
+    """A bank with every good skill of some families: useful, or right, in the words of the world's scripted players."""
     number = count(1)
     return SkillBank(task_specific_skills={family: [
         Skill(f"dyn_{next(number):03d}", text["title"], text["principle"], text["when_to_apply"])
-        for text in WAYS.texts(family) if text["kind"] == "useful"] for family in WAYS.families})
+        for text in ways.texts(family) if text["kind"] in GOOD] for family in families})
 
 
 # ---- What is finished -----------------------------------------------------------------------------------------------
@@ -435,7 +436,7 @@ def main():
     if args.known and not known.keys() & {run.name for run in runs}:
         parser.error(f"--known {args.known}: holds none of these runs")
     args.out.mkdir(parents=True, exist_ok=True)
-    hand_written().save(args.out / "hand_written.json")
+    hand_written(WAYS, WAYS.families).save(args.out / "hand_written.json")
     found, result = results(args.out, runs, known), {}
     if args.list:
         for line in commands(args, runs, found):

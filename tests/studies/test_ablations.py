@@ -20,6 +20,7 @@ from tests.real import ROOT
 from tools import coldstart, report, targets
 from tools.flags import parse
 from worlds.webshop import catalogue
+from worlds.webshop.shopper import WAYS
 
 
 @functools.cache
@@ -145,7 +146,7 @@ def test_the_listed_lines_are_run_as_the_manual_says(tmp_path, monkeypatch, caps
 
 def test_the_hand_written_bank_holds_every_useful_skill(tmp_path):
     """Bug: the frozen bank lacks a family, and looks useless."""
-    ablations.hand_written().save(tmp_path / "bank.json")
+    ablations.hand_written(WAYS, WAYS.families).save(tmp_path / "bank.json")
     bank = SkillBank.load(tmp_path / "bank.json")
     assert len(bank.task_specific_skills) == 7 and len(bank.skills()) == 28
 

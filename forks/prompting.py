@@ -1,0 +1,117 @@
+"""
+Better prompts, no training, by three rules: `python -m forks.prompting --env counter --rule grasp`
+
+The weights are frozen. Games are played and reviewed, and the rule decides which edits enter:
+
+    ace       ACE       arXiv 2510.04618   every proposal is appended, duplicates are dropped; each skill counts the won
+                                           and the lost games that showed it, and none is taken out
+    grasp     GRASP     arXiv 2605.29668   an edit must win more probes than it loses, on tasks of which half were won
+                                           before, and may lose at most --budget of those
+    evoskill  EvoSkill  arXiv 2603.02766   reviews of failures rewrite a bank; the child is scored on --score tasks, and
+                                           a frontier of the best banks has the next parents, in turn
+
+Difference from SkillMaster:
+- nothing is trained: whatever gain there is stands in the bank, and goes with it;
+- one commit rule in place of U and its confirmation;
+- with evoskill a whole bank is scored, on the same tasks each time.
+Ours: the policy writes its own edits, where the papers ask large models; what ACE's counters say is kept in skills.json
+and is in no prompt; training tasks stand for validation tasks; a bank's score is its mean reward, and no second goal
+makes the frontier a Pareto front.
+Measured: nothing yet.
+"""
+
+import random
+from dataclasses import dataclass
+from statistics import mean
+
+import train
+from dualadv_grpo import Stats
+from envs import evaluate, rollout
+from lib.streams import mix
+from probes import edits_of, games_of, play_pairs
+from skillbank import SkillBank, commit
+from tools import report
+from tools.flags import flag
+
+
+@dataclass
+class Flags(train.Flags):
+    lr: float = flag(0.0, "without effect: there is no update", 0)
+    kl: float = flag(0.0, "without effect", 0)
+    rule: str = flag("ace", "what enters the bank", choices=("ace", "grasp", "evoskill"),
+                     group="prompting")
+    budget: int = flag(0, "grasp: tasks won before that an edit may lose", 0)
+    rewrites: int = flag(1, "evoskill: edits that make a child", 1)
+    score: int = flag(16, "evoskill: training tasks that score a bank", 1)
+    frontier: int = flag(3, "evoskill: banks that are kept", 1)
+
+
+def prompting(flags, env, policy, reference, optimizer, bank, start, state):
+    """Iterations start .. flags.steps - 1."""
+    sampling, calm = (train.sampling_of(flags, t) for t in (flags.temperature, flags.probe_temperature))
+    outcomes = state.get("outcomes", {})  # task -> was its last game won?
+    frontier = state.get("frontier", [])  # [(score, bank)], the best first
+    for step in range(start, flags.steps):
+        clock, seed, played = report.Clock(), mix(flags.seed, step), []
+        parent = frontier[step % len(frontier)][1] if frontier else bank
+        episodes = rollout(policy, env, train.tasks_of(flags, env, step), parent, flags.group, seed, sampling)
+        outcomes |= {e.task: e.won for e in episodes}
+        edits = edits_of(episodes)
+        clock.lap("act")
+
+        if flags.rule == "ace":
+            count(episodes)
+            committed = commit(bank, [edit for edit in edits if edit.name == "propose_skill"], "all")
+        elif flags.rule == "grasp":
+            trials = [(edit, task) for edit in edits for task in balanced(env, outcomes, edit, flags.probes, seed)]
+            pairs = play_pairs(policy, env, [(task, bank, edit.bank) for edit, task in trials], calm, seed)
+            played = games_of(pairs)
+            for edit in edits:
+                mine = [(task, pair) for (one, task), pair in zip(trials, pairs) if one is edit]
+                edit.probes = [task for task, _ in mine]
+                edit.before, edit.after = ([float(pair[i].won) for _, pair in mine] for i in (0, 1))
+                edit.utility = gated(edit.before, edit.after, flags.budget)
+            committed = commit(bank, edits)
+        else:
+            some = random.Random(f"score/{flags.seed}").sample(env.train_tasks, min(flags.score, len(env.train_tasks)))
+            child = SkillBank.from_dict(parent.to_dict())
+            committed = commit(child, edits_of([e for e in episodes if not e.won])[:flags.rewrites], "all")
+            for one in [bank, child] if not frontier else [child]:
+                games = evaluate(policy, env, one, some, calm)
+                played += games
+                frontier.append((mean(e.score if flags.utility == "graded" else e.won for e in games), one))
+            frontier = sorted(frontier, key=lambda one: -one[0])[:flags.frontier]
+            bank = frontier[0][1]
+            committed = committed if bank is child else []
+        clock.lap("probe")
+        train.finish(flags, env, policy, optimizer, bank, report.Iteration(
+            step + 1, episodes, Stats(), clock.laps, [sum(e.rewards(flags.reward == "graded")) for e in episodes],
+            [0.0] * len(episodes), committed=committed, probe_games=played), {
+                "outcomes": outcomes, "frontier": frontier})
+
+
+def count(episodes) -> None:
+    """ACE's counters: how many won and lost games showed each skill. What a game shows are the bank's own skills."""
+    for e in episodes:
+        for skill in e.shown:
+            name = "helpful" if e.won else "harmful"
+            skill.extra[name] = skill.extra.get(name, 0) + 1
+
+
+def balanced(env, outcomes: dict, edit, k: int, seed: int) -> list[int]:
+    """k tasks that the edit may touch, half of them won when they were last played, as far as there are such."""
+    mine = [task for task in outcomes if task != edit.task and edit.category in ("general", env.family(task))]
+    rng = random.Random(f"gate/{seed}/{edit.task}")
+    won, lost = (rng.sample(some, len(some)) for some in ([t for t in mine if outcomes[t]],
+                                                          [t for t in mine if not outcomes[t]]))
+    return (won[:max(k - k // 2, k - len(lost))] + lost)[:k]
+
+
+def gated(before: list[float], after: list[float], budget: int) -> float:
+    """Wins less losses of an edit per probe; 0, so that it does not enter, where it loses more than the budget."""
+    losses = sum(a < b for b, a in zip(before, after))
+    return (sum(after) - sum(before)) / max(len(before), 1) if losses <= budget else 0.0
+
+
+if __name__ == "__main__":
+    train.main(Flags, prompting, "forks.prompting")

@@ -1,0 +1,32 @@
+"""SKILL0: fewer and fewer families show their skills, those first that their skills harm."""
+
+import pytest
+
+from forks.skill0 import allowed, kept, showing, trials_of
+from tests.skills import bank_of
+
+
+def test_stages_and_who_keeps_skills():
+    """Bug: the family that needs its skills most loses them first, or one that they harm keeps them."""
+    assert [allowed(7, stage) for stage in (0, 1, 2)] == [7, 4, 0]
+    gains = {"c": 0.5, "a": 0.0, "b": -0.25, "d": 0.75}
+    assert kept(gains, 4) == ["a", "c", "d"] and kept(gains, 2) == ["c", "d"] and kept(gains, 0) == []
+
+
+def test_a_family_is_measured_with_its_skills_against_without(env):
+    """Bug: the bank with skills is the first of a pair, so the gain has the wrong sign; or the given bank shrinks."""
+    bank = bank_of(general=1, footwear=2, apparel=1)
+    pairs = trials_of(env, bank, "footwear", ["apparel", "footwear"], 3, 1)
+    assert len(pairs) == 3
+    for task, without, whole in pairs:
+        assert env.family(task) == "footwear"
+        assert [s.skill_id for s in without.skills()] == ["general_0", "apparel_0"]
+        assert [s.skill_id for s in whole.skills()] == ["general_0", "apparel_0", "footwear_0", "footwear_1"]
+    assert len(showing(bank, []).skills()) == 1 and len(bank.skills()) == 4
+    assert trials_of(env, bank, "no such family", [], 3, 1) == []
+
+
+def test_a_bank_must_be_given(play_fork):
+    """Bug: without a bank it is GRPO under another name."""
+    with pytest.raises(SystemExit, match="the bank is empty"):
+        play_fork("skill0", "--steps", "1")

@@ -1,0 +1,14 @@
+"""SkillRL: the bank grows where the policy fails."""
+
+from types import SimpleNamespace
+
+from forks.skillrl import chosen
+
+
+def test_failures_of_families_that_win_are_left_alone():
+    """Bug: a family that wins nine of ten gets a skill from its one failure, or one task gives all new skills."""
+    lost = [SimpleNamespace(task=task, family=family, number=i)
+            for i, (task, family) in enumerate([(1, "a"), (2, "b"), (3, "a"), (3, "a"), (4, "a")])]
+    won = {"a": [True, False, False, False, False], "b": [True] * 9 + [False]}
+    assert [e.number for e in chosen(won, lost, 0.4, 2)] == [3, 4] and len(chosen(won, lost, 0.4, 9)) == 3
+    assert chosen(won, lost, 0.0, 9) == [] and chosen({}, [], 0.4, 3) == []

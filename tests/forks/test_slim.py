@@ -1,0 +1,24 @@
+"""SLIM: a skill is judged by games with it and without it, over many audits."""
+
+import pytest
+
+from forks.slim import smoothed, trials_of
+from tests.skills import bank_of
+
+
+def test_audits_are_smoothed():
+    """Bug: the new audit has the old ones' weight, and one unlucky audit retires a skill."""
+    assert smoothed(None, 0.5) == 0.5
+    assert smoothed(0.5, -0.5) == pytest.approx(0.9 * 0.5 - 0.1 * 0.5)
+
+
+def test_a_skill_is_left_out_where_it_is_shown(env):
+    """Bug: a skill is audited on tasks that never show it, so its utility is 0; or the bank itself loses it."""
+    bank = bank_of(general=1, footwear=3)
+    pairs = trials_of(env, bank, {"footwear_0"}, 3, 5, 1)
+    assert len(pairs) == 5 and {env.family(task) for task, _, _ in pairs} == {"footwear"}
+    for task, without, whole in pairs:
+        assert task in env.train_tasks and whole is bank and len(bank.skills()) == 4
+        assert [s.skill_id for s in without.skills()] == ["general_0", "footwear_1", "footwear_2"]
+    assert len({env.family(task) for task, _, _ in trials_of(env, bank, {"general_0"}, 3, 8, 1)}) > 1
+    assert trials_of(env, bank, {"footwear_0"}, 1, 5, 1) == [], "with room for one the newest is shown"
