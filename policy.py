@@ -82,9 +82,9 @@ class Past(NamedTuple):
 
 @fused
 def rotate(x, cos, sin):
-    """RoPE on x (B, heads, T, D), cos and sin (B, 1, T, D). The halves of D are its pairs, as in the checkpoints."""
+    """RoPE on x (B, heads, T, D) by float32 cos, sin (B, 1, T, D), rounded once. D's halves are its pairs, as saved."""
     a, b = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-b, a), dim=-1) * sin
+    return (x * cos + torch.cat((-b, a), dim=-1) * sin).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -167,7 +167,7 @@ class Decoder(nn.Module):
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         x = self.model.embed_tokens(tokens)  # (B, T, dim)
-        cos, sin = self.rope(positions, x.dtype)  # (B, 1, T, D)
+        cos, sin = self.rope(positions)  # (B, 1, T, D)
         mask = None
         if cache is not None:
             # Made once, as numbers: of a mask of bools every layer would make numbers again.

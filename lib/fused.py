@@ -7,6 +7,7 @@ noise of a draw moves six times the bytes of the LM head itself. torch.compile m
 import functools
 
 import torch
+import torch.nn.functional as F
 
 from lib.files import one_line
 
@@ -38,10 +39,31 @@ def wanted(tensor):
     return tensor.is_cuda and not torch.is_grad_enabled()
 
 
+@functools.cache
+def wide(device, dtype):
+    """Does this card hand back the float32 sums of a product of such numbers? On CUDA since torch 2.8."""
+    ones = torch.ones(1, 16, 16, device=device, dtype=dtype)
+    try:
+        return dtype == torch.float32 or bool((torch.bmm(ones, ones, out_dtype=torch.float32) == 16).all())
+    except (RuntimeError, TypeError):  # there is no such operation, or an older torch does not know the word
+        return False
+
+
+def product(a, b):
+    """a (N, n, D) times b (N, D, m) as float32 (N, n, m): of bfloat16 numbers, `a @ b` would round the sums."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    return torch.bmm(a.float(), b.float())
+
+
 def attend_one(q, k, v, attn_mask):
     """Attention of one new token per row as two plain products, which fill a card where fused kernels leave it idle.
 
     q (B, KV, H / KV, D); k, v (B, KV, span, D), views of the cache whose first two axes are one to a product: no copy.
+    The scores stay float32: the key biases of Qwen2 make them thousands, where bfloat16 has steps of 16 and more.
     """
-    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + attn_mask.float()  # (B, KV, H / KV, span)
+    if q.is_cuda and not wide(q.device, q.dtype):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+    scores = product(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))  # (B * KV, H / KV, span)
+    scores = scores.unflatten(0, q.shape[:2]) * q.shape[-1] ** -0.5 + attn_mask
     return scores.softmax(-1).to(v.dtype) @ v
