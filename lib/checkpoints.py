@@ -13,6 +13,7 @@ from pathlib import Path, PureWindowsPath
 import torch
 
 from lib import rope as ropes
+from lib.device import dtype_of
 from lib.files import one_line, read_json
 
 INDEX = "model.safetensors.index.json"
@@ -284,7 +285,11 @@ def check_pair(tokenizer, cfg, name):
 
 
 def fit(weights, shapes, cfg, device, dtype, name):
-    """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names one that differs."""
+    """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names one that differs.
+
+    dtype: None is what the device computes best in.
+    """
+    dtype = dtype or dtype_of(device)
     ignored = ("rotary_emb.inv_freq",) + (("lm_head.weight",) if cfg.tied else ())
     # Copy: a tensor mapped from the file may be aligned differently, and matmul then rounds differently.
     weights = {k: v.to(device, dtype, copy=True) for k, v in weights.items() if not k.endswith(ignored)}

@@ -2,6 +2,9 @@
 
 import torch
 
+PARTS = ("recordings", "compilation", "bfloat16")  # of what makes a GPU fast
+WITHOUT: set[str] = set()  # those of PARTS that this process does without
+
 
 def pick_device(name=""):
     """The torch device of that name; by default the GPU where there is one. ValueError if there is no such device."""
@@ -27,3 +30,21 @@ def prepare(device):
                          "offered; --device cpu, or a card from Ampere on")
     # cuDNN's attention makes a plan for every new shape, half a second each, and every prefill is a new shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def leave_out(parts):
+    """Do without these parts (a text, by commas) from now on, and without no others. ValueError: there is no such."""
+    wanted = {part.strip() for part in parts.split(",")} - {""}
+    if unknown := sorted(wanted - set(PARTS)):
+        raise ValueError(f"--without {parts}: there is no {unknown[0]}; choose from {', '.join(PARTS)}")
+    WITHOUT.clear()
+    WITHOUT.update(wanted)
+
+
+def dtype_of(device):
+    """What a policy computes in: float32 on a CPU, where bfloat16 is slower, and on what has no bfloat16."""
+    device = torch.device(device)
+    half = device.type not in ("cpu", "mps") and "bfloat16" not in WITHOUT
+    if half and device.type == "cuda":
+        half = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if half else torch.float32

@@ -9,6 +9,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
+from lib.device import WITHOUT
 from lib.files import one_line
 
 
@@ -36,7 +37,7 @@ def fused(function):
 
 
 def wanted(tensor):
-    return tensor.is_cuda and not torch.is_grad_enabled()
+    return tensor.is_cuda and not torch.is_grad_enabled() and "compilation" not in WITHOUT
 
 
 @functools.cache
@@ -56,14 +57,22 @@ def product(a, b):
     return torch.bmm(a.float(), b.float())
 
 
-def attend_one(q, k, v, attn_mask):
+def attend(q, k, v, mask, alone):
+    """Attention of q (B, KV, n, D) to the cache's k, v (B, KV, span, D); mask (B, 1, n, span) is added to the scores.
+
+    alone: each row has one new token, read by as many queries as query heads share a KV head.
+    """
+    if alone and q.is_cuda and wide(q.device, q.dtype):
+        return attend_one(q, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def attend_one(q, k, v, mask):
     """Attention of one new token per row as two plain products, which fill a card where fused kernels leave it idle.
 
-    q (B, KV, H / KV, D); k, v (B, KV, span, D), views of the cache whose first two axes are one to a product: no copy.
-    The scores stay float32: the key biases of Qwen2 make them thousands, where bfloat16 has steps of 16 and more.
+    k and v are views of the cache whose first two axes are one to a product, so nothing is copied. The scores stay
+    float32: the key biases of Qwen2 make them thousands, where bfloat16 has steps of 16 and more.
     """
-    if q.is_cuda and not wide(q.device, q.dtype):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
     scores = product(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))  # (B * KV, H / KV, span)
-    scores = scores.unflatten(0, q.shape[:2]) * q.shape[-1] ** -0.5 + attn_mask
+    scores = scores.unflatten(0, q.shape[:2]) * q.shape[-1] ** -0.5 + mask  # (B, KV, H / KV, span)
     return scores.softmax(-1).to(v.dtype) @ v

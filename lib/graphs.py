@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from lib.device import WITHOUT
 from lib.files import one_line
 
 
@@ -34,11 +35,19 @@ def release():
         torch.cuda.empty_cache()
 
 
+def run(recordings, step, *shape):
+    """step(*shape), by the recordings where there are any (a Graphs, or None)."""
+    if recordings:
+        recordings.run(step, *shape)
+    else:
+        step(*shape)
+
+
 class Graphs:
     """The recordings on one set of buffers. They share one memory pool, as nothing in it outlives a step."""
 
     def __init__(self):
-        self.recorded, self.pool, self.broken = {}, None, False
+        self.recorded, self.pool, self.broken = {}, None, "recordings" in WITHOUT
 
     def run(self, step, *shape):
         """step(*shape): the first call of a shape runs as it is and warms up, the second is recorded and replayed."""

@@ -28,7 +28,7 @@ import envs
 import policy as policies
 import worlds
 from lib import checkpoints, lora, memory
-from lib.device import pick_device
+from lib.device import leave_out, pick_device
 from lib.files import one_line, write_atomic
 from lib.skillfiles import Source
 from skillbank import Edit, Skill, SkillBank
@@ -41,7 +41,7 @@ from tools.owned import LOGS, config_of
 torch.serialization.add_safe_globals([envs.Episode, envs.Segment, envs.Turn, Edit, Skill, SkillBank, Source,
                                       frozenset, PosixPath, WindowsPath])
 # What may change when a run is resumed: where it is and how long, how much memory it takes, how it is evaluated.
-PLACE = {"resume", "steps", "save_every", "wandb", "device", "data", "out", "threads"}
+PLACE = {"resume", "steps", "save_every", "wandb", "device", "without", "data", "out", "threads"}
 MEMORY = {"recompute", "offload", "budget", "rows", "context"}
 EVALUATION = {"eval_every", "eval_tasks", "eval_temperature", "eval_plain"}
 FREE = PLACE | MEMORY | EVALUATION
@@ -134,6 +134,7 @@ def open_run(flags, env, sampling, program="train.py"):
                          "are won or lost")
     if flags.eval_every and not env.dev_tasks:
         raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
+    leave_out(flags.without)
     out, device, checkpoint = Path(flags.out), pick_device(flags.device), checkpoint_of(flags.out)
     settings = settings_of(flags, env, program)
     if flags.resume:

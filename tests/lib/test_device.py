@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import dualadv_grpo as grpo
-from lib import buffers, lora
-from lib.device import pick_device
+from lib import buffers, fused, graphs, lora
+from lib.device import dtype_of, leave_out, pick_device
 from lib.streams import gumbel
 from policy import Config, Decoder, KVCache, Session, logprobs
 from tools import coldstart
@@ -111,6 +111,26 @@ def test_a_tensor_on_the_wrong_device_is_noticed(model):
 def test_the_cpu_has_no_number():
     """Bug: --device cpu:1 is another device than the tensors that are made on "cpu"."""
     assert pick_device("cpu:1") == torch.device("cpu")
+
+
+def test_parts_can_be_left_out_one_by_one(monkeypatch):
+    """Bug: nobody can tell whether recordings, compilation or bfloat16 spoil a run; a part stays out in the next one."""
+    try:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+        assert dtype_of("cuda:0") == torch.bfloat16 and not graphs.Graphs().broken
+        leave_out("recordings, bfloat16")
+        assert graphs.Graphs().broken and dtype_of("cuda:0") == torch.float32
+        leave_out("compilation")
+        with torch.no_grad():
+            assert not fused.wanted(SimpleNamespace(is_cuda=True))
+        assert not graphs.Graphs().broken and dtype_of("cuda:0") == torch.bfloat16
+        with pytest.raises(ValueError, match="--without graphs: there is no graphs; choose from recordings, comp"):
+            leave_out("graphs")
+    finally:
+        leave_out("")
+    with torch.no_grad():
+        assert fused.wanted(SimpleNamespace(is_cuda=True))
+    assert dtype_of("cpu") == torch.float32
 
 
 @pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
