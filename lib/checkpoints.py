@@ -122,14 +122,13 @@ def read(model):
                          "directory, smollm2 or tiny") from error
 
 
-def download(model):
+def download(model, files=("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")):
     """The folder in the hub's cache that holds what we read of a repository. OSError if it cannot be had."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        files = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-        return Path(snapshot_download(model, allow_patterns=files))
+        return Path(snapshot_download(model, allow_patterns=list(files)))
     except HFValidationError as error:  # not even the form of an id
         raise OSError(str(error)) from error
     except RuntimeError as error:  # the user of a container may have no home directory, where the hub's cache is

@@ -138,15 +138,15 @@ class Iteration:
                 f"{row['steps']:.1f} invalid {row['invalid']:.2f} | edits {row['edits']}/{row['n']} committed "
                 f"{row['committed']} bank {row['skills']} | U {row['utility']:+.3f} ({row['probe_episodes']} probe "
                 "runs) | "
-                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} mismatch {row['mismatch']:.2g} ({row['clipped']:.1%}) "
-                f"{notes}| "
+                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} "
+                f"mismatch {row['mismatch']:.2g} ({row['clipped']:.1%}) {notes}| "
                 f"{row['sampled']} tokens, {sum(self.seconds.values()):.0f}s ({seconds})")
 
 
 @cache
 def explain_mismatch():
     """Printed once in a run."""
-    print(f"mismatch: before the update the trainer's log-probabilities of the sampled tokens differ from the sampler's "
+    print("mismatch: before the update the trainer's log-probabilities of the sampled tokens differ from the sampler's "
           f"by more than rounding should (std above {MISMATCH[0]}, or over {MISMATCH[1]:.0%} of the tokens outside the "
           "clip): the run trains on samples of a slightly other model. On a GPU go on with --resume and --without "
           "recordings, then compilation, then bfloat16: the first that brings it down is the cause. "
