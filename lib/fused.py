@@ -18,21 +18,19 @@ def fused(function):
 
     Where it cannot be compiled, for want of Triton say, one line tells so, and the function runs as it is.
     """
-    compiled = None
-
     @functools.wraps(function)
     def call(first, *rest):
-        nonlocal compiled
-        if compiled is function or not wanted(first):
+        if call.compiled is function or not wanted(first):
             return function(first, *rest)
         try:
-            compiled = compiled or torch.compile(function, dynamic=True)
-            return compiled(first, *rest)
+            call.compiled = call.compiled or torch.compile(function, dynamic=True)
+            return call.compiled(first, *rest)
         except Exception as error:  # torch, Triton and the C compiler have many
-            compiled = function
+            call.compiled = function
             print(f"torch.compile: {function.__name__} stays in pieces ({one_line(error)}); going on", flush=True)
             return function(first, *rest)
 
+    call.compiled = None  # `function` itself where it could not be compiled
     return call
 
 

@@ -362,6 +362,7 @@ def make(flags):
     new = flags.model == "tiny"
     lengths = {name: getattr(flags, name) for name in LENGTHS}
     device = pick_device(flags.device)
+    check.untested(device)
     refuse_large(flags.device, models.size(flags.model))
     policy = policies.load(flags.model, device, seed=flags.seed, world=env.home, text=corpus(env) if new else None)
     if flags.like:

@@ -32,7 +32,7 @@ from lib.device import leave_out, pick_device, refuse_large
 from lib.files import check_room, one_line, write_atomic
 from lib.skillfiles import Source
 from skillbank import Edit, Skill, SkillBank
-from tools import coldstart, fits, owned, report
+from tools import check, coldstart, fits, owned, report
 from tools.coldstart import save_tensors
 from tools.guard import ANEW, UNFINISHED, checkpoint_of, claim, refused
 from tools.owned import LOGS, config_of
@@ -136,6 +136,7 @@ def open_run(flags, env, sampling, program="train.py"):
         raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
     leave_out(flags.without)
     out, device, checkpoint = Path(flags.out), pick_device(flags.device), checkpoint_of(flags.out)
+    check.before_a_run(device)
     refuse_large(flags.device, models.size(out / "reference" if checkpoint else flags.model))
     settings = settings_of(flags, env, program)
     if flags.resume:
