@@ -35,7 +35,7 @@ from lib.files import check_room, one_line, print_anything
 from lib.skillfiles import SKILL
 from policy import logprobs
 from skillbank import Skill, review_prompt, tool_call
-from tools import report
+from tools import check, report
 from tools.flags import flag, parse
 from tools.guard import BROKEN, UNFINISHED, claim, guard
 from worlds.players import WORDINGS

@@ -11,7 +11,7 @@ from lib.device import pick_device
 from lib.files import read_json
 from probes import Probing
 from skillbank import SkillBank
-from tools import results
+from tools import check, results
 from tools.flags import path_of
 from tools.guard import ANEW, checkpoint_of, guard
 from tools.runs import fit
