@@ -35,6 +35,9 @@ def prepare(device):
     """Make a card the current one."""
     if device.index is not None:  # or streams and recorded steps would be those of card 0
         torch.cuda.set_device(device)
+    if dtype_of(device) == torch.float32 and "bfloat16" not in WITHOUT:
+        print(f"{torch.cuda.get_device_name(device)} has no bfloat16: models are computed in float32, with twice the "
+              "memory", flush=True)
     # cuDNN's attention makes a plan for every new shape, half a second each, and every prefill is a new shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
 

@@ -38,7 +38,7 @@ import envs
 import policy as policies
 from envs import Episode, Sampling, Segment, rollout
 from lib import lora, memory
-from lib.device import pick_device
+from lib.device import dtype_of, pick_device
 from lib.files import try_to_write
 from policy import Session, logprobs
 from probes import Probing, edits_of, probe
@@ -441,7 +441,7 @@ def main():
         args.device = pick_device(args.device)
         cuda = args.device.type == "cuda"
         args.model = args.model or ("qwen2.5-1.5b" if cuda else "tiny")
-        args.dtype = torch.bfloat16 if cuda else torch.float32
+        args.dtype = dtype_of(args.device)
         result: dict = {"settings": settings, "machine": machine(args)}
         table("machine", [{"": name, " ": value} for name, value in result["machine"].items()], "")
         for part in args.parts.split(","):

@@ -447,12 +447,14 @@ def before_a_run(device):
         found = run(name, device)
         if found["ok"] is False and device.type == "cuda" and part and part not in WITHOUT:
             WITHOUT.add(part)
-            print(f"{device} computes something else than a CPU (check {name}: {found['why']}): going on without "
-                  f"{part}", flush=True)
+            print(f"{device}, check {name}: {found['why']}; going on without {part}", flush=True)
             found = run(name, device)
         if found["ok"] is False:
             raise ValueError(f"--device {device} computes something else than a CPU (check {name}: {found['why']}); "
                              "`python -m tools.check` says more, --device cpu trains on the CPU")
+    for one in (draw, rotate):  # what was compiled here counts against the number of shapes that a run may compile
+        one.compiled = one.__wrapped__ if one.compiled is one.__wrapped__ else None
+    torch.compiler.reset()
     if device.type == "mps":
         print("mps: the checks pass, and no run was ever made on this kind of device; please report how it went",
               flush=True)

@@ -147,13 +147,18 @@ def test_other_devices_are_refused_by_name(name):
         pick_device(name)
 
 
-def test_a_card_is_made_the_current_one(monkeypatch):
+def test_a_card_is_made_the_current_one(monkeypatch, capsys):
     """Bug: --device cuda:1 records its steps on card 0 and replays nothing."""
     calls: list = []
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, to=torch.Tensor.to: tensor)
     monkeypatch.setattr(torch.cuda, "set_device", calls.append)
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", calls.append)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert pick_device("cuda:1") == torch.device("cuda:1") and calls == [torch.device("cuda:1"), False]
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert pick_device("cuda:0").index == 0 and "Tesla T4 has no bfloat16: models" in capsys.readouterr().out
 
 
 def test_a_device_counts_when_a_kernel_ran_and_was_right(monkeypatch):

@@ -80,16 +80,15 @@ def test_every_start_knows_how_it_fits_its_card(run, tmp_path, monkeypatch):
     monkeypatch.setattr(fits, "forecast", forecast)
     monkeypatch.setattr(runs, "with_reference", lambda flags, policy, *rest: known.append(
         (policy.keep, policy.model.recompute, flags.rows)) or reference(flags, policy, *rest))
-    for name, more in (("lora", ["--lora", "2", "--lr", "1e-3", "--cold_start", "1"]), ("all", [])):
-        with monkeypatch.context() as patch:
-            patch.setattr(runs, "save", die)
-            assert ends(run, tmp_path / name, *more)[1] == 130  # killed between reference/ and the first checkpoint
-        assert (tmp_path / name / "reference").is_dir()
-        line, _ = ends(run, tmp_path / name, *more, "--context", "300", "--resume")
-        assert "context of 300 tokens is too short" in line
-        run(tmp_path / name, *more, "--steps", "0", "--resume")
-    assert asked == [64] * 4 and known == [(True, True, 2)] * 4
-    config = json.loads((tmp_path / "all" / "config.json").read_text())
+    more = ["--lora", "2", "--lr", "1e-3", "--cold_start", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save", die)
+        assert ends(run, tmp_path / "run", *more)[1] == 130  # killed between reference/ and the first checkpoint
+    assert (tmp_path / "run" / "reference").is_dir()
+    assert "context of 300 tokens is too short" in ends(run, tmp_path / "run", *more, "--context", "300", "--resume")[0]
+    run(tmp_path / "run", *more, "--steps", "0", "--resume")
+    assert asked == [64] * 2 and known == [(True, True, 2)] * 2
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["rows"] == 64, "what was asked for is asked again on a larger card"
 
 
