@@ -193,6 +193,7 @@ class Stats:
     kl: float = 0.0  # k3 estimate against the reference
     entropy: float = 0.0
     clipped: float = 0.0  # share of tokens whose ratio was outside 1 +- clip
+    mismatch: float = 0.0  # std of log rho: 0, but for rounding, where sampler and trainer compute the same model
     grad_norm: float = 0.0  # before clipping
     tokens: int = 0  # sampled tokens of the whole batch
 
@@ -228,6 +229,7 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
     """
     device = next(model.parameters()).device
     stats = Stats(tokens=sum(job != FORCED for s in segments for job in s.job))
+    log_ratios: list[torch.Tensor] = []  # log rho of the sampled tokens
     for rows in progress(micro_batches([len(s.ids) for s in segments], objective.budget)):
         batch = [segments[i] for i in rows]
         tokens, mask = tokens_of(batch, device)  # (B, T)
@@ -245,7 +247,8 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
             stats.loss += loss.item()
             stats.kl += (k3(logp, ref_logp, mask) * mask).sum().item() / stats.tokens if objective.kl else 0.0
             stats.entropy += entropy.sum().item() / stats.tokens
-            outside = ((logp - old_logp).exp() - 1).abs() > objective.clip  # (B, T)
-            stats.clipped += outside[mask].sum().item() / stats.tokens
+            log_ratios.append((logp - old_logp)[mask])  # (n,)
+            stats.clipped += ((log_ratios[-1].exp() - 1).abs() > objective.clip).sum().item() / stats.tokens
+    stats.mismatch = float(torch.cat(log_ratios).std(correction=0)) if log_ratios else 0.0
     stats.grad_norm = optimizer.step(objective.max_norm)
     return stats

@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from lib import buffers, checkpoints, graphs, lora, models
 from lib.chat import Chat
 from lib.checkpoints import Config
-from lib.fused import attend_one, fused
+from lib.fused import attend, fused
 from lib.rope import Rope
 from lib.streams import gumbel, mix
 
@@ -82,9 +82,9 @@ class Past(NamedTuple):
 
 @fused
 def rotate(x, cos, sin):
-    """RoPE on x (B, heads, T, D), cos and sin (B, 1, T, D). The halves of D are its pairs, as in the checkpoints."""
+    """RoPE on x (B, heads, T, D) by float32 cos, sin (B, 1, T, D), rounded once. D's halves are its pairs, as saved."""
     a, b = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-b, a), dim=-1) * sin
+    return (x * cos + torch.cat((-b, a), dim=-1) * sin).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -113,8 +113,7 @@ class Attention(nn.Module):
             # k, v (B, KV, span, D)
             # The query heads that share a KV head become more queries of it, so no key is ever repeated.
             q = q.reshape(B, KV, H // KV * T, D)
-            attend = attend_one if T == 1 and q.is_cuda else F.scaled_dot_product_attention
-            y = attend(q, k, v, attn_mask=past.mask).reshape(B, H, T, D)
+            y = attend(q, k, v, past.mask, alone=T == 1).reshape(B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, H * D))
 
 
@@ -167,7 +166,7 @@ class Decoder(nn.Module):
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         x = self.model.embed_tokens(tokens)  # (B, T, dim)
-        cos, sin = self.rope(positions, x.dtype)  # (B, 1, T, D)
+        cos, sin = self.rope(positions)  # (B, 1, T, D)
         mask = None
         if cache is not None:
             # Made once, as numbers: of a mask of bools every layer would make numbers again.
@@ -365,10 +364,7 @@ class Session:
         drawn = []
         for step in range(steps):
             self.seeds[:n] = seeds[:, step]
-            if self.graphs:
-                self.graphs.run(self._step, rows, span, temperature)
-            else:
-                self._step(rows, span, temperature)
+            graphs.run(self.graphs, self._step, rows, span, temperature)
             drawn.append((self.tokens[:n].clone(), self.logp[:n].clone()))
         ids, logp = zip(*drawn)
         return torch.cat(ids, dim=1).tolist(), torch.stack(logp, dim=1).tolist()
@@ -429,9 +425,8 @@ def load(model: str, device="cpu", dtype=None, text=None, seed: int = 0, world: 
 
     model: a directory or HF id of a Llama, Qwen2/2.5 or Qwen3 checkpoint; `smollm2`; or `tiny`: the one shipped for
     that world, or, with `text` (strings to train its tokenizer on), a new one with random weights.
-    dtype: default float32 on a CPU (bfloat16 is slower there), bfloat16 on a GPU.
+    dtype: default float32 on a CPU (bfloat16 is slower there), bfloat16 on a GPU that has it.
     """
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     hf, weights, tokenizer = models.read(model, world, text, seed)
     cfg = Config(**checkpoints.architecture(hf, f"{model}/config.json"))
     checkpoints.check_pair(tokenizer, cfg, model)

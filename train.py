@@ -43,6 +43,7 @@ class Flags:
     resume: bool = flag(False, "continue the run in --out, with its own flags; those of memory, evaluation may change")
     seed: int = flag(0, "seed of all random numbers")
     device: str = flag("", "cpu, cuda, ...; '' is cuda where there is one")
+    without: str = flag("", "parts that a GPU does without, by commas: recordings, compilation, bfloat16")
     bank: str = flag("", "skill bank to begin with: a run, a JSON file, SKILL.md folders; '' is an empty one")
     wandb: str = flag("", "Weights & Biases project to log to; '' is none")
 

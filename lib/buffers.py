@@ -37,6 +37,8 @@ def take(policy, session, cache, rows, max_len) -> Buffers:
         if not policy.kept.user():
             policy.kept = None  # frees them first
             graphs.release()
+    if not policy.keep and weight.is_cuda:  # the last Session's recordings are dead, and nobody gives their memory back
+        graphs.release()
     new = kept or Buffers(cache(policy.model.cfg, rows, max_len, weight.device, weight.dtype), rows, max_len)
     new.user = weakref.ref(session)
     if policy.keep and not policy.kept:

@@ -13,6 +13,7 @@ from pathlib import Path, PureWindowsPath
 import torch
 
 from lib import rope as ropes
+from lib.device import dtype_of
 from lib.files import one_line, read_json
 
 INDEX = "model.safetensors.index.json"
@@ -121,14 +122,13 @@ def read(model):
                          "directory, smollm2 or tiny") from error
 
 
-def download(model):
+def download(model, files=("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")):
     """The folder in the hub's cache that holds what we read of a repository. OSError if it cannot be had."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        files = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-        return Path(snapshot_download(model, allow_patterns=files))
+        return Path(snapshot_download(model, allow_patterns=list(files)))
     except HFValidationError as error:  # not even the form of an id
         raise OSError(str(error)) from error
     except RuntimeError as error:  # the user of a container may have no home directory, where the hub's cache is
@@ -284,7 +284,11 @@ def check_pair(tokenizer, cfg, name):
 
 
 def fit(weights, shapes, cfg, device, dtype, name):
-    """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names one that differs."""
+    """The weights as a model of these shapes {tensor name: tuple} wants them; ValueError names one that differs.
+
+    dtype: None is what the device computes best in.
+    """
+    dtype = dtype or dtype_of(device)
     ignored = ("rotary_emb.inv_freq",) + (("lm_head.weight",) if cfg.tied else ())
     # Copy: a tensor mapped from the file may be aligned differently, and matmul then rounds differently.
     weights = {k: v.to(device, dtype, copy=True) for k, v in weights.items() if not k.endswith(ignored)}

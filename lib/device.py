@@ -2,28 +2,77 @@
 
 import torch
 
+from lib.files import one_line
+
+LARGE = 3e8  # parameters that nobody wants to train on a CPU
+PARTS = ("recordings", "compilation", "bfloat16")  # of what makes a GPU fast
+WITHOUT: set[str] = set()  # those of PARTS that this process does without
+
 
 def pick_device(name=""):
-    """The torch device of that name; by default the GPU where there is one. ValueError if there is no such device."""
+    """The torch device of that name; by default the GPU where there is one. ValueError if there is no such device.
+
+    A device counts as one when a kernel has run on it and was right: a driver or a card that this build of torch has no
+    kernels for is there, too, and fails later.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type not in ("cpu", "cuda"):  # the noise wants int32 arithmetic that wraps, which no test of ours saw
+        if device.type not in ("cpu", "cuda", "mps"):  # the noise wants int32 arithmetic that wraps
             raise RuntimeError("this device was never tried; use cpu or cuda")
         device = torch.device("cpu") if device.type == "cpu" else device  # cpu:1 is the CPU
-        torch.empty(1, device=device)
+        numbers = torch.arange(64.0).view(8, 8)  # their products are whole numbers, which no device rounds
+        there = numbers.to(device)
+        if not torch.equal((there @ there.T + 1).cpu(), numbers @ numbers.T + 1):
+            raise RuntimeError("the product of two small matrices is wrong on it")
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"--device {name or 'cuda'}: {one_line(error)}") from error
     if device.type == "cuda":
         prepare(device)
     return device
 
 
 def prepare(device):
-    """Make a card the current one. ValueError where it has no bfloat16."""
+    """Make a card the current one."""
     if device.index is not None:  # or streams and recorded steps would be those of card 0
         torch.cuda.set_device(device)
-    if not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError(f"--device {device}: {torch.cuda.get_device_name(device)} has no bfloat16, and float16 is not "
-                         "offered; --device cpu, or a card from Ampere on")
+    if dtype_of(device) == torch.float32 and "bfloat16" not in WITHOUT:
+        print(f"{torch.cuda.get_device_name(device)} has no bfloat16: models are computed in float32, with twice the "
+              "memory", flush=True)
     # cuDNN's attention makes a plan for every new shape, half a second each, and every prefill is a new shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def refuse_large(name, parameters):
+    """ValueError where a large model would train on the CPU, unasked, as this build of torch cannot use the GPU.
+
+    name: --device; parameters: of the model.
+    """
+    built = torch.version.cuda or torch.version.hip
+    if name or not built or torch.cuda.is_available() or parameters < LARGE:
+        return
+    try:
+        torch.cuda.init()
+        reason = "no GPU is there"
+    except Exception as error:  # torch has several kinds
+        reason = one_line(error)
+    raise ValueError(f"{parameters / 1e9:.1f}B parameters would train on the CPU: this torch ({torch.__version__}) is "
+                     f"made for CUDA {built} and finds no GPU ({reason}). Update the driver, or install the torch that "
+                     "pytorch.org offers for the driver's CUDA (nvidia-smi shows it); --device cpu trains on the CPU")
+
+
+def leave_out(parts):
+    """Do without these parts (a text, by commas) from now on, and without no others. ValueError: there is no such."""
+    wanted = {part.strip() for part in parts.split(",")} - {""}
+    if unknown := sorted(wanted - set(PARTS)):
+        raise ValueError(f"--without {parts}: there is no {unknown[0]}; choose from {', '.join(PARTS)}")
+    WITHOUT.clear()
+    WITHOUT.update(wanted)
+
+
+def dtype_of(device):
+    """What a policy computes in: float32 on a CPU, where bfloat16 is slower, and on what has no bfloat16."""
+    device = torch.device(device)
+    half = device.type not in ("cpu", "mps") and "bfloat16" not in WITHOUT
+    if half and device.type == "cuda":
+        half = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if half else torch.float32

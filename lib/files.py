@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import sys
 from contextlib import suppress
@@ -52,6 +53,15 @@ def try_to_write(path: Path | str, flag: str = "--out", given: bool = True) -> N
         text = shortened(path)
         raise OSError(f"{flag} {text} cannot be written ({error.strerror}); name another file" if given else
                       f"{text} cannot be written ({error.strerror}); {flag} FILE names another") from None
+
+
+def check_room(folder: Path | str, needed: int, what: str) -> None:
+    """ValueError where the disk cannot hold what will be written: before hours of work, not after."""
+    place = Path(os.path.abspath(folder))
+    free = shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
+    if needed > free:
+        raise ValueError(f"{folder}: {what} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on that disk; "
+                         "make room, or name an --out on another")
 
 
 def replaceable(path: Path) -> bool:

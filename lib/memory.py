@@ -45,6 +45,8 @@ def of_rollout(cfg, rows, context, itemsize, prefill):
 def free(device):
     """Bytes that are free on a device; on a CPU those that the system calls available."""
     device = torch.device(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -79,15 +81,15 @@ def rows_that_fit(policy, rows, context, prefill):
     run = getattr(policy, "rows", None) or Rows()
     rows = min(rows, run.kept or rows)
     # A number that is kept may take the memory that it once left free, or it would become smaller again and again.
-    most, needed, available = fitting(policy, rows, context, prefill, 1.0 if run.kept else SHARE)
-    if not most:
+    played, needed, available = fitting(policy, rows, context, prefill, 1.0 if run.kept else SHARE)
+    if not played:
         raise TooSmall(f"one episode of {context} tokens takes {needed(1) / 1e9:.1f} GB, {available / 1e9:.1f} GB "
                        f"are free on {policy.device}; lower --context")
-    if most < rows:
-        note(rows, context, round(needed(rows) / 1e9, 1), round(available / 1e9), most)
-        run.kept = most
-    run.played = max(run.played, most)
-    return most
+    if played < rows:
+        note(rows, context, round(needed(rows) / 1e9, 1), round(available / 1e9), played)
+        run.kept = played
+    run.played = max(run.played, played)
+    return played
 
 
 def fitting(policy, rows, context, prefill, share=SHARE):
@@ -99,11 +101,16 @@ def fitting(policy, rows, context, prefill, share=SHARE):
     def needed(rows):
         return of_rollout(cfg, rows, context, weight.element_size(), prefill)
 
-    least, most = 0, rows  # needed() grows with rows: halve the interval
-    while least < most:
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if needed(middle) <= share * available else (least, middle - 1)
-    return least, needed, available
+    return most(rows, lambda rows: needed(rows) <= share * available), needed, available
+
+
+def most(rows, fits):
+    """The largest number up to `rows` that fits, 0 where not even 1 does: halve the interval."""
+    least = 0
+    while least < rows:
+        middle = (least + rows + 1) // 2
+        least, rows = (middle, rows) if fits(middle) else (least, middle - 1)
+    return least
 
 
 @cache

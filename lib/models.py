@@ -12,7 +12,8 @@ import torch
 
 from lib import checkpoints
 from lib.chat import CHATML
-from lib.checkpoints import download, read_folder
+from lib.checkpoints import Config, download, read_folder
+from lib.files import read_json
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -31,6 +32,22 @@ def read(model, world, text=None, seed=0):
     if model == "tiny":
         return checkpoints.read(shipped(world)) if text is None else tiny(text, seed)
     return smollm2() if model == "smollm2" else checkpoints.read(model)
+
+
+def size(model):
+    """How many parameters a directory or an HF id has, by its config.json; 0 of what is small and needs no directory.
+
+    0, too, where that cannot be read: who loads it says so.
+    """
+    if model in ("tiny", "smollm2"):
+        return 0
+    try:
+        folder = Path(model) if Path(model).is_dir() else download(model, ["config.json"])
+        cfg = Config(**checkpoints.architecture(read_json(folder / "config.json", "")))
+    except (OSError, ValueError):
+        return 0
+    attention = 2 * cfg.dim * cfg.head_dim * (cfg.heads + cfg.kv_heads)
+    return cfg.layers * (attention + 3 * cfg.dim * cfg.ffn) + cfg.vocab_size * cfg.dim * (1 if cfg.tied else 2)
 
 
 def _byte_level(bpe):

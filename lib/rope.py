@@ -66,16 +66,16 @@ def attention_factor(rope: dict) -> float:
 
 
 class Rope:
-    """cos and sin of every position, (B, 1, T, D), of a decoder's Config."""
+    """cos and sin of every position, (B, 1, T, D) float32, of a decoder's Config."""
 
     def __init__(self, cfg):
         self.cfg = cfg
         self.freq = None  # (D / 2,), made on the device of the first positions
 
-    def __call__(self, positions, dtype):
+    def __call__(self, positions):
         if self.freq is None or self.freq.device != positions.device:
             self.freq = frequencies(self.cfg.rope, self.cfg.head_dim).to(positions.device)
         angle = positions[..., None] * self.freq  # (B, T, D/2)
         angle = torch.cat((angle, angle), dim=-1)[:, None]  # (B, 1, T, D)
         scale = attention_factor(self.cfg.rope)
-        return (angle.cos() * scale).to(dtype), (angle.sin() * scale).to(dtype)
+        return angle.cos() * scale, angle.sin() * scale

@@ -11,22 +11,19 @@ How fast, next to the machine's bounds and to transformers' generate: `python -m
 
 The work is what scripted players make of a world (--env; with $WEBSHOP_DATA or $ALFWORLD_DATA the real one): openings,
 replies, lengths of turns. The bounds are the machine's own, measured first: copying a large buffer, a large product in
-the model's dtype. `qwen2.5-*` have that model's shape and random weights: the text is noise, the work is the same.
+the model's dtype.
 
 A part is a function of (args, env, bounds) that returns a table: its title, its rows as dicts, a note.
 """
 
 import argparse
 import copy
-import ctypes
-import gc
 import itertools
 import os
 import platform
 import random
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,8 +37,8 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 from envs import Episode, Sampling, Segment, rollout
-from lib import checkpoints, lora, memory, models
-from lib.device import pick_device
+from lib import lora, memory
+from lib.device import dtype_of, pick_device
 from lib.files import try_to_write
 from policy import Session, logprobs
 from probes import Probing, edits_of, probe
@@ -50,104 +47,34 @@ from tools import fits, results
 from tools.coldstart import demonstrations, scripted
 from tools.flags import path_of
 from tools.guard import BROKEN, guard
+from tools.measure import QWEN, attention_flops, clear, machine_bounds, matrices, peak_gb, random_policy, shape, timed
 
 GROUP, K = 8, 4  # rollouts per task, probe tasks per edit: the defaults of train.py
-# Of the config.json on the hub: hidden, layers, heads, KV heads, intermediate, vocabulary, tied.
-QWEN = {
-    "qwen2.5-0.5b": (896, 24, 14, 2, 4864, 151936, True),
-    "qwen2.5-1.5b": (1536, 28, 12, 2, 8960, 151936, True),
-    "qwen2.5-3b": (2048, 36, 16, 2, 11008, 151936, True),
-    "qwen2.5-7b": (3584, 28, 28, 4, 18944, 152064, False),
-}
 
 # ---- Models ---------------------------------------------------------------------------------------------------------
 
 
-def shape(name):
-    """The Config of a Qwen2.5."""
-    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
-            "vocab_size", "tie_word_embeddings")
-    return policies.Config(**checkpoints.architecture({
-        **dict(zip(keys, QWEN[name])), "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
-        "rope_theta": 1e6, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "hidden_act": "silu"}))
-
-
 def load(args):
-    """The policy: a checkpoint, or random weights with tiny's tokenizer, whose ids are in every vocabulary here."""
+    """The policy: a checkpoint, or random weights."""
     if args.model not in QWEN:
         return policies.load(args.model, args.device, args.dtype, world=args.env)
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        model = policies.Decoder(shape(args.model)).to(args.dtype)
-    model = model.to_empty(device=args.device)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.normal_(1.0 if "norm" in name else 0.0, 0.02)
-    return policies.Policy(model, checkpoints.read(models.shipped(args.env))[2], "random weights")
-
-
-def matrices(cfg):
-    """How many numbers: in the matrices of all layers, and in the LM head."""
-    attention = 2 * cfg.dim * cfg.head_dim * (cfg.heads + cfg.kv_heads)
-    return cfg.layers * (attention + 3 * cfg.dim * cfg.ffn), cfg.vocab_size * cfg.dim
-
-
-def attention_flops(cfg, lengths):
-    """Of a causal forward pass over whole sequences: scores and mixing, 2 FLOPs a number each, per pair of tokens."""
-    return 4 * cfg.layers * cfg.heads * cfg.head_dim * sum(n * (n + 1) // 2 for n in lengths)
+    return random_policy(shape(QWEN[args.model]), args.device, args.dtype, args.env)
 
 
 # ---- Measuring ------------------------------------------------------------------------------------------------------
 
 
-def timed(device, call):
-    """(seconds, result) of a call; on a GPU until its work is done."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else int
-    wait()
-    start = time.perf_counter()
-    result = call()
-    wait()
-    return time.perf_counter() - start, result
-
-
 def machine(args):
     """What it is, and its two bounds."""
     device, cuda = args.device, args.device.type == "cuda"
-    size, n = (2**31, 8192) if cuda else (2**28, 1024)
-    source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
-    a, b = (torch.randn(n, n, device=device).to(args.dtype) for _ in range(2))
-    copying = min(timed(device, lambda: target.copy_(source))[0] for _ in range(7))  # the best: the first warms up
-    product = min(timed(device, lambda: [a @ b for _ in range(5)])[0] / 5 for _ in range(7))
+    copied, multiplied = machine_bounds(args.device, args.dtype)
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = cpu.partition("model name\t: ")[2].partition("\n")[0] or platform.machine()
     return {"device": torch.cuda.get_device_name(device) if cuda else name,
             "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
             "torch": torch.__version__, "transformers": transformers.__version__, "model": args.model, "env": args.env,
             "dtype": str(args.dtype).removeprefix("torch."), "mini": args.mini,
-            "copy GB/s": 2 * size / copying / 1e9,  # read and written
-            "product TFLOP/s": 2 * n**3 / product / 1e12}
-
-
-LINUX = os.access("/proc/self/clear_refs", os.W_OK)
-
-
-def clear(device):
-    """Give back what dropped models and caches held, and begin a new peak."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    elif LINUX:
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc keeps freed memory otherwise
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_gb(device):
-    """Since `clear`: on a GPU what tensors took, on a CPU the resident memory of the process, None where unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    lines = Path("/proc/self/status").read_text().splitlines() if LINUX else []
-    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
+            "copy GB/s": copied / 1e9, "product TFLOP/s": multiplied / 1e12}
 
 
 def table(title, rows, note):
@@ -466,7 +393,7 @@ def speeds(cfg, rows, context, rank, card):
 def bench_fit(args, env, bounds):
     results, context, most = [], 8192, 64
     for name, rank, offload in itertools.product(QWEN, (0, 16), (False, True)):
-        cfg = shape(name)
+        cfg = shape(QWEN[name])
         how = fits.Training(2, longest=context, recompute=True, offload=offload, lora=rank)
         parts = fits.of_training(cfg, how)
         update = sum(parts.values())
@@ -514,7 +441,7 @@ def main():
         args.device = pick_device(args.device)
         cuda = args.device.type == "cuda"
         args.model = args.model or ("qwen2.5-1.5b" if cuda else "tiny")
-        args.dtype = torch.bfloat16 if cuda else torch.float32
+        args.dtype = dtype_of(args.device)
         result: dict = {"settings": settings, "machine": machine(args)}
         table("machine", [{"": name, " ": value} for name, value in result["machine"].items()], "")
         for part in args.parts.split(","):

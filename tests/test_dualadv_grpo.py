@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -523,6 +524,8 @@ def test_stats_by_hand(tiny):
     assert isinstance(stats, Stats)
     assert stats.tokens == 4 and stats.grad_norm == 5.0
     assert stats.clipped == pytest.approx(2 / 4), "1.5 and 0.7 lie outside 1 +- 0.2"
+    apart = [math.log(1.5), 0.0, math.log(0.7), 0.0]  # log rho
+    assert stats.mismatch == pytest.approx(statistics.pstdev(apart), abs=1e-6)
     assert stats.entropy == pytest.approx(12 / 4)
     assert stats.kl == pytest.approx(sum(kl) / 4)
     assert stats.loss == pytest.approx((sum(surrogate) + 0.1 * sum(kl) - 0.01 * 12) / 4, abs=1e-6)
@@ -554,7 +557,7 @@ def test_first_epoch_ratio_is_one(tiny, model, temperature):
     stats = update(model, None, AdamW(model.parameters(), 1e-4), segments, advantages, logprobs, kl=0.0,
                    entropy_weight=0.0, temperature=temperature, budget=100)
     paid = [a if k == ACT else s for segment, (a, s) in zip(segments, advantages) for k in segment.job if k != FORCED]
-    assert stats.tokens == len(paid) and stats.clipped == 0.0
+    assert stats.tokens == len(paid) and stats.clipped == 0.0 and 0 < stats.mismatch < 1e-4
     assert stats.loss == pytest.approx(-sum(paid) / len(paid), abs=2e-6)
     again = update(model, None, AdamW(model.parameters(), 1e-4), segments, advantages, logprobs, kl=0.0,
                    entropy_weight=0.0, temperature=temperature)

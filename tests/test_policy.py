@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import policy as policies
+from lib import fused
 from policy import KVCache, Session, logprobs
 from tests.small import CONFIGS, FAMILIES, PAD, VOCAB, assert_same, chi_square, prompts
+from tools.measure import MINI, random_policy, shape
 
 
 @pytest.fixture(params=FAMILIES)
@@ -372,6 +374,32 @@ def test_sampler_and_loss_agree(temperature, policy):
     old = torch.tensor([row + [0.0] * (tokens.shape[1] - len(row)) for row in old])
     assert mask.sum() > 40
     torch.testing.assert_close(new, old, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("card", [True, False], ids=["decoding as on a card", "as on a CPU"])
+@pytest.mark.parametrize("key_bias", [100.0, 300.0])
+def test_sampler_and_loss_agree_on_large_scores_in_bfloat16(key_bias, card, monkeypatch):
+    """Bug: Qwen2's key biases make scores of thousands; rounded to bfloat16 they are another model's, and a quarter of
+    the tokens lies outside the clip before the first step."""
+    policy = random_policy(shape(MINI), "cpu", torch.bfloat16, key_bias=key_bias, std=0.05)
+    scores, new = [], []
+
+    def attend(q, k, v, mask, alone, plain=fused.attend):
+        if alone:
+            scores.append((q[0, 0].float() @ k[0, 0].float().T).abs().max() * q.shape[-1] ** -0.5)
+        return fused.attend_one(q, k, v, mask) if alone and card else plain(q, k, v, mask, alone)
+
+    monkeypatch.setattr(policies, "attend", attend)
+    session, asked = Session(policy, 4, 200), prompts(60, 150, 20, 100)
+    session.feed(range(4), [list(ids) for ids in asked])
+    old = session.sample(range(4), 24, stop=())
+    for ids, (drawn_ids, logp) in zip(asked, old):
+        tokens, mask = batch([ids + drawn_ids], [[False] * len(ids) + [True] * len(drawn_ids)])
+        with torch.no_grad():
+            new.append(logprobs(policy.model, tokens, mask)[mask] - torch.tensor(logp))
+    difference = torch.cat(new)
+    assert max(scores) > 3 * key_bias, "scores of thousands, where bfloat16 is coarse"
+    assert difference.std() < 0.02 and not ((difference.exp() - 1).abs() > 0.2).any()
 
 
 @pytest.fixture

@@ -30,17 +30,18 @@ import worlds
 from lib import models
 from lib.chat import read_chats
 from lib.context import drop_oldest
-from lib.device import pick_device
-from lib.files import one_line, print_anything
+from lib.device import pick_device, refuse_large
+from lib.files import check_room, one_line, print_anything
 from lib.skillfiles import SKILL
 from policy import logprobs
 from skillbank import Skill, review_prompt, tool_call
-from tools import report
+from tools import check, report
 from tools.flags import flag, parse
 from tools.guard import BROKEN, UNFINISHED, claim, guard
 from worlds.players import WORDINGS
 
 EVERY = 10  # seconds between two saves at least; more where a save takes long, so that saving costs a twentieth at most
+DISK = 5e8  # bytes/s of a disk, assumed until the first save has been timed
 
 
 @dataclass
@@ -110,8 +111,10 @@ def cold_start(policy, env, flags: Flags):
     limit = min(flags.context, policy.model.cfg.max_len)
     settings = settings_of(flags, env)
     first, cut, losses = restore(file, policy, optimizers, settings) if flags.resume and file.is_file() else (0, 0, [])
+    size = sum(saved_bytes(policy.model))
+    check_room(file.parent, size, "the unfinished cold start")
     begun = saved = time.monotonic()
-    cost = 0.0  # seconds of the last save
+    cost = size / DISK  # seconds of the last save
     for step, batch in enumerate(report.bar("cold start")(batches[first:]), first):
         rows = [policy.chat.transcript(chat) for chat in batch]
         cut += sum(len(ids) > limit for ids, _ in rows)
@@ -153,10 +156,12 @@ def settings_of(flags: Flags, env) -> dict:
 
 def restore(file, policy, optimizers, settings):
     """(first step, cut transcripts, losses) of a saved cold start, whose weights and moments are put in place."""
-    try:
-        state = torch.load(file, map_location=policy.device, weights_only=True)
+    try:  # to the CPU: a card that holds the model and its optimiser has no room for both once more
+        state = torch.load(file, map_location="cpu", weights_only=True)
         policy.model.load_state_dict(state["model"])
         optimizers.load_state_dict(state["optimizers"])
+    except torch.OutOfMemoryError:  # the file is whole
+        raise
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
         raise ValueError(f"{file} is cut short or damaged ({one_line(error)}); delete it, and --resume begins the cold "
                          "start again") from None
@@ -170,6 +175,13 @@ def restore(file, policy, optimizers, settings):
     said = f" with {', '.join(changed)}, which may round otherwise" if changed else ""
     print(f"cold start: going on after {state['step']} steps{said}", flush=True)
     return state["step"], state["cut"], state["losses"]
+
+
+def saved_bytes(model):
+    """(bytes of the weights, of the optimiser's state) on the disk: master weights are saved of bfloat16 alone."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return (sum(p.numel() * p.element_size() for p in model.parameters()),
+            sum(p.numel() * (12 if p.element_size() == 2 else 8) for p in trained))
 
 
 def save_tensors(state, file):
@@ -351,8 +363,10 @@ def make(flags):
     print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
     new = flags.model == "tiny"
     lengths = {name: getattr(flags, name) for name in LENGTHS}
-    policy = policies.load(flags.model, pick_device(flags.device), seed=flags.seed, world=env.home,
-                           text=corpus(env) if new else None)
+    device = pick_device(flags.device)
+    check.untested(device)
+    refuse_large(flags.device, models.size(flags.model))
+    policy = policies.load(flags.model, device, seed=flags.seed, world=env.home, text=corpus(env) if new else None)
     if flags.like:
         if not new:
             raise ValueError(f"--like {flags.like}: only a new tiny can be given layers; --model tiny makes one")

@@ -19,6 +19,9 @@ from policy import Decoder, Session
 
 CHUNK = 1024  # positions whose logits exist at once: policy.logprobs
 COPIES = 6  # of such a chunk's logits at the peak of the head's backward, float32, counted
+# Assumed, to weigh fewer rows against recordings that are made anew: seconds of a recording with its first, plain step;
+# shapes of a rollout; rollouts of an iteration; tokens of an episode; bytes/s that decoding reads on a small card.
+RECORDING, SHAPES, ROLLOUTS, DRAWN, READ = 0.04, 40, 3, 400, 6e11
 
 
 class Alive(TorchDispatchMode):
@@ -111,6 +114,19 @@ class Forecast:
     keep: bool = False  # does the cache of a rollout fit beside an update, so that it can be kept between rollouts?
     said: str = ""  # a line where that is not what the flags ask for
     offload: bool = False  # must optimiser state be in the CPU's memory though no flag says so? Only in a resumed run
+    rows: int = 0  # play so many episodes at once and no more, so that the cache can be kept; 0: as the flags ask
+
+
+def fewer_rows(flags, cfg, itemsize, weights, room) -> int:
+    """With how many rows a cache fits `room` bytes, where keeping it is faster than more rows; 0 where it is not.
+
+    What is not kept is recorded anew in each rollout. Fewer rows read the weights (bytes) more often.
+    """
+    context = min(flags.context, cfg.max_len)
+    rows = memory.most(flags.rows, lambda n: memory.of_rollout(cfg, n, context, itemsize, Session.PREFILL) <= room)
+    episodes = flags.tasks * flags.group * (2 + flags.probes if flags.reviews == "on" else 1)
+    again = RECORDING * SHAPES * ROLLOUTS  # seconds
+    return rows if rows and episodes * DRAWN * weights * (1 / rows - 1 / flags.rows) / READ < again else 0
 
 
 def forecast(flags, policy) -> Forecast:
@@ -130,18 +146,20 @@ def forecast(flags, policy) -> Forecast:
         return sum(of_training(cfg, how).values())
 
     cache = memory.of_rollout(cfg, flags.rows, min(flags.context, cfg.max_len), itemsize, Session.PREFILL)
-    recomputed = needed(recompute=True)
+    plain, recomputed = needed(), needed(recompute=True)
     keep = recomputed + cache <= available
     beside = cache * keep
-    if (bytes_needed := needed() + beside) <= available:
-        return Forecast(flags.recompute, keep)
-    if not flags.recompute and recomputed + beside <= available:
-        return Forecast(True, keep, f"training would take {bytes_needed / 1e9:.1f} GB, {available / 1e9:.1f} GB may be "
-                                    f"used on {policy.device}: activations are recomputed (--recompute), which takes a "
-                                    "third more time")
+    if plain + beside <= available or recomputed + beside <= available:
+        recompute = flags.recompute or plain + beside > available
+        said = "" if recompute == flags.recompute else (
+            f"training would take {(plain + beside) / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
+            f"{policy.device}: activations are recomputed (--recompute), which takes a third more time")
+        room = available - (recomputed if recompute else plain)
+        rows = 0 if keep or policy.device.type != "cuda" else fewer_rows(flags, cfg, itemsize, there, room)
+        return Forecast(recompute, keep or rows > 0, said, rows=rows)
     less: dict = {"recompute": True, "offload": True}
     if flags.resume and not flags.offload and needed(**less) <= available:  # it was begun on a larger card
-        said = (f"training would take {bytes_needed / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
+        said = (f"training would take {plain / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
                 f"{policy.device}: it goes on as with --recompute --offload, which is slow")
         return Forecast(True, False, said, True)
     lora = {} if flags.resume else {"--recompute --lora 16 --lr 1e-4": {"recompute": True, "lora": 16}}
@@ -149,5 +167,5 @@ def forecast(flags, policy) -> Forecast:
                   f"--recompute --offload --context {flags.context // 2}": {**less, "longest": flags.context // 2}}
     fit = [name for name, more in ways.items() if needed(**more) <= available]
     smaller = "begin another run, with --lora 16 or a smaller --model" if flags.resume else "choose a smaller --model"
-    raise ValueError(f"training takes {bytes_needed / 1e9:.1f} GB with these flags, {available / 1e9:.1f} GB may be "
+    raise ValueError(f"training takes {plain / 1e9:.1f} GB with these flags, {available / 1e9:.1f} GB may be "
                      f"used on {policy.device}; " + (f"{' or '.join(fit)} would fit" if fit else smaller))

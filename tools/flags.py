@@ -55,7 +55,10 @@ def preset_of(model, presets):
 
 def on_a_small_card(given):
     """{flag: value} that train the default model on a card of less than 44 GB, printed with the reason."""
-    size = torch.cuda.get_device_properties(0).total_memory
+    try:  # the card that will be used
+        size = torch.cuda.get_device_properties(torch.device(given.get("device") or "cuda")).total_memory
+    except (RuntimeError, AssertionError, ValueError):  # there is no such device: who opens it says so
+        return {}
     if size >= 44e9 or given.get("lora") or given.get("offload"):
         return {}
     print(f"a card of {size / 1e9:.0f} GB: LoRA (--lora 16 --lr 1e-4 --recompute), as training all weights of 1.5B "

@@ -28,7 +28,8 @@ EPISODES = 40  # at most so many transcripts, spread over the iterations: a page
 SHARES = {"held-out games: success": "eval_success", "held-out games: score": "eval_score",
           "training games: success": "success", "training games: score": "score"}
 CURVES = {"skills in the bank": "skills", "mean utility U of the edits": "utility", "entropy of sampling": "entropy",
-          "tokens of an iteration": "sampled", "seconds of an iteration": "seconds"}
+          "tokens of an iteration": "sampled", "seconds of an iteration": "seconds",
+          "mismatch: std of log(trainer / sampler)": "mismatch"}
 
 
 def main(argv=None):

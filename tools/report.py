@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -21,6 +21,7 @@ from tools.figures import Panel, draw
 from tools.flags import path_of
 from tools.guard import guard
 
+MISMATCH = 0.05, 0.01  # std of log rho, share of tokens outside the clip: above these a line says what it means
 PARTS = ("act", "probe", "update", "confirm")  # of an iteration, as metrics.jsonl names their seconds and tokens
 # The kinds of edits, the best first: habits of scripted players, and hidden rules.
 KINDS = ("useful", "neutral", "harmful"), ("right", "half", "wrong")
@@ -83,6 +84,8 @@ class Iteration:
         if hasattr(env, "measures"):  # a world of hidden rules knows what reviews and the bank have found out
             row |= calls(self.episodes) | env.measures(self.episodes, bank)
         print(self.line(row, env.source), flush=True)
+        if row["mismatch"] > MISMATCH[0] or row["clipped"] > MISMATCH[1]:
+            explain_mismatch()
         there = {skill.skill_id for skill in bank.skills()}
         for edit in [edit for edit in self.committed if edit.skill_id in there]:
             print(f"  + {bank.find(edit.skill_id).line()} | U {edit.utility:+.2f}"
@@ -144,8 +147,19 @@ class Iteration:
                 f"{row['steps']:.1f} invalid {row['invalid']:.2f} | edits {row['edits']}/{row['n']} committed "
                 f"{row['committed']} bank {row['skills']} | U {row['utility']:+.3f} ({row['probe_episodes']} probe "
                 "runs) | "
-                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} {notes}| "
+                f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} "
+                f"mismatch {row['mismatch']:.2g} ({row['clipped']:.1%}) {notes}| "
                 f"{row['sampled']} tokens, {sum(self.seconds.values()):.0f}s ({seconds})")
+
+
+@cache
+def explain_mismatch():
+    """Printed once in a run."""
+    print("mismatch: before the update the trainer's log-probabilities of the sampled tokens differ from the sampler's "
+          f"by more than rounding should (std above {MISMATCH[0]}, or over {MISMATCH[1]:.0%} of the tokens outside the "
+          "clip): the run trains on samples of a slightly other model. On a GPU go on with --resume and --without "
+          "recordings, then compilation, then bfloat16: the first that brings it down is the cause. "
+          "`python -m tools.check` tests each alone", flush=True)
 
 
 def summary(episodes: list) -> dict[str, dict]:

@@ -28,12 +28,12 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 import worlds
-from lib import checkpoints, lora, memory
-from lib.device import pick_device
-from lib.files import one_line, write_atomic
+from lib import checkpoints, lora, memory, models
+from lib.device import leave_out, pick_device, refuse_large
+from lib.files import check_room, one_line, write_atomic
 from lib.skillfiles import Source
 from skillbank import Edit, Skill, SkillBank
-from tools import coldstart, fits, owned, report
+from tools import check, coldstart, fits, owned, report
 from tools.coldstart import save_tensors
 from tools.guard import ANEW, UNFINISHED, checkpoint_of, claim, refused
 from tools.owned import LOGS, config_of
@@ -42,7 +42,7 @@ from tools.owned import LOGS, config_of
 torch.serialization.add_safe_globals([envs.Episode, envs.Segment, envs.Turn, Edit, Skill, SkillBank, Source,
                                       frozenset, PosixPath, WindowsPath])
 # What may change when a run is resumed: where it is and how long, how much memory it takes, how it is evaluated.
-PLACE = {"resume", "steps", "save_every", "wandb", "device", "data", "out", "threads"}
+PLACE = {"resume", "steps", "save_every", "wandb", "device", "without", "data", "out", "threads"}
 MEMORY = {"recompute", "offload", "budget", "rows", "context"}
 EVALUATION = {"eval_every", "eval_tasks", "eval_temperature", "eval_plain"}
 FREE = PLACE | MEMORY | EVALUATION
@@ -135,7 +135,10 @@ def open_run(flags, env, sampling, program="train.py"):
                          "are won or lost")
     if flags.eval_every and not env.dev_tasks:
         raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
+    leave_out(flags.without)
     out, device, checkpoint = Path(flags.out), pick_device(flags.device), checkpoint_of(flags.out)
+    check.before_a_run(device)
+    refuse_large(flags.device, models.size(out / "reference" if checkpoint else flags.model))
     settings = settings_of(flags, env, program)
     if flags.resume:
         check_world(flags, env)
@@ -212,6 +215,7 @@ def new_run(flags, env, sampling, settings, device):
     if flags.resume and (out / "reference" / "config.json").is_file():
         begin_logs(out)
         policy = policies.load(str(out / "reference"), device)
+        envs.prompt_limit(policy, env, sampling)  # --context may be shorter now
         use_memory(flags, policy)
         return policy
     policy = policies.load(flags.model, device, world=env.home)
@@ -226,6 +230,8 @@ def new_run(flags, env, sampling, settings, device):
         write_atomic(out / "config.json", json.dumps(settings, indent=1) + "\n")
     begin_logs(out)
     use_memory(flags, policy)
+    weights, state = coldstart.saved_bytes(policy.model)
+    check_room(out, 2 * weights + (0 if flags.lora else state), "the reference with the first checkpoint")
     if flags.cold_start:
         if flags.lora:
             lora.add(policy.model, flags.lora, flags.seed)
@@ -243,8 +249,12 @@ def use_memory(flags, policy):
     forecast = fits.forecast(flags, policy)
     if forecast.said:
         print(forecast.said, flush=True)
+    if forecast.rows:
+        print(f"{forecast.rows} episodes at once for {flags.rows}: so the cache and the recordings on it can be kept "
+              "between rollouts, which is faster", flush=True)
     policy.model.recompute, policy.keep = forecast.recompute, forecast.keep
     flags.offload = flags.offload or forecast.offload
+    flags.rows = forecast.rows or flags.rows
 
 
 def keep_float32(policy, optimizer, weights):
@@ -302,9 +312,7 @@ def with_reference(flags, policy, trainer, device):
 
 def save_every(flags, policy):
     """Iterations between two checkpoints: what was asked for, else 5, or 25 of a model whose checkpoints are large."""
-    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
-    half = policy.model.model["embed_tokens"].weight.element_size() == 2
-    size = sum(p.numel() * p.element_size() for p in policy.model.parameters()) + trained * (12 if half else 8)
+    size = sum(coldstart.saved_bytes(policy.model))
     every = flags.save_every or (25 if size > 10e9 else 5)
     if size > 1e9:
         print(f"a checkpoint takes {size / 1e9:.1f} GB, and twice that while it is written; one every {every} "

@@ -12,7 +12,7 @@ from lib.device import pick_device
 from lib.files import read_json
 from probes import Probing
 from skillbank import SkillBank
-from tools import results
+from tools import check, results
 from tools.flags import path_of
 from tools.guard import ANEW, checkpoint_of, guard
 from tools.runs import fit
@@ -128,7 +128,9 @@ def open_world(args):
 def open_target(args):
     """(policy, world, bank, sampling) to evaluate; flags win over the run's settings. One-line errors."""
     env, bank = open_world(args)
-    policy = policies.load(args.model, pick_device(args.device), world=env.home)
+    device = pick_device(args.device)
+    check.untested(device)
+    policy = policies.load(args.model, device, world=env.home)
     settings = {**policy.model.cfg.hf.get("sampling", {}), **args.settings}  # a shipped model brings its lengths
     own = {f.name: getattr(args, f.name) for f in SAMPLING}
     own = {name: settings.get(name, getattr(envs.Sampling, name)) if value is None else value

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import dualadv_grpo as grpo
-from lib import buffers, lora
-from lib.device import pick_device
+from lib import buffers, fused, graphs, lora
+from lib.device import dtype_of, leave_out, pick_device, refuse_large
 from lib.streams import gumbel
 from policy import Config, Decoder, KVCache, Session, logprobs
 from tools import coldstart
@@ -113,25 +113,90 @@ def test_the_cpu_has_no_number():
     assert pick_device("cpu:1") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
+def test_parts_can_be_left_out_one_by_one(monkeypatch):
+    """Bug: nobody can tell whether recordings, compilation or bfloat16 spoil a run; or a part stays out for good."""
+    def recorded():
+        one, made = graphs.Graphs(), []
+        one._record = lambda step, *shape: made.append(shape) or SimpleNamespace(replay=lambda: None)
+        for _ in range(3):
+            one.run(lambda shape: None, 8)
+        return len(made)
+
+    try:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+        assert dtype_of("cuda:0") == torch.bfloat16 and recorded() == 1
+        leave_out("recordings, bfloat16")
+        assert dtype_of("cuda:0") == torch.float32 and recorded() == 0
+        leave_out("compilation")
+        with torch.no_grad():
+            assert not fused.wanted(SimpleNamespace(is_cuda=True))
+        assert dtype_of("cuda:0") == torch.bfloat16 and recorded() == 1
+        with pytest.raises(ValueError, match="--without graphs: there is no graphs; choose from recordings, comp"):
+            leave_out("graphs")
+    finally:
+        leave_out("")
+    with torch.no_grad():
+        assert fused.wanted(SimpleNamespace(is_cuda=True))
+    assert dtype_of("cpu") == torch.float32
+
+
+@pytest.mark.parametrize("name", ["xpu", "meta"])
 def test_other_devices_are_refused_by_name(name):
-    """Bug: --device mps runs into operations that are not there, an hour later."""
+    """Bug: --device xpu runs into operations that are not there, an hour later."""
     with pytest.raises(ValueError, match=f"--device {name}: this device was never tried; use cpu or cuda"):
         pick_device(name)
 
 
-def test_a_card_is_made_the_current_one(monkeypatch):
-    """Bug: --device cuda:1 records its steps on card 0 and replays nothing; a T4 computes in emulated bfloat16."""
-    calls = []
-    monkeypatch.setattr(torch, "empty", lambda *args, **more: None)
+def test_a_card_is_made_the_current_one(monkeypatch, capsys):
+    """Bug: --device cuda:1 records its steps on card 0 and replays nothing."""
+    calls: list = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, to=torch.Tensor.to: tensor)
     monkeypatch.setattr(torch.cuda, "set_device", calls.append)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", calls.append)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert pick_device("cuda:1") == torch.device("cuda:1") and calls == [torch.device("cuda:1"), False]
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    with pytest.raises(ValueError, match="Tesla T4 has no bfloat16"):
+    assert pick_device("cuda:0").index == 0 and "Tesla T4 has no bfloat16: models" in capsys.readouterr().out
+
+
+def test_a_device_counts_when_a_kernel_ran_and_was_right(monkeypatch):
+    """Bug: a card that this torch has no kernels for is "available", and fails after minutes with a traceback."""
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, to=torch.Tensor.to: tensor * 1.01)
+    with pytest.raises(ValueError, match="--device cuda:0: the product of two small matrices is wrong on it"):
         pick_device("cuda:0")
+
+    def missing(tensor, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    monkeypatch.setattr(torch.Tensor, "to", missing)
+    with pytest.raises(ValueError, match="no kernel image is available for execution on the device$"):
+        pick_device("cuda:0")
+
+
+def test_a_card_without_bfloat16_computes_in_float32(monkeypatch):
+    """Bug: a T4 or a V100 is refused, even for tiny; or computes in emulated bfloat16, which is slow."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert dtype_of("cuda:0") == torch.float32 == dtype_of("mps")
+
+
+def test_a_large_model_is_not_trained_on_a_cpu_unasked(monkeypatch):
+    """Bug: with a driver older than the wheel's CUDA, 1.5B trains on the CPU for days, and nothing says why."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def too_old():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).\nPlease update")
+
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    with pytest.raises(ValueError, match=r"1\.5B parameters .* CUDA 13\.0 .*too old \(found version 12040\)") as caught:
+        refuse_large("", 1.5e9)
+    assert "\n" not in str(caught.value)
+    refuse_large("cpu", 1.5e9)
+    refuse_large("", 1e6)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    refuse_large("", 1.5e9)  # a build for CPUs: who installs it knows
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "abacus"])

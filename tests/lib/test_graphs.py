@@ -1,12 +1,15 @@
 """As on a GPU: blocks of tokens and recorded steps draw what single, unrecorded steps draw."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib import graphs
-from lib.buffers import Buffers
-from policy import Session
+from lib.buffers import Buffers, take
+from lib.device import leave_out
+from policy import KVCache, Session
 from tests.small import FAMILIES, assert_same, prompts
 
 
@@ -127,3 +130,38 @@ def test_bucketed_shapes_hold_what_they_must():
     assert all(one >= rows and two >= span for rows in range(1, 130) for span in range(1, 4097, 97)
                for one, two in [graphs.bucket(rows, span)])
     assert len(shapes) <= 13 * 16 and max(shapes) == (144, 4096)
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_and_gives_its_memory_back(monkeypatch, capsys):
+    """Bug: every Session tries again and says so again; dead recordings hold gigabytes while an allocation fails."""
+    ran: list = []
+    monkeypatch.setattr(graphs, "release", lambda: ran.append("released"))
+
+    class Invalidated(graphs.Graphs):
+        def _record(self, step, *shape):
+            if shape == (1,):
+                return SimpleNamespace(replay=lambda: ran.append("replayed"))
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nmore")
+
+    try:
+        one = Invalidated()
+        for shape in (1, 1, 1, 2, 2, 2, 1):
+            one.run(ran.append, shape)
+        assert ran == [1, "replayed", "replayed", 2, "released", 2, 2, 1]
+        for _ in range(3):
+            Invalidated().run(ran.append, 2)
+        assert capsys.readouterr().out.count("a step could not be recorded (CUDA error: operation failed") == 1
+    finally:
+        leave_out("")
+
+
+def test_a_cache_that_is_not_kept_gives_its_recordings_back(tiny, monkeypatch):
+    """Bug: on cards of 24 to 48 GB each Session records anew, and the memory of the last one's is never released."""
+    released: list = []
+    monkeypatch.setattr(graphs, "release", lambda: released.append(1))
+    weight = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=torch.float32)
+    model = SimpleNamespace(model=SimpleNamespace(embed_tokens=SimpleNamespace(weight=weight)), cfg=tiny.model.cfg)
+    for keep, count in ((False, 1), (True, 1)):
+        policy = SimpleNamespace(model=model, keep=keep, kept=None)
+        take(policy, set(), KVCache, 2, 64)
+        assert len(released) == count

@@ -1,9 +1,11 @@
 """The cold start: what is cut from a long transcript, and which tokens weigh more."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -175,6 +177,38 @@ def test_what_stands_in_its_way_is_named(make, tmp_path, monkeypatch):
     assert line.startswith("tools.coldstart: ") and "holds something else" in line and "\n" not in line
     monkeypatch.setattr(sys, "argv", ["coldstart", "--env", "guess"])
     assert "--out" in ends(coldstart.main)[0]
+
+
+def test_a_full_card_is_not_a_damaged_file(make, tmp_path, monkeypatch):
+    """Bug: 22 GB of a cold start are read onto the card that they came from, and the line says: damaged, delete it."""
+    monkeypatch.setattr(coldstart, "EVERY", 0)
+    step, count = coldstart.sft_step, []
+    with monkeypatch.context() as patch:
+        patch.setattr(coldstart, "sft_step", lambda *rest: step(*rest) if count.append(1) or len(count) < 2 else die())
+        assert ends(make, tmp_path / "new", "--steps", "2")[1] == 130
+    where = []
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda *rest, load=torch.load, **more: where.append(more["map_location"]) or load(
+            *rest, **more))
+        patch.setattr(coldstart.Optimizers, "load_state_dict", lambda *rest: (_ for _ in ()).throw(
+            torch.OutOfMemoryError("CUDA out of memory.")))
+        line, _ = ends(make, tmp_path / "new", "--steps", "2", "--resume")
+    assert where == ["cpu"] and "CUDA out of memory" in line and "damaged" not in line and "--recompute" in line
+
+
+def test_a_large_cold_start_is_saved_seldom_and_never_on_a_full_disk(make, tmp_path, monkeypatch):
+    """Bug: the first save, of 22 GB, comes after ten seconds; or minutes of work end with: no space left on device."""
+    saves, clock = [], [0.0]
+    monkeypatch.setattr(coldstart, "save_tensors", lambda state, file: saves.append(state["step"]))
+    monkeypatch.setattr(coldstart.time, "monotonic", lambda: clock.append(clock[-1] + 1.0) or clock[-1])
+    monkeypatch.setattr(coldstart, "saved_bytes", lambda model: (3 * 10**8, 10**8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    make(tmp_path / "one", "--steps", "9")  # 0.8 s to save, assumed: at most each 16 s; the clock ticks twice a step
+    assert saves == [8]
+    monkeypatch.setattr(coldstart, "saved_bytes", lambda model: (3 * 10**9, 18 * 10**9))
+    monkeypatch.setattr(coldstart, "sft_step", lambda *rest: pytest.fail("a step was made first"))
+    line, _ = ends(make, tmp_path / "two", "--steps", "9")
+    assert "the unfinished cold start takes 21.0 GB, 1.0 GB are free on that disk" in line and "\n" not in line
 
 
 def test_memory_may_be_saved_when_a_cold_start_goes_on(make, tmp_path, monkeypatch, capsys):

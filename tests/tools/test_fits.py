@@ -98,6 +98,25 @@ def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refu
         on_a_card_of(10**6)
 
 
+def test_fewer_rows_keep_the_cache_where_that_is_faster(monkeypatch):
+    """Bug: cards of 24 to 48 GB record every step anew in every rollout; or a run is made to read 3 GB of weights for
+    each of four rows."""
+    cfg, how = policies.load("tiny").model.cfg, flags("--rows", "64")
+
+    def room(rows):
+        return memory.of_rollout(cfg, rows, min(how.context, cfg.max_len), 2, policies.Session.PREFILL)
+
+    assert [fits.fewer_rows(how, cfg, 2, 3e9, room(rows)) for rows in (64, 63, 48, 8)] == [64, 63, 48, 0]
+    assert fits.fewer_rows(how, cfg, 2, 3e7, room(8)) == 8, "where the weights are small, rows matter less"
+    assert fits.fewer_rows(how, cfg, 2, 3e7, 1000) == 0
+    card, weights = Card(policies.load("tiny")), sum(p.numel() for p in policies.load("tiny").model.parameters()) * 4
+    training = sum(of_training(cfg, Training(longest=3072)).values())
+    beside = memory.of_rollout(cfg, 20, 3072, 4, policies.Session.PREFILL)
+    monkeypatch.setattr(memory, "free", lambda device: (training + beside) / memory.SHARE - weights + 1000)
+    found = fits.forecast(flags(), card)
+    assert found.keep and not found.said and not found.recompute and 1 <= found.rows <= 64
+
+
 def test_a_run_of_a_larger_card_goes_on(monkeypatch):
     """Bug: begun on 80 GB and resumed by the same command on 24 GB, it is refused; or told to take --lora, which a run
     cannot take on."""
@@ -133,8 +152,11 @@ def test_the_default_run_in_numbers():
 def test_the_default_on_a_small_card_is_lora(monkeypatch, capsys):
     """Bug: `python train.py --env webshop` on 24 GB is refused, or dies; or what a user asked for is overruled."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=size))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(
+        total_memory=85e9 if device.index == 1 else size))
     size = 25.4e9
+    assert train.read_flags(["--device", "cuda:1"]).lora == 0, "the card of --device is asked"
+    assert train.read_flags(["--device", "abacus"]).lora == 0, "who opens it says that it is none"
     chosen = train.read_flags([])
     assert (chosen.lora, chosen.lr, chosen.recompute) == (16, 1e-4, True)
     assert "25 GB: LoRA (--lora 16" in capsys.readouterr().out

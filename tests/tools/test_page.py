@@ -115,6 +115,7 @@ def test_a_real_run_has_a_page_and_two_have_one(train_in_process, tmp_path):
     assert text.count("You shop in a text web store") >= 2 and 'id="run2-1-' in text
     svg = text[text.index("<svg"):text.index("</svg>")]
     assert all(f"{path}</text>" in svg for path in paths) and "seconds of an iteration" in svg
+    assert "mismatch: std of log(trainer / sampler)" in svg
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(set(ids)) == len(ids)
 

@@ -23,6 +23,26 @@ def episode(name="", edit=None, action="search[a]"):
                    review="<think>y</think>call", edit=edit)
 
 
+def test_a_sampler_that_computes_another_model_is_said_once(tmp_path, env, capsys):
+    """Bug: a run trains on samples of another model without a word, or repeats the warning in every iteration."""
+    report.explain_mismatch.cache_clear()
+    for mismatch, clipped, said in ((0.04, 0.009, 0), (0.04, 0.011, 1), (0.2, 0.3, 0)):
+        stats = Stats(mismatch=mismatch, clipped=clipped)
+        row = report.Iteration(2, [episode()], stats, {}, [0.0], [0.0]).publish(tmp_path, env, SkillBank())
+        told = capsys.readouterr().out
+        assert row["mismatch"] == mismatch and f"mismatch {mismatch:.2g} ({clipped:.1%})" in told
+        assert told.count("--without recordings, then compilation, then bfloat16") == said
+    report.explain_mismatch.cache_clear()
+    report.Iteration(2, [episode()], Stats(mismatch=0.06), {}, [0.0], [0.0]).publish(tmp_path, env, SkillBank())
+    assert "std above 0.05, or over 1% of the tokens" in capsys.readouterr().out
+
+
+def test_sampler_and_trainer_of_a_run_are_one_model(first):
+    """Bug: the trainer's temperature, mask or template is another than the sampler's, and no test sees a whole run."""
+    row = report.lines_of(first / "metrics.jsonl")[-1]
+    assert row["step"] == 1 and row["mismatch"] < 1e-4 and row["clipped"] == 0.0
+
+
 def test_lines_of_a_killed_iteration_are_cut(tmp_path):
     """Bug: a resumed run logs an iteration twice, or half a line makes the file unreadable."""
     path = tmp_path / "edits.jsonl"

@@ -19,7 +19,7 @@ from skillbank import Skill, SkillBank
 from tests.runs import die, ends
 from tests.skills import bank_of
 from tests.small import change
-from tools import report, runs
+from tools import coldstart, fits, report, runs
 from worlds.alfworld.rooms import FAMILIES
 from worlds.alfworld.world import World
 from worlds.webshop import catalogue
@@ -66,6 +66,38 @@ def test_a_run_killed_before_its_first_checkpoint_is_a_run(run, tmp_path, monkey
     assert "lr" in ends(run, tmp_path / "run", "--resume", "--lr", "0.5")[0]
     run(tmp_path / "run", "--resume")
     assert (tmp_path / "run" / "latest").read_text() == "step_00001\n"
+
+
+def test_every_start_knows_how_it_fits_its_card(run, tmp_path, monkeypatch):
+    """Bug: with LoRA, or killed before its first checkpoint, a run forgets what was computed: the cache stays during
+    the update, and a card of 16 GB dies in the first one."""
+    asked, known, reference = [], [], runs.with_reference
+
+    def forecast(flags, policy):
+        asked.append(flags.rows)
+        return fits.Forecast(True, keep=True, rows=2)
+
+    monkeypatch.setattr(fits, "forecast", forecast)
+    monkeypatch.setattr(runs, "with_reference", lambda flags, policy, *rest: known.append(
+        (policy.keep, policy.model.recompute, flags.rows)) or reference(flags, policy, *rest))
+    more = ["--lora", "2", "--lr", "1e-3", "--cold_start", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save", die)
+        assert ends(run, tmp_path / "run", *more)[1] == 130  # killed between reference/ and the first checkpoint
+    assert (tmp_path / "run" / "reference").is_dir()
+    assert "context of 300 tokens is too short" in ends(run, tmp_path / "run", *more, "--context", "300", "--resume")[0]
+    run(tmp_path / "run", *more, "--steps", "0", "--resume")
+    assert asked == [64] * 2 and known == [(True, True, 2)] * 2
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["rows"] == 64, "what was asked for is asked again on a larger card"
+
+
+def test_a_disk_that_cannot_hold_a_checkpoint_is_said_before_the_start(run, tmp_path, monkeypatch):
+    """Bug: a quarter of an hour of cold start, and then: no space left on device."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    monkeypatch.setattr(coldstart, "cold_start", lambda *rest: pytest.fail("the cold start began"))
+    line, _ = ends(run, tmp_path / "run", "--cold_start", "1")
+    assert "the reference with the first checkpoint takes 0.0 GB, 0.0 GB are free" in line and "\n" not in line
 
 
 @pytest.mark.parametrize("file, content", [
