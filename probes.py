@@ -69,8 +69,7 @@ def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: b
         raise ValueError(f"utility: {len(before)} scores without the edit but {len(after)} with it")
     if not before:
         return 0.0
-    # Eq. 3: delta_k = s_k(with) - s_k(without); U = mean_k delta_k + alpha (wins - losses) / K
-    deltas = [with_edit - without for without, with_edit in zip(before, after)]
+    deltas = [with_edit - without for without, with_edit in zip(before, after)]  # delta_k
     wins, losses = sum(d > 0 for d in deltas), sum(d < 0 for d in deltas)
     u = sum(deltas) / len(deltas) + alpha * (wins - losses) / len(deltas)
     return max(u, 0.0) if clip else u
