@@ -25,7 +25,7 @@ import envs
 from lib.files import read_json, try_to_write, write_atomic
 from lib.streams import mix
 from skillbank import SkillBank
-from studies.ablations import spread
+from studies.ablations import hand_written, spread
 from tools import targets
 from tools.flags import path_of
 from tools.guard import BROKEN, guard
@@ -37,21 +37,12 @@ ELSEWHERE = 1000  # added to the number of a run's rules: rules that it never me
 EARLY = 10  # iterations of the table `paid`: there most rules are still to be found
 
 
-def true_rules(env):
-    """A bank that knows every rule: the oracle."""
-    bank = SkillBank()
-    for place in ("general", *towns):
-        for text in env.ways.texts(place):
-            bank.apply("propose_skill", {"category": place, **text, "evidence": "-"}, place)
-    return bank
-
-
 def banks(policy, env, bank, other, sampling, limit):
     """{whose bank: share of the test games that are won with it}."""
     games = env.tasks[:limit]
     return {name: mean(e.won for e in envs.evaluate(policy, env, one, games, sampling))
             for name, one in {"none": SkillBank(), "own": bank, "of another run": other,
-                              "the true rules": true_rules(env)}.items() if one is not None}
+                              "the true rules": hand_written(env.ways, towns)}.items() if one is not None}
 
 
 def evidence(policy, env, away, sampling, limit, seed):
@@ -137,7 +128,7 @@ def main():
     args.runs = [Path(run) for run in args.runs]
     with guard("studies.induced", None, (ValueError, *BROKEN)):
         if args.oracle:
-            true_rules(envs.make("counter", rules=int(args.oracle[0]))).save(args.oracle[1])
+            hand_written(envs.make("counter", rules=int(args.oracle[0])).ways, towns).save(args.oracle[1])
             return
         for run in args.runs:
             if not (run / "latest").is_file() or read_json(run / "config.json", "").get("env") != "counter":

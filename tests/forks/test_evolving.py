@@ -15,6 +15,7 @@ def test_candidates_are_compared_with_those_of_their_own_episode():
     assert writing([], [], 2, 2) == ([0.0, 0.0], [0.0, 0.0])
 
 
+@pytest.mark.slow
 def test_candidates_of_one_episode_are_different_draws(play_fork):
     """Bug: all candidates have the episode's random stream, so eight of them are one."""
     run, _ = play_fork("evolving", "--steps", "1", "--candidates", "4", "--temperature", "1.5")

@@ -29,7 +29,11 @@ def test_every_fork_is_tried_here():
     assert sorted(FLAGS) == LOOPS
 
 
-@pytest.mark.parametrize("name", FLAGS)
+QUICK = ("gigpo", "siri", "skillc", "skillrl", "prompting")  # of the others each takes ten seconds
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in FLAGS])
 def test_a_fork_trains_and_resumes(name, play_fork):
     """Bug: a method does not run; or what it keeps cannot be saved, or is not what it takes up again."""
     flags = FLAGS[name].split()

@@ -45,6 +45,7 @@ def test_the_tools_names_stand_where_the_review_named_its_own(tiny, env):
         assert own.ids == played.ids[:len(own.ids)] and own.starts[-1] > played.starts[-1]
 
 
+@pytest.mark.slow
 def test_the_update_with_the_floor_has_the_gradient_of_its_loss(env):
     """Bug: the floor is divided by all tokens of the batch, and has no weight; or the clip stops it."""
     policy = policies.load("tiny")

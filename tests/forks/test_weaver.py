@@ -41,6 +41,7 @@ def test_the_same_review_is_read_without_its_game():
     assert sum(depends) > 0, "what the clerk says makes the seal that is written likelier"
 
 
+@pytest.mark.slow
 def test_without_its_credit_it_is_skillmaster(play_fork, monkeypatch, tmp_path):
     """Bug: the loop is not train.py's, and a figure for the credit is one for something else."""
     one, _ = play_fork("weaver", "--steps", "1", "--credit", "0", "--acting", "1", "--alpha", "0.3")
