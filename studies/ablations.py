@@ -70,8 +70,8 @@ FURTHER = "--steps 1200 --lr 1e-3 --muon 0.005 --prompt 0 --copy 5 --seed 8"  # 
 SEEN = "accessories,apparel,electronics,footwear"
 COUNTER = {  # variant -> (learning rates tried, the chosen one first; iterations, flags). GRPO samples as many tokens
     "SkillMaster": ("3e-4 6e-4 1.2e-3", 40, ""),
-    "one advantage": ("3e-4 6e-4 1.2e-3", 40, "--advantage single"),
-    "reviews not trained": ("3e-4 6e-4 1.2e-3", 40, "--skill_weight 0"),
+    "one advantage": ("6e-4 3e-4 1.2e-3", 40, "--advantage single"),
+    "reviews not trained": ("6e-4 3e-4 1.2e-3", 40, "--skill_weight 0"),
     "plain GRPO": ("2e-4 1e-4 6e-4", 160, "--reviews off --eval_every 20"),
     "plain GRPO, graded reward": ("2e-4 1e-4 6e-4", 160, "--reviews off --reward graded --eval_every 20"),
     "all edits, unprobed": ("3e-4", 40, "--commit all"),
@@ -81,7 +81,7 @@ COUNTER = {  # variant -> (learning rates tried, the chosen one first; iteration
     "lambda 1": ("3e-4", 40, "--skill_weight 1"),
     "the paper's utility": ("3e-4", 40, "--utility success"),
     "drifting rules": ("3e-4", 40, "--drift 2"),
-    "drifting rules, reviews not trained": ("3e-4", 40, "--drift 2 --skill_weight 0"),
+    "drifting rules, reviews not trained": ("6e-4", 40, "--drift 2 --skill_weight 0"),
 }
 DESIGNS = {  # the three panels of the counter's figure: what is compared to show one part of the method
     "it learns to review": ("SkillMaster", "reviews not trained", "plain GRPO", "plain GRPO, graded reward"),
