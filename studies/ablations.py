@@ -73,7 +73,7 @@ COUNTER = {  # variant -> (learning rates tried, the chosen one first; iteration
     "one advantage": ("6e-4 3e-4 1.2e-3", 40, "--advantage single"),
     "reviews not trained": ("6e-4 3e-4 1.2e-3", 40, "--skill_weight 0"),
     "plain GRPO": ("2e-4 1e-4 6e-4", 160, "--reviews off --eval_every 20"),
-    "plain GRPO, graded reward": ("2e-4 1e-4 6e-4", 160, "--reviews off --reward graded --eval_every 20"),
+    "plain GRPO, graded reward": ("1e-4 2e-4 6e-4", 160, "--reviews off --reward graded --eval_every 20"),
     "all edits, unprobed": ("3e-4", 40, "--commit all"),
     "no confirmation": ("3e-4", 40, "--confirm 0"),
     "weights frozen": ("0", 40, ""),
