@@ -119,8 +119,6 @@ def open_world(args):
             raise ValueError(f"{args.target} was trained in {changed}; give --data: the run's data, or other data on "
                              "purpose")
         print(f"{args.target} was trained in {changed}")
-    step = re.search(r"step_(\d+)$", args.model)  # of a run's checkpoint
-    worlds.at(env, max(int(step[1]) - 1, 0) if step else 0)
     fit(bank, args.bank, env)
     return env, bank
 
