@@ -389,14 +389,15 @@ def tell(part, seeds, out):
     elif part == "counter":
         rows = gains(seeds)
         figures = {part: [replace(success_panels({label: curves[label] for label in labels if label in curves})[0],
-                                  title=title) for title, labels in DESIGNS.items()]}
+                                  title=title) for title, labels in DESIGNS.items()
+                          if len(curves.keys() & set(labels)) > 1]}
     else:
         main = MAIN if part == "variants" else tuple(curves)
         rows = table(curves, main)
         figures = {part: success_panels({label: curves[label] for label in curves if label in main}),
                    "parts": success_panels({label: curves[label] for label in curves if label not in main[1:]})}
     for name, panels in figures.items():
-        if panels[0].curves and (name == part or part == "variants"):
+        if panels and panels[0].curves and (name == part or part == "variants"):
             try:
                 draw(panels, out / f"{name}.png")
             except ValueError as error:  # no matplotlib
