@@ -39,6 +39,22 @@ class Held(Exception):
 
 @contextmanager
 def guard(program, out, errors, less=""):
+    """`one_process`, of each process of a run: with an error it ends at once, as the others wait for it."""
+    alone(program)
+    try:
+        with one_process(program, out, errors, less):
+            yield
+    except SystemExit as stop:
+        if distributed.this.size > 1:
+            print_last(stop.code if isinstance(stop.code, str) else "")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(stop.code if isinstance(stop.code, int) else 1)
+        raise
+
+
+@contextmanager
+def one_process(program, out, errors, less):
     """End the program with one line and an exit status on Ctrl-C (130), SIGTERM (143), or one of these errors (1).
 
     The line says what is saved in the run directory `out` (None where there is none). Other errors are bugs and pass;
@@ -51,8 +67,6 @@ def guard(program, out, errors, less=""):
     main_thread = threading.current_thread() is threading.main_thread()  # only there may handlers be set
     before = signal.signal(signal.SIGTERM, terminate) if main_thread else None
     try:
-        if distributed.launched() and not distributed.this.started:
-            raise Held("this program does not run under torchrun; start it with python")
         hold(out)
         yield
     except Held as held:
@@ -79,13 +93,20 @@ def guard(program, out, errors, less=""):
         traceback.print_exc(file=distributed.this.stderr)
         raise SystemExit(last_words(program, f"{type(error).__name__}: {one_line(error)}", out) or 1) from None
     finally:
-        if main_thread:
+        if main_thread and distributed.this.size == 1:
             signal.signal(signal.SIGTERM, before)
         while MADE:
             with suppress(OSError):  # it is not empty
                 os.rmdir(MADE.pop())
         while HELD:
             os.close(HELD.pop())
+
+
+def alone(program):
+    """End a program that is made for one process with one line, where torchrun has started it."""
+    if distributed.launched() and not distributed.this.started:
+        line = f"{program}: does not run on several processes; start it with python instead of torchrun"
+        raise SystemExit(line if os.environ.get("RANK", "0") == "0" else 1)
 
 
 def last_words(program, why, out, ends="itself"):
@@ -97,6 +118,8 @@ def last_words(program, why, out, ends="itself"):
     this = distributed.this
     if this.size == 1:
         return whole
+    if threading.current_thread() is threading.main_thread():  # torchrun ends whoever is left, and this line is wanted
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         this.store.set(f"left {this.rank}", why)
         dead = killed(wait=ends == "lost") if ends != "itself" else None

@@ -3,8 +3,11 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -72,6 +75,7 @@ def test_two_processes_make_the_run_of_one_and_one_goes_on_with_it(tmp_path):
 def team(monkeypatch):
     """team(rank, size): this process is one of several, which are not there."""
     def be(rank, size, **more):
+        monkeypatch.setattr(signal, "signal", lambda *how: None)
         monkeypatch.setattr(distributed, "this", SimpleNamespace(
             **{**vars(distributed.this), "rank": rank, "size": size, "started": True, **more}))
 
@@ -151,6 +155,73 @@ def test_a_killed_process_is_named(team):
 def test_a_command_for_one_process_refuses_torchrun(monkeypatch):
     """Bug: eight processes make the same cold start and write over each other's checkpoint."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with pytest.raises(SystemExit, match="tools.coldstart: this program does not run under torchrun"):
+    with pytest.raises(SystemExit, match="tools.coldstart: does not run on several"):
         with guard.guard("tools.coldstart", None, ()):
             raise AssertionError("it began")
+
+
+BROKEN = """
+import os, sys
+import envs, train, worlds
+def broken(*rest):
+    raise {error}
+if os.environ["RANK"] == "1" and "--resume" not in sys.argv:
+    envs.commit = train.commit = broken
+train.main()
+"""
+
+
+def children(process):
+    """{rank: process id} of the processes that torchrun has started."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == process:
+                words = (folder / "environ").read_bytes().split(b"\0")
+                found[next(int(word[5:]) for word in words if word.startswith(b"RANK="))] = int(folder.name)
+        except (OSError, StopIteration):
+            pass
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="asks Linux for the children of a process")
+@pytest.mark.parametrize("how", ["follower", "leader", "torchrun", "SIGTERM", "SIGINT", "game", "bug"])
+def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
+    """Bug: a process dies and the others wait for it through the night, or end with a traceback each.
+
+    follower, leader, torchrun: whom kill -9 hits. SIGTERM, SIGINT: what torchrun gets. game, bug: what is raised by
+    one process.
+    """
+    out, program = tmp_path / "run", "train.py"
+    if how in ("game", "bug"):
+        program = tmp_path / "broken.py"
+        error = "worlds.GameError('no such game')" if how == "game" else "KeyError('x')"
+        program.write_text(BROKEN.format(error=error))
+    run = [*TORCHRUN, "2", str(program), *COUNTER, "--out", str(out)]
+    # Processes of their own sessions are not the test's: whoever is left at the end is named, and killed.
+    with subprocess.Popen([*run, "--steps", "500"], cwd=ROOT, env={**ALONE, "PYTHONPATH": str(ROOT)}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        for line in process.stdout:
+            if line.startswith("step 1 |") or how in ("game", "bug"):
+                break
+        ranks = children(process.pid)
+        assert len(ranks) == 2 or how in ("game", "bug")
+        if how in ("follower", "leader"):
+            os.kill(ranks[how == "follower"], signal.SIGKILL)
+        elif how not in ("game", "bug"):
+            process.send_signal(signal.SIGKILL if how == "torchrun" else getattr(signal, how))
+        begin, text = time.monotonic(), process.stdout.read()  # to the end of the last process that could write
+        seconds = time.monotonic() - begin
+    left = [number for number in ranks.values() if not guard.gone(number)]
+    for number in left:
+        os.kill(number, signal.SIGKILL)
+    lines = [line for line in text.splitlines() if line.startswith("train.py: ")]
+    assert not left and len(lines) == 1 and (seconds < 10 or how in ("game", "bug")), (seconds, lines, text[-2000:])
+    said = {"follower": "rank 1 has ended without a word", "leader": "rank 0 has ended without a word",
+            "torchrun": "torchrun has ended", "SIGTERM": "terminated", "SIGINT": "interrupted",
+            "game": "rank 1: no such game", "bug": "rank 1: KeyError: 'x'"}[how]
+    assert lines[0].startswith(f"train.py: {said}") and "; step " in lines[0]
+    ran = subprocess.run([*TORCHRUN, "3", "train.py", *COUNTER, "--out", out, "--resume", "--steps", "2"], cwd=ROOT,
+                         env=ALONE, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0 and (out / "latest").read_text() >= "step_00001", ran.stderr
