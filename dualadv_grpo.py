@@ -102,10 +102,12 @@ class AdamW:
     """AdamW on float32 master weights: at lr 1e-6 a bfloat16 weight would round every step to nothing.
 
     Where the model is float32 the master weights are the model's own. offload: master weights and moments are in the
-    CPU's memory (12 bytes per parameter less on the GPU), and the CPU makes the step.
+    CPU's memory (12 bytes per parameter less on the GPU), and the CPU makes the step. team: lib.distributed where
+    several processes share the micro-batches of `update`, None for one.
     """
 
-    def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.999), offload: bool = False):
+    def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.999), offload: bool = False, team=None):
+        self.team = team
         self.params = [p for p in params if p.requires_grad]
         self.master = [p if p.dtype == torch.float32 and not (offload and p.is_cuda)
                        else p.detach().to("cpu" if offload else p.device, torch.float32) for p in self.params]
@@ -223,32 +225,34 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
            objective: Objective = Objective(), progress=iter) -> Stats:
     """One GRPO step on a batch of transcripts.
 
-    segments: records with lists .ids, .job and .logp (the sampler's); advantages: as `per_token` makes them; logprobs:
-    the function policy.logprobs; reference: the frozen model of the KL term, None where objective.kl is 0; progress:
-    wraps the micro-batches (a tqdm).
+    segments: records with lists .ids, .job and .logp (the sampler's); advantages: those of `per_token`; logprobs: that
+    of policy.py; reference: the frozen model of the KL term, None where objective.kl is 0; progress: wraps the batches.
     """
     device = next(model.parameters()).device
     stats = Stats(tokens=sum(job != FORCED for s in segments for job in s.job))
-    log_ratios: list[torch.Tensor] = []  # log rho of the sampled tokens
-    for rows in progress(micro_batches([len(s.ids) for s in segments], objective.budget)):
+    batches, team = micro_batches([len(s.ids) for s in segments], objective.budget), optimizer.team
+    mine = team.deal([len(rows) * len(segments[rows[0]].ids) for rows in batches]) if team else range(len(batches))
+    means: dict[int, tuple] = {}  # number of a micro-batch -> its parts of loss, KL, entropy, clipped; log rho (n,)
+    for number in progress(mine):
+        rows = batches[number]
         batch = [segments[i] for i in rows]
         tokens, mask = tokens_of(batch, device)  # (B, T)
         old_logp = pad([s.logp for s in batch], torch.float32, device)
         advantage = pad([advantages[i] for i in rows], torch.float32, device)  # (B, T)
-        ref_logp = None
-        if objective.kl:
-            ref_logp = pad(score(reference, batch, logprobs, objective), torch.float32, device)
+        ref_logp = pad(score(reference, batch, logprobs, objective), torch.float32, device) if objective.kl else None
         logp, entropy = logprobs(model, tokens, mask, objective.temperature, entropy=True)
         loss = policy_loss(logp, old_logp, ref_logp, advantage, mask, objective.clip, objective.kl,
                            objective.entropy * entropy, stats.tokens)
         loss.backward()
         optimizer.accumulate()
         with torch.no_grad():
-            stats.loss += loss.item()
-            stats.kl += (k3(logp, ref_logp, mask) * mask).sum().item() / stats.tokens if objective.kl else 0.0
-            stats.entropy += entropy.sum().item() / stats.tokens
-            log_ratios.append((logp - old_logp)[mask])  # (n,)
-            stats.clipped += ((log_ratios[-1].exp() - 1).abs() > objective.clip).sum().item() / stats.tokens
-    stats.mismatch = float(torch.cat(log_ratios).std(correction=0)) if log_ratios else 0.0
+            kl = (k3(logp, ref_logp, mask) * mask).sum().item() / stats.tokens if objective.kl else 0.0
+            log_ratio = (logp - old_logp)[mask]  # of the sampled tokens (n,)
+            clipped = ((log_ratio.exp() - 1).abs() > objective.clip).sum().item() / stats.tokens
+            means[number] = loss.item(), kl, entropy.sum().item() / stats.tokens, clipped, log_ratio.cpu()
+    if batches:
+        every = team.add_up(optimizer, means) if team else list(means.values())
+        stats.loss, stats.kl, stats.entropy, stats.clipped = map(sum, list(zip(*every))[:4])
+        stats.mismatch = float(torch.cat([part[4] for part in every]).std(correction=0))
     stats.grad_norm = optimizer.step(objective.max_norm)
     return stats

@@ -17,9 +17,8 @@ An episode is ONE growing chat. One of a scripted shopper in the made-up shop, w
     assistant  <think>...</think><tool_call>{"name": "keep_skill", ...}</tool_call>
 
 So the review reads the trajectory from the KV cache, and one policy acts and reviews on one token sequence. Ids are
-kept as sampled; each carries its job (given, acting, reviewing) and the sampler's log-probability.
-
-The released code builds a new prompt every turn, with a window of history, and shows skills from the second step on.
+kept as sampled; each carries its job (given, acting, reviewing) and the sampler's log-probability. The
+released code builds a new prompt every turn, with a window of history, and shows skills from the second step on.
 """
 
 import re
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW
+from lib import distributed
 from lib.answers import action_in, has_thought
 from lib.context import cut_middle, drop_oldest, what_fits
 from lib.memory import rows_that_fit
@@ -164,9 +164,15 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
     sampling = sampling or Sampling()
     most = prompt_limit(policy, env, sampling)
     banks = bank if isinstance(bank, list) else [bank] * len(tasks)
+    mine = distributed.mine(len(tasks) * group)  # all of them, where torchrun did not start several processes
     plays = [prepare(policy, env, tasks[i // group], banks[i // group], keys[i] if keys else i, sampling.top_k, most)
-             for i in range(len(tasks) * group)]
-    return play(plays, policy, env, seed, sampling, with_review, desc)
+             for i in mine]
+    played = play(plays, policy, env, seed, sampling, with_review, desc)
+    episodes = distributed.gather(dict(zip(mine, played)), "edit")
+    for i, episode in enumerate(episodes):  # the others send no banks: an edit follows from its text
+        if with_review and episode.edit is None:
+            episode.edit = review(episode.review, banks[i // group], episode.family, episode.task)
+    return episodes
 
 
 def prepare(policy: Policy, env: Env, task: int, bank: SkillBank, key: int, top_k: int, most: int) -> "Play":

@@ -18,6 +18,7 @@ import copy
 import time
 
 from envs import Env, Episode, evaluate, rollout
+from lib import distributed
 from lib.files import print_anything
 from lib.streams import mix
 from policy import Policy
@@ -64,6 +65,7 @@ def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, task
 
 
 def main():
+    distributed.start()
     print_anything()
     args = targets.evaluation(PROTOCOLS)
     with guard("eval.py", None, (ValueError, ImportError, *BROKEN)):

@@ -18,12 +18,12 @@ import copy
 import json
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from lib import skillfiles, texts
+from lib import skillfiles
 from lib.answers import braces_in, call_in, has_thought, tagged, without_thoughts
 from lib.files import valid_text, write_atomic
+from lib.texts import content, plain
 
 # Tool -> its required string arguments, in the order the prompt names them.
 TOOLS = {
@@ -45,9 +45,6 @@ ROOM = 100  # an update may make a skill twice as long, and so many characters m
 MARKUP = re.compile(r"</?(think|action|tool_call|system|user|assistant)\b[^<>]*>|<\|.*?\|>|\[/?INST\]|<</?SYS>>"
                     r"|^\s*(system|user|assistant)\s*:|^\s*\[\w+\] \S.*:"
                     r"|[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]", re.I | re.M)
-FILLER = set(  # words that do not tell which skill fits a task
-    "a an and are as at be before but by do for from i if in into is it its me my not of on or so than that the then "
-    "this to was when where which with you your find looking need want price lower".split())
 
 
 @dataclass
@@ -240,21 +237,10 @@ def same_text(a: dict, b: dict) -> bool:
     return plain(a["title"]) == plain(b["title"]) or plain(a["principle"]) == plain(b["principle"])
 
 
-def plain(text: str) -> str:
-    """Lower case, white space collapsed: two texts that are equal after this count as the same."""
-    return " ".join(text.lower().split())
-
-
-@lru_cache(10_000)
-def words(text: str) -> frozenset:
-    """The content words of a text."""
-    return frozenset(texts.words(text)) - FILLER
-
-
 def similarity(task, skill):
     """Share of the skill's content words that the task text has, in [0, 1]."""
-    mine = words(f"{skill.title} {skill.principle} {skill.when_to_apply}")
-    return len(mine & words(task)) / max(len(mine), 1)
+    mine = content(f"{skill.title} {skill.principle} {skill.when_to_apply}")
+    return len(mine & content(task)) / max(len(mine), 1)
 
 
 # ---- The review -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import dualadv_grpo as grpo
 import envs
 import worlds
 from envs import Env, Episode, Sampling, evaluate, rollout
+from lib import distributed
 from lib.files import print_anything
 from lib.streams import mix
 from policy import Policy, logprobs
@@ -210,6 +211,7 @@ def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int
 def main(kind=Flags, loop=train, program: str = "train.py"):
     """Open a new run or one to resume, and go through its iterations. A fork has a loop and flags of its own."""
     torch.set_flush_denormal(True)
+    distributed.start()
     print_anything()
     flags = read_flags(kind=kind, program=program)
     errors = [ValueError, ImportError, *guard.BROKEN]  # a wrong path, file or size, a full disk: one line, no traceback

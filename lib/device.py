@@ -2,6 +2,7 @@
 
 import torch
 
+from lib import distributed
 from lib.files import one_line
 
 LARGE = 3e8  # parameters that nobody wants to train on a CPU
@@ -20,6 +21,10 @@ def pick_device(name=""):
         if device.type not in ("cpu", "cuda", "mps"):  # the noise wants int32 arithmetic that wraps
             raise RuntimeError("this device was never tried; use cpu or cuda")
         device = torch.device("cpu") if device.type == "cpu" else device  # cpu:1 is the CPU
+        if distributed.this.size > 1 and device.type == "cuda":
+            if device.index is not None:
+                raise RuntimeError("torchrun gives each process a card of its own; name cuda without a number")
+            device = torch.device("cuda", distributed.this.local)
         numbers = torch.arange(64.0).view(8, 8)  # their products are whole numbers, which no device rounds
         there = numbers.to(device)
         if not torch.equal((there @ there.T + 1).cpu(), numbers @ numbers.T + 1):

@@ -10,6 +10,8 @@ from functools import cache
 
 import torch
 
+from lib import distributed
+
 SHARE = 0.9  # of the free memory that a rollout may take
 
 
@@ -52,7 +54,8 @@ def free(device):
         return torch.cuda.mem_get_info(device)[0] + cached
     try:
         with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+            available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+            return available // distributed.this.here  # the processes of a run share it
     except (OSError, StopIteration):  # not Linux: no figure, no limit
         return 2**60
 

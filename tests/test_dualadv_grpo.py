@@ -324,6 +324,8 @@ def test_pad():
 class Gradient:
     """In place of AdamW: keeps the gradient that an update computed."""
 
+    team = None
+
     def __init__(self, model):
         self.model = model
 
@@ -492,7 +494,7 @@ def test_forced_tokens_get_no_gradient(tiny):
         seen.append(mask.tolist())
         return (leaf, spread) if entropy else torch.full((1, 5), -1.5)
 
-    optimizer = SimpleNamespace(accumulate=lambda: None, step=lambda max_norm: 0.0)
+    optimizer = SimpleNamespace(team=None, accumulate=lambda: None, step=lambda max_norm: 0.0)
     stats = update(tiny.model, tiny.model, optimizer, segments, [(1.0, -0.5)], spy, kl=0.1)
     mask = [[False, False, True, False, True]]
     assert seen == [mask, mask] and stats.tokens == 2
@@ -515,7 +517,7 @@ def test_stats_by_hand(tiny):
             return torch.tensor(ref[width])
         return torch.tensor(now[width], requires_grad=True), torch.tensor(spread[width])
 
-    optimizer = SimpleNamespace(accumulate=lambda: None, step=lambda max_norm: 10 * max_norm)
+    optimizer = SimpleNamespace(team=None, accumulate=lambda: None, step=lambda max_norm: 10 * max_norm)
     stats = update(tiny.model, tiny.model, optimizer, segments, [(2.0, 99.0), (1.0, -1.0)], fake, kl=0.1,
                    entropy_weight=0.01, temperature=0.7, budget=4, max_norm=0.5)
     log2 = math.log(2)

@@ -148,7 +148,7 @@ def test_a_readme_names_files_and_flags_that_exist(readme):
     known |= set(envs.Sampling.__dataclass_fields__)
     for world in (ROOT / "worlds").glob("*/world.py"):
         known |= set(re.findall(r'^ {8}"(\w+)": \(', world.read_text(), re.M))
-    known |= {"help", "no", "config", "upgrade"}  # pip's, ruff's and mypy's
+    known |= {"help", "no", "config", "upgrade", "standalone", "nproc_per_node"}  # pip's, ruff's, mypy's, torchrun's
     flags = set(re.findall(r"(?<![\w-])--([a-z_]+)", text)) - {"config-file"}
     assert flags <= known, flags - known
 

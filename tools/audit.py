@@ -13,6 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
+from lib import distributed
 from lib.files import print_anything, try_to_write
 from probes import play_pairs, select, worth
 from skillbank import SkillBank, skills_prompt
@@ -110,6 +111,7 @@ def room_for_bank(args, out):
 
 def main():
     print_anything()
+    distributed.start()
     args = read_flags()
     with guard("tools.audit", None, (ValueError, ImportError, *BROKEN)):
         out = results.place(args, "audit", "skills")
@@ -122,7 +124,7 @@ def main():
         print(table(rows) if rows else "the bank is empty: there is nothing to audit")
         results.write(out, {"settings": settings, "k": probing.k, "skills": rows})
         print(f"wrote {out}")
-        if args.retire:
+        if args.retire and distributed.leader():
             harmful = {row["skill_id"] for row in rows if row["harmful"]}
             bank.remove(harmful)
             retire = Path(args.retire)

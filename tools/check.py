@@ -48,6 +48,7 @@ from policy import Session, draw, logprobs, rotate
 from skillbank import SkillBank
 from tools import fits
 from tools.flags import path_of
+from tools.guard import alone
 from tools.measure import MINI, QWEN, attention_flops, clear, machine_bounds, matrices, random_policy, shape, timed
 
 FIRST = ("device", "noise", "draw", "attention", "episodes")  # before a run
@@ -483,6 +484,7 @@ def main(argv=None):
     parser.add_argument("--model", default="", type=path_of, help="whose weights `ratio` takes (default: random ones)")
     parser.add_argument("--checks", default=",".join(CHECKS), help="some of them, by commas (default: %(default)s)")
     args = parser.parse_args(argv)
+    alone("tools.check")
     names = args.checks.split(",")
     if unknown := sorted(set(names) - CHECKS.keys()):
         parser.error(f"--checks: there is no {unknown[0]}")

@@ -5,6 +5,8 @@ import signal
 import sys
 import tempfile
 import threading
+import time
+import traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 import worlds
-from lib import memory
+from lib import distributed, memory
 from lib.files import one_line
 
 UNFINISHED = "cold_start.pt"  # in a run directory, as long as its cold start is not finished
@@ -27,6 +29,7 @@ BROKEN = (worlds.GameError, OSError, SafetensorError, memory.TooSmall, torch.Out
 TRAINING = "--recompute, --offload, a smaller --budget, --rows or --context take less memory"
 PLAYING = "a smaller --rows or --context takes less memory"
 HELD: list[int] = []  # the open run directory that is locked, see `hold`
+GONE = 3  # seconds in which it shows that another process was killed
 MADE: list[Path] = []  # directories that `claim` made: what is still empty at the end goes away again
 
 
@@ -36,6 +39,22 @@ class Held(Exception):
 
 @contextmanager
 def guard(program, out, errors, less=""):
+    """`one_process`, of each process of a run: with an error it ends at once, as the others wait for it."""
+    alone(program)
+    try:
+        with one_process(program, out, errors, less):
+            yield
+    except SystemExit as stop:
+        if distributed.this.size > 1:
+            print_last(stop.code if isinstance(stop.code, str) else "")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(stop.code if isinstance(stop.code, int) else 1)
+        raise
+
+
+@contextmanager
+def one_process(program, out, errors, less):
     """End the program with one line and an exit status on Ctrl-C (130), SIGTERM (143), or one of these errors (1).
 
     The line says what is saved in the run directory `out` (None where there is none). Other errors are bugs and pass;
@@ -51,23 +70,30 @@ def guard(program, out, errors, less=""):
         hold(out)
         yield
     except Held as held:
-        raise SystemExit(f"{program}: {held}") from None
+        raise SystemExit(last_words(program, str(held), out="") or 1) from None
     except KeyboardInterrupt:
-        print(f"{program}: interrupted{saved(out)}", file=sys.stderr)
+        print_last(last_words(program, "interrupted", out, "told"))
         raise SystemExit(130) from None
     except SystemExit as stop:
         if stop.code == 128 + signal.SIGTERM:
-            print(f"{program}: terminated{saved(out)}", file=sys.stderr)
+            print_last(last_words(program, "terminated", out, "told"))
         raise
+    except distributed.Lost as lost:
+        raise SystemExit(last_words(program, one_line(lost), out, "lost") or 1) from None
     except tuple(errors) as error:
         if isinstance(error, BrokenPipeError):  # `| head`: the interpreter's last flush would fail, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         short = isinstance(error, torch.OutOfMemoryError)
         less = less or (TRAINING if out else "" if program.startswith("studies.") else PLAYING)
         advice = f"; {less}" if short and less else ""
-        raise SystemExit(f"{program}: {one_line(error)}{advice}{saved(out)}") from None
+        raise SystemExit(last_words(program, f"{one_line(error)}{advice}", out) or 1) from None
+    except Exception as error:  # a bug
+        if distributed.this.size == 1:
+            raise
+        traceback.print_exc(file=distributed.this.stderr)
+        raise SystemExit(last_words(program, f"{type(error).__name__}: {one_line(error)}", out) or 1) from None
     finally:
-        if main_thread:
+        if main_thread and distributed.this.size == 1:
             signal.signal(signal.SIGTERM, before)
         while MADE:
             with suppress(OSError):  # it is not empty
@@ -76,12 +102,77 @@ def guard(program, out, errors, less=""):
             os.close(HELD.pop())
 
 
+def alone(program):
+    """End a program that is made for one process with one line, where torchrun has started it."""
+    if distributed.launched() and not distributed.this.started:
+        line = f"{program}: does not run on several processes; start it with python instead of torchrun"
+        raise SystemExit(line if os.environ.get("RANK", "0") == "0" else 1)
+
+
+def last_words(program, why, out, ends="itself"):
+    """The line with which a program ends, "" where another process of the run has said it.
+
+    ends: itself, for a reason of its own; told to, by a signal; or because it has lost another process.
+    """
+    whole = f"{program}: {why}{saved(out)}"
+    this = distributed.this
+    if this.size == 1:
+        return whole
+    if threading.current_thread() is threading.main_thread():  # torchrun ends whoever is left, and this line is wanted
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        this.store.set(f"left {this.rank}", why)
+        dead = killed(wait=ends == "lost") if ends != "itself" else None
+        if this.store.add("said", 1) > 1:
+            return ""
+    except RuntimeError:  # the store was torchrun's
+        if not distributed.leader():
+            return ""
+        return f"{program}: torchrun has ended{saved(out)}"
+    sys.stderr = this.stderr  # this process speaks for all
+    if dead is not None:
+        return f"{program}: rank {dead} has ended without a word, as after kill -9 or with no memory left{saved(out)}"
+    return f"{program}: rank {this.rank}: {why}{saved(out)}" if ends == "itself" else whole
+
+
+def killed(wait):
+    """The rank of a process on this machine that is gone and has left no word; None where there is none.
+
+    wait: it must have gone just now, or another speaks about it, and the system may need a moment to show it.
+    """
+    this, until = distributed.this, time.monotonic() + (GONE if wait else 0)
+    while True:
+        for rank, (machine, process) in enumerate(this.team):
+            near = rank != this.rank and machine == this.team[this.rank][0]
+            if near and gone(process) and not this.store.check([f"left {rank}"]):
+                return rank
+        if time.monotonic() >= until or this.store.check(["said"]):
+            return None
+        time.sleep(0.1)
+
+
+def gone(process):
+    """Has this process ended, be it that nobody has asked yet how?"""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except ProcessLookupError:
+        return True
+    except OSError:  # no Linux: there it only shows when torchrun has asked
+        return False
+
+
+def print_last(line):
+    if line:
+        print(line, file=sys.stderr)
+
+
 def hold(out):
     """Lock a run directory, where it exists, until `guard` ends or the process does.
 
     Held, one line, where another process has it: two would write over each other's checkpoints.
     """
-    if fcntl is None or HELD or not out:
+    if fcntl is None or HELD or not out or not distributed.leader():
         return
     try:
         while Path(out).is_dir():
@@ -113,6 +204,8 @@ def claim(out, *others):
     others: directories that must be writable, too, where they are there.
     """
     where = out
+    if not distributed.leader():  # it is the leader's
+        return
     try:
         MADE.extend(folder for folder in (*reversed(Path(out).parents), Path(out)) if not os.path.lexists(folder))
         Path(out).mkdir(parents=True, exist_ok=True)

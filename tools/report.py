@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
+from math import isclose
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 import worlds
 from dualadv_grpo import ACT, FORCED, REVIEW, Stats
+from lib import distributed
 from lib.files import print_anything, read_json, write_atomic
 from lib.memory import gpu_peak_mb, peak_mb
 from probes import edits_of
@@ -81,8 +83,11 @@ class Iteration:
     def publish(self, out, env, bank):
         """Print the iteration, write its samples and edits, return its row of metrics.jsonl."""
         row = self.row(bank)
+        agree(self.step, bank, row["grad_norm"])
         if hasattr(env, "measures"):  # a world of hidden rules knows what reviews and the bank have found out
             row |= calls(self.episodes) | env.measures(self.episodes, bank)
+        if not distributed.leader():
+            return row
         print(self.line(row, env.source), flush=True)
         if row["mismatch"] > MISMATCH[0] or row["clipped"] > MISMATCH[1]:
             explain_mismatch()
@@ -150,6 +155,17 @@ class Iteration:
                 f"loss {row['loss']:+.4f} kl {row['kl']:.4f} gnorm {row['grad_norm']:.2f} "
                 f"mismatch {row['mismatch']:.2g} ({row['clipped']:.1%}) {notes}| "
                 f"{row['sampled']} tokens, {sum(self.seconds.values()):.0f}s ({seconds})")
+
+
+def agree(step, bank, norm):
+    """distributed.Lost where the processes of a run have come apart: other banks, or other gradient norms."""
+    said = distributed.exchange((worlds.digest(bank.to_dict()), norm))
+    first, length = said[0]
+    for rank, (other, mine) in enumerate(said):
+        if other != first or not (str(mine) == str(length) or isclose(mine, length, rel_tol=1e-4)):
+            what = "bank" if other != first else "gradient"
+            raise distributed.Lost(f"after iteration {step} rank {rank} has another {what} than rank 0: are the "
+                                   "program, its data and torch the same everywhere?")
 
 
 @cache

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 
 import worlds
+from lib import distributed
 from lib.files import read_json, try_to_write, write_atomic
 
 # Flags that do not change a result, and those that the name has already or never.
@@ -68,6 +69,8 @@ def flags_of(args) -> dict:
 
 def write(path: Path | str, result: dict) -> None:
     """Write a result with its "settings". One of other settings that is there is kept under another name."""
+    if not distributed.leader():
+        return
     path = Path(path)
     text = json.dumps(result, indent=1) + "\n"
     if filled(path):

@@ -28,7 +28,7 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 import worlds
-from lib import checkpoints, lora, memory, models
+from lib import checkpoints, distributed, lora, memory, models
 from lib.device import leave_out, pick_device, refuse_large
 from lib.files import check_room, one_line, write_atomic
 from lib.skillfiles import Source
@@ -42,18 +42,19 @@ from tools.owned import LOGS, config_of
 torch.serialization.add_safe_globals([envs.Episode, envs.Segment, envs.Turn, Edit, Skill, SkillBank, Source,
                                       frozenset, PosixPath, WindowsPath])
 # What may change when a run is resumed: where it is and how long, how much memory it takes, how it is evaluated.
-PLACE = {"resume", "steps", "save_every", "wandb", "device", "without", "data", "out", "threads"}
+PLACE = {"resume", "steps", "save_every", "wandb", "device", "without", "data", "out", "threads", "processes"}
 MEMORY = {"recompute", "offload", "budget", "rows", "context"}
 EVALUATION = {"eval_every", "eval_tasks", "eval_temperature", "eval_plain"}
 FREE = PLACE | MEMORY | EVALUATION
 # What decides how numbers are rounded: with the same of these a resumed run on a CPU is the one that was not stopped.
-EXACT = {"threads", "rows", "budget", "context"}
+EXACT = {"threads", "processes", "rows", "budget", "context"}
 NOT_EXACT = "; on a CPU it is then not bit for bit the run that was not stopped"
 
 
 def settings_of(flags, env, program):
     """What config.json says of a run: every flag, the world's own too, the world in words, its games, the program."""
-    return {**flags_of(flags, program), **worlds.identity(env), "threads": torch.get_num_threads()}
+    many = {"processes": distributed.this.size} if distributed.this.size > 1 else {}
+    return {**flags_of(flags, program), **worlds.identity(env), "threads": torch.get_num_threads(), **many}
 
 
 def flags_of(flags, program):
@@ -68,6 +69,11 @@ def enter(flags, program="train.py"):
     ValueError or guard.Held, one line, where it holds something else, another process, a run with other flags, or with
     --resume no run.
     """
+    return distributed.from_leader(take, flags, program)
+
+
+def take(flags, program):
+    """What `enter` does, for all processes of a run."""
     out = Path(flags.out)
     try:
         if flags.resume:
@@ -104,12 +110,17 @@ def compare(flags, program):
 
 def finished(flags, env):
     """Has the run to resume nothing left to do? Then a line says so. ValueError where its games are others."""
+    return distributed.from_leader(done, flags, env)
+
+
+def done(flags, env):
+    """What `finished` does, for all processes of a run."""
     checkpoint = checkpoint_of(flags.out) if flags.resume else None
     if not checkpoint or owned.number(checkpoint.name) < flags.steps:
         return False
     check_world(flags, env)
-    done = owned.number(checkpoint.name)
-    print(f"{flags.out} is finished: {done} iterations are done, --steps {flags.steps} asks for no more; a larger "
+    last = owned.number(checkpoint.name)
+    print(f"{flags.out} is finished: {last} iterations are done, --steps {flags.steps} asks for no more; a larger "
           "--steps goes on", flush=True)
     return True
 
@@ -130,6 +141,15 @@ def open_run(flags, env, sampling, program="train.py"):
     ValueError or OSError, one line, where that is impossible.
     """
     enter(flags, program)
+    with distributed.leader_first():  # it makes the run, which the others then resume
+        flags.resume = flags.resume or not distributed.leader()
+        policy, *rest = opened(flags, env, sampling, program)
+    policy.rows = distributed.exchange(policy.rows)[0]
+    return policy, *rest
+
+
+def opened(flags, env, sampling, program):
+    """What `open_run` does, on one process after the other."""
     if (flags.utility != "success" or flags.reward == "graded") and not env.graded:
         raise ValueError(f"--utility graded or both, --reward graded: --env {flags.env} has no graded score, games "
                          "are won or lost")
@@ -153,7 +173,8 @@ def open_run(flags, env, sampling, program="train.py"):
         policy, start, trainer = new_run(flags, env, sampling, settings, device), 0, {}
     (out / UNFINISHED).unlink(missing_ok=True)  # the cold start is in the reference now
     policy, reference = with_reference(flags, policy, trainer, device)
-    optimizer = grpo.AdamW(policy.model.parameters(), flags.lr, offload=flags.offload)
+    optimizer = grpo.AdamW(policy.model.parameters(), flags.lr, offload=flags.offload,
+                           team=distributed if distributed.this.size > 1 else None)
     if trainer:
         try:
             optimizer.load_state_dict(trainer["optimizer"])
@@ -163,9 +184,10 @@ def open_run(flags, env, sampling, program="train.py"):
             raise ValueError(f"{checkpoint / 'trainer.pt'} is of another model ({one_line(error)}); {ANEW}") from None
     policy.rows = go_on(out, settings, policy, start) if flags.resume else memory.Rows()
     flags.save_every = save_every(flags, policy)
+    of_each = f" in each of {distributed.this.size} processes" if distributed.this.size > 1 else ""
     print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-          f"{policy.device}, {torch.get_num_threads()} threads, at most {policy.rows.kept or flags.rows} episodes at "
-          f"once; run in {flags.out}", flush=True)
+          f"{policy.device}, {torch.get_num_threads()} threads{of_each}, at most "
+          f"{policy.rows.kept or flags.rows} episodes at once; run in {flags.out}", flush=True)
     return policy, reference, optimizer, bank, start, trainer.get("state", {})
 
 
@@ -178,7 +200,7 @@ def resumed(flags, checkpoint, device):
         raise ValueError(f"{checkpoint / 'trainer.pt'} is cut short or damaged ({one_line(error)}); {ANEW}") from None
     if not isinstance(trainer, dict) or not {"step", "optimizer", "lora"} <= trainer.keys():
         raise ValueError(f"{checkpoint / 'trainer.pt'} holds no trainer's state; {ANEW}")
-    for file in LOGS:
+    for file in LOGS if distributed.leader() else ():
         report.cut(Path(flags.out) / file, trainer["step"])
     use_memory(flags, policy)
     print(f"resuming {flags.out} after step {trainer['step']}")
@@ -188,6 +210,8 @@ def resumed(flags, checkpoint, device):
 def go_on(out, settings, policy, step):
     """Print what is not as it was when the run stopped, and keep it in config.json. Returns the Rows of the policy."""
     before = config_of(out)
+    if before.get("processes", 1) != distributed.this.size:
+        before, settings = {"processes": 1, **before}, {**settings, "processes": distributed.this.size}
     changed = {name: [before[name], value] for name, value in settings.items()
                if name in before and before[name] != value and name not in ("resume", "out")}
     said, short = [f"{name} {was} -> {value}" for name, (was, value) in changed.items()], False
@@ -202,7 +226,7 @@ def go_on(out, settings, policy, step):
             said.append(f"{fit} episodes at a time for {most}, as memory is short")
     if said:
         print(f"{out} goes on with {', '.join(said)}{NOT_EXACT if short or EXACT & changed.keys() else ''}", flush=True)
-    if changed:
+    if changed and distributed.leader():
         history = [*before.get("changed", []), {"step": step, **changed}]
         write_atomic(out / "config.json", json.dumps({**before, **settings, "changed": history}, indent=1) + "\n")
     return rows
@@ -267,7 +291,7 @@ def keep_float32(policy, optimizer, weights):
 
 def begin_logs(out):
     """Empty logs, as before the first iteration."""
-    for file in LOGS:
+    for file in LOGS if distributed.leader() else ():
         write_atomic(out / file, "")
 
 
@@ -328,6 +352,8 @@ def save(flags, step, policy, optimizer, bank, state=None):
     """
     if state:
         readable(state)
+    if not distributed.leader():
+        return
     out, name = Path(flags.out), f"step_{step:05d}"
     new = owned.room_for(out, name)
     policy.save(new)
@@ -358,7 +384,7 @@ def open_wandb(flags):
 
     ValueError, one line, where that fails.
     """
-    if not flags.wandb:
+    if not flags.wandb or not distributed.leader():
         return
     try:
         import wandb
@@ -380,6 +406,8 @@ def log(flags, row, policy=None):
     rows = getattr(policy, "rows", None) or memory.Rows()
     row = {**row, "rows": rows.played, "rows_kept": rows.kept, "threads": torch.get_num_threads()}
     rows.played = 0
+    if not distributed.leader():
+        return
     report.append(Path(flags.out) / "metrics.jsonl", [row])
     if flags.wandb:
         import wandb

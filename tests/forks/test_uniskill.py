@@ -54,7 +54,8 @@ def test_the_update_with_the_floor_has_the_gradient_of_its_loss(env):
     segments, advantages = per_token(episodes, [0.0] * 4)
     objective = Objective(kl=0.0, entropy=0.0)
     names, raising = floors(policy, episodes, segments, objective, 0.3, 0.01)
-    still = SimpleNamespace(accumulate=lambda: None, step=lambda norm: 0.0)  # the gradients stay in the model
+    # The gradients stay in the model.
+    still = SimpleNamespace(team=None, accumulate=lambda: None, step=lambda norm: 0.0)
     update(policy.model, None, still, segments + names, advantages + raising, logprobs, objective)
     got = [p.grad.clone() for p in policy.model.parameters()]
     policy.model.zero_grad()
