@@ -247,9 +247,9 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
         optimizer.accumulate()
         with torch.no_grad():
             kl = (k3(logp, ref_logp, mask) * mask).sum().item() / stats.tokens if objective.kl else 0.0
-            log_ratio = (logp - old_logp)[mask]  # of the sampled tokens (n,)
+            log_ratio = (logp - old_logp)[mask].to("cpu" if team else device)  # of the sampled tokens (n,)
             clipped = ((log_ratio.exp() - 1).abs() > objective.clip).sum().item() / stats.tokens
-            means[number] = loss.item(), kl, entropy.sum().item() / stats.tokens, clipped, log_ratio.cpu()
+            means[number] = loss.item(), kl, entropy.sum().item() / stats.tokens, clipped, log_ratio
     if batches:
         every = team.add_up(optimizer, means) if team else list(means.values())
         stats.loss, stats.kl, stats.entropy, stats.clipped = map(sum, list(zip(*every))[:4])
