@@ -126,6 +126,8 @@ def open_world(args):
 def open_target(args):
     """(policy, world, bank, sampling) to evaluate; flags win over the run's settings. One-line errors."""
     env, bank = open_world(args)
+    step = re.search(r"step_(\d+)$", args.model)  # of a run's checkpoint
+    worlds.at(env, max(int(step[1]) - 1, 0) if step else 0)
     device = pick_device(args.device)
     check.untested(device)
     policy = policies.load(args.model, device, world=env.home)

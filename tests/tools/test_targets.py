@@ -1,10 +1,13 @@
 """What eval.py, tools.watch and tools.audit are given: a run, one of its checkpoints, or a model."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+import envs
 from eval import PROTOCOLS
 from skillbank import Skill, SkillBank
 from tests.real import ROOT
@@ -30,6 +33,20 @@ def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
         assert args.settings["act_tokens"] == 9 and args.env == "webshop"
         _, _, bank, sampling = open_target(args)
         assert len(bank.skills()) == skills and sampling.act_tokens == 9
+
+
+def test_a_checkpoint_is_played_under_the_rules_of_its_iteration(tmp_path):
+    """Bug: rules drift during training, and the evaluation asks for those of the first iteration."""
+    (tmp_path / "config.json").write_text(json.dumps({"env": "counter", "rules": 3, "drift": 1, "model": "tiny"}))
+    step = tmp_path / "checkpoints" / "step_00005"
+    shutil.copytree(ROOT / "worlds/counter/tiny", step)
+    SkillBank().save(step / "skills.json")
+    (tmp_path / "latest").write_text("step_00005\n")
+    _, env, _, _ = open_target(read(tmp_path))
+    asked = envs.make("counter", rules=3, drift=1)
+    first = asked.ways.rules
+    asked.at(4)
+    assert env.ways.rules == asked.ways.rules != first
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path, capsys):
