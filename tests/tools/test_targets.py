@@ -40,6 +40,7 @@ def test_a_checkpoint_is_played_under_the_rules_of_its_iteration(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"env": "counter", "rules": 3, "drift": 1, "model": "tiny"}))
     step = tmp_path / "checkpoints" / "step_00005"
     shutil.copytree(ROOT / "worlds/counter/tiny", step)
+    (step / "trainer.pt").touch()
     SkillBank().save(step / "skills.json")
     (tmp_path / "latest").write_text("step_00005\n")
     _, env, _, _ = open_target(read(tmp_path))
