@@ -17,8 +17,8 @@ An episode is ONE growing chat. One of a scripted shopper in the made-up shop, w
     assistant  <think>...</think><tool_call>{"name": "keep_skill", ...}</tool_call>
 
 So the review reads the trajectory from the KV cache, and one policy acts and reviews on one token sequence. Ids are
-kept as sampled; each carries its job (given, acting, reviewing) and the sampler's log-probability. The
-released code builds a new prompt every turn, with a window of history, and shows skills from the second step on.
+kept as sampled; each carries its job (given, acting, reviewing) and the sampler's log-probability. The released
+code builds a new prompt every turn, with a window of history, and shows skills from the second step on.
 """
 
 import re

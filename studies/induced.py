@@ -8,8 +8,8 @@ A skill that helps may have been guessed, or known from a transcript of the cold
     evidence   the policy plays another town, with an empty bank, and reviews its refusals: does it write down what that
                clerk says (it reads the evidence), or what its own town wants (it remembers)?
     unseen     facts whose wording stood in no transcript of the cold start, against all others: how many are known
-    paid       the mean advantage of a review, after a lost and after a won game, by what it did: why each job is
-               normalised against its own kind. Runs with one advantage for both stand beside those with two
+    paid       the mean advantage of a review, where the seal was refused (lost) and where it was accepted, by what it
+               did: why each job is normalised against its own kind. Runs with one advantage stand beside those with two
 
 Each number is a mean over the runs, with its standard error. `--oracle SEED FILE` writes the true rules of a seed as a
 bank, for eval.py's --bank.
@@ -74,7 +74,7 @@ def known(env, bank):
 
 
 def paid(run):
-    """{(game, what the review did): (mean advantage, share of the reviews)} of the first iterations; () where none."""
+    """{(game, what the review did): (mean advantage, share of the reviews)} of the first iterations."""
     rows = [row for row in lines_of(run / "reviews.jsonl") if 0 < row["step"] <= EARLY]
     found = defaultdict(list)
     for row in rows:
@@ -88,7 +88,7 @@ def study(args):
     """Play everything; returns {table: {column: [a value per run]}}."""
     tables = {name: defaultdict(list) for name in ("banks", "evidence", "unseen")}
     opened = [targets.read(targets.parser_of("studies.induced", __doc__), [str(run), "--split", "test"])
-                for run in args.runs]
+              for run in args.runs]
     theirs = [SkillBank.load(one.bank) for one in opened]
     for i, one in enumerate(opened):
         policy, env, bank, sampling = targets.open_target(one)

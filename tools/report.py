@@ -289,9 +289,8 @@ def story(episodes, edits, committed):
     episode = next((episode for episode in episodes if episode.edit is edit), episodes[0])
     lines = [f"  {episode.messages[1].splitlines()[0]}"]
     lines += [f"    {' '.join(turn.text.split())}" for turn in episode.turns]
-    replies = [" ".join(turn.reply.split()) for turn in episode.turns[-1:]]  # the last: it may say why
-    lines += [f"    {'won' if episode.won else 'lost'}, score {episode.score:.2f}{'; ' * bool(replies)}"
-              + "".join(replies)[:100],
+    last = " ".join(episode.turns[-1].reply.split())[:100] if episode.turns else "no turn"  # it may say why
+    lines += [f"    {'won' if episode.won else 'lost'}, score {episode.score:.2f}; {last}",
               f"  review: {' '.join(episode.review.split())}"]
     return "\n".join(lines + (fate(edit, edit in committed) if edit else [f"    {status_of(episode)}"]))
 
