@@ -68,14 +68,14 @@ RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews
           "plain GRPO, graded reward": (40, "--reviews off --reward graded")}
 FURTHER = "--steps 1200 --lr 1e-3 --muon 0.005 --prompt 0 --copy 5 --seed 8"  # half of what made the shipped one
 SEEN = "accessories,apparel,electronics,footwear"
-# Variant -> (learning rates to try, the chosen one first; iterations, flags). 160 iterations of GRPO are some 89
-# thousand tokens, 40 of the others 134 to 163: only success at AT compares them at equal tokens.
+# Variant -> (learning rates to try, the chosen one first; iterations, flags). 250 iterations of GRPO are some 139
+# thousand tokens, 40 of the others 134 to 163. Rates are compared at the last of AT: GRPO is there after 160.
 COUNTER = {
     "SkillMaster": ("3e-4 6e-4 1.2e-3", 40, ""),
     "one advantage": ("6e-4 3e-4 1.2e-3", 40, "--advantage single"),
     "reviews not trained": ("6e-4 3e-4 1.2e-3", 40, "--skill_weight 0"),
-    "plain GRPO": ("2e-4 1e-4 6e-4", 160, "--reviews off --eval_every 20"),
-    "plain GRPO, graded reward": ("1e-4 2e-4 6e-4", 160, "--reviews off --reward graded --eval_every 20"),
+    "plain GRPO": ("2e-4 1e-4 6e-4", 250, "--reviews off --eval_every 25"),
+    "plain GRPO, graded reward": ("1e-4 2e-4 6e-4", 250, "--reviews off --reward graded --eval_every 25"),
     "all edits, unprobed": ("3e-4", 40, "--commit all"),
     "no confirmation": ("3e-4", 40, "--confirm 0"),
     "weights frozen": ("0", 40, ""),
@@ -83,7 +83,11 @@ COUNTER = {
     "lambda 1": ("3e-4", 40, "--skill_weight 1"),
     "the paper's utility": ("3e-4", 40, "--utility success"),
     "drifting rules": ("3e-4", 40, "--drift 2"),
-    "drifting rules, reviews not trained": ("6e-4", 40, "--drift 2 --skill_weight 0"),
+    "drifting rules: reviews not trained": ("6e-4", 40, "--drift 2 --skill_weight 0"),
+    "12 towns": ("3e-4", 25, "--towns 12"),
+    "12 towns: one advantage": ("6e-4", 25, "--towns 12 --advantage single"),
+    "6 towns": ("3e-4", 15, "--towns 6"),
+    "6 towns: one advantage": ("6e-4", 15, "--towns 6 --advantage single"),
 }
 DESIGNS = {  # the three panels of the counter's figure: what is compared to show one part of the method
     "it learns to review": ("SkillMaster", "reviews not trained", "plain GRPO", "plain GRPO, graded reward"),
@@ -101,7 +105,7 @@ PARTS = {
     "counter": {label: (10 if len(rates.split()) > 1 else 5, steps,
                         f"train.py --env counter --lr {rates.split()[0]} {flags}".strip())
                 for label, (rates, steps, flags) in COUNTER.items()},
-    "rates": {f"{label}, lr {rate}": (2, steps, f"train.py --env counter --lr {rate} {flags}".strip())
+    "rates": {f"{label}, lr {rate}": (2, min(steps, 160), f"train.py --env counter --lr {rate} {flags}".strip())
               for label, (rates, steps, flags) in COUNTER.items() for rate in rates.split() if len(rates.split()) > 1},
     "alfworld": {"SkillMaster": (3, 10, "train.py --env alfworld"),
                  "plain GRPO": (3, 20, "train.py --env alfworld --reviews off")},
@@ -302,11 +306,12 @@ def crossing(curves):
 def gains(curves):
     """A row per variant of the counter. curves: {label: {seed: points}}.
 
-    Success at so many tokens and at the end; how much SkillMaster has more, paired by seed; right reviews since the
-    evaluation before the last; facts; costs.
+    Success at so many tokens and at the end; how much SkillMaster has more, paired by seed, in the same towns and
+    rules ("12 towns" for "12 towns: one advantage"); right reviews since the evaluation before the last; facts; costs.
     """
-    rows, first = [], curves.get("SkillMaster", {})
+    rows = []
     for name, some in curves.items():
+        first = curves.get(name.partition(":")[0] if ":" in name else name if "towns" in name else "SkillMaster", {})
         ends = [points[-1] for points in some.values()]
         row = {"variant": name, "seeds": len(ends), "before": spread([points[0][3] for points in some.values()]),
                "at the end": spread([end[3] for end in ends])}

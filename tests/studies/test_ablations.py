@@ -62,7 +62,7 @@ def test_every_command_is_one_that_its_program_takes(part, tmp_path, monkeypatch
     for program, *argv in (words for line in lines for words in words_of(line)):
         if program == "train.py" or argv[0] == "forks.gigpo":
             flags = train.read_flags(argv) if program == "train.py" else train.read_flags(argv[1:], gigpo.Flags)
-            assert flags.lr == 0.5 and flags.steps in (5, 10, 20, 40, 160) and not flags.resume
+            assert flags.lr == 0.5 and flags.steps in (5, 10, 15, 20, 25, 40, 160, 250) and not flags.resume
             assert flags.cold_start == 0 and flags.act_tokens == 96
             opened(flags.env, *flags.options.items())
             runs += 1
@@ -211,6 +211,11 @@ def test_the_counters_gains_are_paired_by_seed(tmp_path, monkeypatch):
     assert [single[f"SkillMaster more at {tokens}"] for tokens in ablations.AT] == ["0.080", "0.100"]
     assert single["at 80000"] == "0.220" and "SkillMaster more at 80000" in rows["SkillMaster"]
     assert (tmp_path / "counter.png").is_file()
+    hidden(tmp_path / "counter_12_towns_1", [0.0, 0.5, 0.9], 0.2, 0.4)
+    hidden(tmp_path / "counter_12_towns__one_advantage_1", [0.0, 0.4, 0.5], 0.2, 0.4)
+    made = call(monkeypatch, tmp_path, "--parts", "counter", "--steps", "10")["counter"]
+    (small,) = [row for row in made if row["variant"] == "12 towns: one advantage"]
+    assert small["SkillMaster more at 40000"] == "0.080", "compared with the whole method in the same 12 towns"
 
 
 def test_rates_are_tried_on_seeds_of_their_own(tmp_path, monkeypatch, capsys):

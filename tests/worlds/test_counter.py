@@ -127,6 +127,19 @@ def test_held_out_games_are_other_customers_of_the_same_towns(env):
         assert {(env.family(task), env.sort(task)) for task in tasks} == set(env.ways.rules)
 
 
+def test_fewer_towns_are_a_world_of_their_own(env):
+    """Bug: --towns 6 still has customers, or rules, of the other 18; or a resumed run takes it for the whole world."""
+    small = envs.make("counter", rules=3, towns=6)
+    for tasks in (small.tasks, small.train_tasks, small.dev_tasks):
+        assert {(small.family(task), small.sort(task)) for task in tasks} == set(small.ways.rules)
+    assert {town for town, _ in small.ways.rules} == set(towns[:6])
+    (common,) = [kind for kind in kinds if len({small.ways.rules[town, kind] for town in towns[:6]}) == 1]
+    assert small.ways.judge(EVERYBODY, common, small.ways.rules[towns[0], common]) == "right"
+    assert small.describe() != env.describe()
+    with pytest.raises(ValueError, match="--towns 1: counter has 2 to 24"):
+        envs.make("counter", towns=1)
+
+
 def test_players_obey_a_skill_that_fits(env):
     """Bug: players ignore their prompt, or obey a rule of another kind, and a model learns no skills from them."""
     for task in env.train_tasks[:40]:

@@ -33,7 +33,7 @@ kinds = "glass fruit book cloth".split()[:KINDS]
 customers = "Ada Bruno Clara Daria Emil Flora Gus Hanna Ivo Jonas Kira Leo Mina Nora Otto Paula".split()
 
 
-def draw_rules(rng, changes=0):
+def draw_rules(rng, towns=towns, changes=0):
     """{(town, kind): seal}: each drawn by itself, but one kind has one seal everywhere. Then so many towns change."""
     rules = {(town, kind): rng.choice(seals) for town in towns for kind in kinds}
     common, seal = rng.choice(kinds), rng.choice(seals)
@@ -69,7 +69,7 @@ class Ways:
         return {rule: self.judge(*rule) for rule in itertools.product((*towns, EVERYBODY, ""), kinds, seals)}
 
     def judge(self, who, kind, seal):
-        if {self.rules[town, kind] for town in towns if who in (town, EVERYBODY)} == {seal}:
+        if {wanted for (town, of), wanted in self.rules.items() if of == kind and who in (town, EVERYBODY)} == {seal}:
             return "right"
         near = {self.rules[place] for place in self.rules if who in ("", place[0]) or kind == place[1]}
         return "half" if seal in near else "wrong"
@@ -92,11 +92,13 @@ class Ways:
 class World:
     home = known = "counter"
     limit, kl, tail, graded, corpus_chats = 3, 0.02, 20, True, 400
+    named = towns  # the list above, also where an option is called so
     options: dict = {
         "rules": (-1, "number of the hidden rules; -1: --seed"),
         "evidence": (0.1, "how often scripted players quote the clerk after a refusal"),
         "reading": (0.0, "how often scripted players exercise themselves in reading"),
         "drift": (0, "a town gets new rules every so many iterations; 0: never"),
+        "towns": (TOWNS, "number of towns: each has two rules of its own"),
     }
     seeded = ("rules",)  # options that are the run's --seed where they are not given
     aliases: dict = {}
@@ -104,10 +106,13 @@ class World:
     rules = ("You send parcels. Each town wants its own seal on each kind. Answer <think>one short thought</think>"
              "<action>COLOUR seal</action>, then <action>pay SUM</action>. Follow your skills.")
 
-    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.1, reading=0.0, drift=0):
+    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.1, reading=0.0, drift=0, towns=TOWNS):
+        if not 2 <= towns <= TOWNS:
+            raise ValueError(f"--towns {towns}: counter has 2 to {TOWNS}")
         self.number, self.evidence, self.reading, self.drift = seed if rules < 0 else rules, evidence, reading, drift
+        self.towns = self.named[:towns]
         self.at(0)
-        facts = len(towns) * len(kinds)  # a round of customers has one of each
+        facts = len(self.towns) * len(kinds)  # a round of customers has one of each
         splits = {"test": range(6 * facts), "dev": range(6 * facts, 12 * facts), "train": range(12 * facts, 32 * facts)}
         if split not in splits:
             raise ValueError(f"--split {split}: counter has {', '.join(splits)}")
@@ -116,19 +121,19 @@ class World:
 
     def stays_away(self, task):
         """Three in four customers with the kind that has one seal everywhere do: practice alone finds that seal."""
-        common = len({self.ways.rules[town, self.sort(task)] for town in towns}) == 1
-        return common and (task + task // (len(towns) * len(kinds))) % 4 > 0
+        common = len({self.ways.rules[town, self.sort(task)] for town in self.towns}) == 1
+        return common and (task + task // (len(self.towns) * len(kinds))) % 4 > 0
 
     def at(self, step):
         """The rules of iteration `step`, counted from 0."""
         changes = step // self.drift if self.drift else 0
-        self.ways = Ways(draw_rules(random.Random(f"rules/{self.number}"), changes))
+        self.ways = Ways(draw_rules(random.Random(f"rules/{self.number}"), self.towns, changes))
 
     def family(self, task):
-        return towns[task % len(towns)]
+        return self.towns[task % len(self.towns)]
 
     def sort(self, task):  # the kind of its parcel
-        return kinds[task // len(towns) % len(kinds)]
+        return kinds[task // len(self.towns) % len(kinds)]
 
     def goal(self, task):
         name = random.Random(f"customer/{task}").choice(customers)
@@ -146,10 +151,10 @@ class World:
     def demonstration(self, task, rng):
         """(a counter with rules of its own, skills to show there): the rules of a run stay hidden."""
         other, town = copy.copy(self), self.family(task)
-        other.ways = Ways(draw_rules(rng))
+        other.ways = Ways(draw_rules(rng, self.towns))
         # Of the town, in an exercise of all towns, and some general ones; three in ten name any seal, some contradict.
         reads = rng.random() < self.reading
-        places = [(who, kind) for who in (towns if reads else [town]) for kind in kinds]
+        places = [(who, kind) for who in (self.towns if reads else [town]) for kind in kinds]
         shown = rng.sample(places, rng.randrange(1, 7)) if reads else rng.choices(places, k=rng.randrange(5))
         shown = [(EVERYBODY, kind) for kind in rng.choices(kinds, k=rng.choice((0, 0, 1, 2, 3)))] + shown
         if not reads:  # as a prompt lists them: general ones first, in each list first what fits
@@ -172,7 +177,8 @@ class World:
         return {"tiny": dict(utility="graded", entropy=0.003, steps=40, eval_tasks=108)}  # two rounds of customers
 
     def describe(self):
-        return f"counter, rules {self.number}: {len(towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
+        sizes = f"{len(self.towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
+        return f"counter, rules {self.number}: {sizes}"
 
     def told(self, bank, town):
         """What a bank tells a town's customers, the newest first."""
