@@ -30,8 +30,8 @@ from tools import targets
 from tools.flags import path_of
 from tools.guard import BROKEN, guard
 from tools.report import lines_of
+from worlds.counter.rules import towns, unseen
 from worlds.counter.sender import EVERYBODY
-from worlds.counter.world import towns, unseen
 
 ELSEWHERE = 1000  # added to the number of a run's rules: rules that it never met
 EARLY = 10  # iterations of the table `paid`: there most rules are still to be found

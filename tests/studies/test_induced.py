@@ -10,8 +10,8 @@ from envs import Episode, Turn
 from skillbank import SkillBank, review, tool_call
 from studies import induced
 from tools import report
+from worlds.counter.rules import kinds, towns, unseen
 from worlds.counter.sender import EVERYBODY, seals, skill
-from worlds.counter.world import kinds, towns, unseen
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import train
 from skillbank import Skill, SkillBank, review
 from tools.coldstart import demonstrations, tool_call
 from tools.report import edit_rows
+from worlds.counter.rules import SKILL, kinds, towns, unseen
 from worlds.counter.sender import EVERYBODY, seals, skill
-from worlds.counter.world import LUCK, SKILL, kinds, towns, unseen
+from worlds.counter.world import LUCK
 
 
 @pytest.fixture(scope="module")
