@@ -26,6 +26,7 @@ are those of the iterations on one core. OUT/runs.json holds the points of the f
 import argparse
 import json
 import os
+import re
 import sys
 from collections import namedtuple
 from dataclasses import replace
@@ -311,7 +312,7 @@ def gains(curves):
     """
     rows = []
     for name, some in curves.items():
-        first = curves.get(name.partition(":")[0] if ":" in name else name if "towns" in name else "SkillMaster", {})
+        first = curves.get(rival(name), {})
         ends = [points[-1] for points in some.values()]
         row = {"variant": name, "seeds": len(ends), "before": spread([points[0][3] for points in some.values()]),
                "at the end": spread([end[3] for end in ends])}
@@ -323,10 +324,36 @@ def gains(curves):
                 row[f"SkillMaster more at {tokens}"] = spread([whole - mine for whole, mine in pairs])
         right = [end[4] for end in ends if end[4] is not None]
         rows.append({**row, "right reviews": spread(right) if right else None,
-                     "facts": spread([end[5] for end in ends]),
+                     "facts": spread([end[5] for end in ends]) if right else None,
                      "tokens": round(mean(end[1] for end in ends)), "seconds": round(mean(end[2] for end in ends))})
-        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in list(rows[-1].items())[1:]))
+    print(markdown(rows))
     return rows
+
+
+def markdown(rows) -> str:
+    """The counter's rows as its README has them."""
+    more = f"SkillMaster more at {AT[-1]}"
+    names = ["seeds", *(f"at {tokens}" for tokens in AT), more, "at the end", "right reviews", "facts"]
+    titles = ["variant", "lr", *(re.sub("000$", "k", name) for name in names), "tokens", "minutes"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row in rows:
+        rate, _, _ = COUNTER[row["variant"]]
+        shown = row | {more: None} if row["variant"] == rival(row["variant"]) else row
+        cells = [row["variant"], rate.split()[0], *(short(shown.get(name)) for name in names),
+                 f"{row['tokens'] / 1000:.0f}k", f"{row['seconds'] / 60:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rival(name) -> str:
+    """The variant that one of the counter's is compared with: the whole method with the same towns and rules."""
+    world = name.partition(":")[0]
+    return world if ":" in name or "towns" in name else "SkillMaster"
+
+
+def short(value) -> str:
+    """A number as READMEs write it; "-" of None."""
+    return "-" if value is None else re.sub(r"\b0\.", ".", str(value)).replace("+-", "±")
 
 
 def chosen(curves):

@@ -26,7 +26,19 @@ from statistics import mean
 
 import envs
 from lib.files import write_atomic
-from studies.ablations import TUNING, Run, commands, curve_of, hand_written, reached, spread, success_at, test_of, where
+from studies.ablations import (
+    TUNING,
+    Run,
+    commands,
+    curve_of,
+    hand_written,
+    reached,
+    short,
+    spread,
+    success_at,
+    test_of,
+    where,
+)
 from tools.flags import path_of
 from tools.guard import BROKEN, guard
 from tools.report import GOOD, edits_in
@@ -174,9 +186,6 @@ def lines_of_code(method) -> int:
 
 def markdown(rows, world) -> str:
     """A world's rows as forks/README.md has them."""
-    def short(value):
-        return "-" if value is None else str(value).replace("0.", ".").replace("+-", "±")
-
     mine = [row for row in rows if row["world"] == world]
     at = [f"{int(tokens) / 1000:.0f}k" for tokens in mine[0]["success"]] if mine else []
     lines = [f"| method | seeds | lr | at {', '.join(at)} tokens | test without, with bank | right edits, in the bank "

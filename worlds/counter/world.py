@@ -111,7 +111,9 @@ class World:
 
     @staticmethod
     def presets(data):
-        return {"tiny": dict(utility="graded", entropy=0.003, steps=40, eval_tasks=108)}  # two rounds of customers
+        every = dict(utility="graded", entropy=0.003, eval_tasks=54)  # a round of customers
+        return {"tiny": dict(every, steps=40, eval_tasks=108),
+                "smollm2": dict(every, cold_start=50, lr=2e-5, skill_weight=0.5, context=1024)}
 
     def describe(self):
         sizes = f"{len(self.towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
