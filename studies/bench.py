@@ -48,7 +48,7 @@ from tools import fits, results
 from tools.coldstart import demonstrations, scripted
 from tools.flags import path_of
 from tools.guard import BROKEN, guard
-from tools.measure import LARGER, QWEN, attention_flops, clear, machine_bounds, matrices, peak_gb, random_policy, shape, timed
+from tools.measure import QWEN, attention_flops, clear, machine_bounds, matrices, peak_gb, random_policy, shape, timed
 
 GROUP, K = 8, 4  # rollouts per task, probe tasks per edit: the defaults of train.py
 
@@ -419,12 +419,17 @@ def bench_fit(args, env, bounds):
 # What an update under --shard sends, and what a rollout's exchange does not: 64 episodes of so many tokens, at so many
 # bytes/s between two cards. Assumed: two thirds of NVLink's 450 GB/s; a little less than PCIe 4's 32 GB/s.
 EPISODES, TOKENS, LINKS = 64, 4096, {"NVLink": 300e9, "PCIe": 25e9}
+SHARED = {  # as in measure.QWEN
+    "qwen2.5-7b": QWEN["qwen2.5-7b"],
+    "qwen2.5-14b": (5120, 48, 40, 8, 13824, 152064, False),
+    "qwen2.5-32b": (5120, 64, 40, 8, 27648, 152064, False),
+}
 
 
 def bench_cards(args, env, bounds):
     results, context, most = [], 8192, 64
-    for (name, rank), cards in itertools.product((("qwen2.5-7b", 0), ("qwen2.5-14b", 0), ("qwen2.5-32b", 16)), (2, 4, 8)):
-        cfg = shape({**QWEN, **LARGER}[name])
+    for name, cards in itertools.product(SHARED, (2, 4, 8)):
+        cfg, rank = shape(SHARED[name]), 16 if name == "qwen2.5-32b" else 0
         parts = fits.of_training(cfg, fits.Training(2, context, context, recompute=True, lora=rank, cards=cards))
         rest = sum(parts[part] for part in ("weights", "reference", "master weights", "moments"))
         portions = -(-EPISODES * TOKENS // context // cards)  # micro-batches of each card
@@ -442,8 +447,8 @@ def bench_cards(args, env, bounds):
         row |= {"sent GB": total / 1e9, **{f"s by {link}": total / speed for link, speed in LINKS.items()},
                 "s computing": EPISODES * TOKENS / cards / speeds(cfg, 1, context // 4, rank, "80 GB")[1]}
         results.append(row)
-    return (f"cards, computed: --shard on 2, 4 and 8 cards, rows of {context:,} tokens at once on each (of {most}), and "
-            f"an update of {EPISODES} episodes of {TOKENS:,} tokens", results,
+    return (f"cards, computed: --shard on 2, 4 and 8 cards, rows of {context:,} tokens at once on each (of {most}), "
+            f"and an update of {EPISODES} episodes of {TOKENS:,} tokens", results,
             f"assumed: micro-batches of {context:,} tokens, --recompute, a tenth of a card free, "
             + ", ".join(f"{link} {speed / 1e9:.0f} GB/s" for link, speed in LINKS.items())
             + f", {OF_PRODUCT:.0%} of an H100's products; sent and received by each card; -: does not fit")

@@ -21,10 +21,6 @@ QWEN = {
     "qwen2.5-3b": (2048, 36, 16, 2, 11008, 151936, True),
     "qwen2.5-7b": (3584, 28, 28, 4, 18944, 152064, False),
 }
-LARGER = {
-    "qwen2.5-14b": (5120, 48, 40, 8, 13824, 152064, False),
-    "qwen2.5-32b": (5120, 64, 40, 8, 27648, 152064, False),
-}
 MINI = (128, 4, 4, 2, 384, 2048, True)  # the same decoder, small enough for a CPU
 
 

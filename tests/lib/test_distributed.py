@@ -156,7 +156,8 @@ if distributed.leader():
     for norm, other in zip(norms[:3], norms[3:]):
         assert abs(norm - other) < 1e-3 * norm, norms
     for i, (a, b, c) in enumerate(zip(one["master"], parts["master"], back["master"])):
-        assert b.dtype == torch.float32 and float((a - b).abs().max()) < 1e-4, float((a - b).abs().max())
+        # In the mean: AdamW makes a whole step of a gradient that is nothing but rounding.
+        assert b.dtype == torch.float32 and float((a - b).abs().mean()) < 1e-5, float((a - b).abs().mean())
         moments, others = (state["adam"]["state"][i]["exp_avg_sq"] for state in (one, back))
         assert torch.equal(a, c) and torch.equal(moments, others), "what is split and put together is as it was"
         assert torch.equal(models[1][i], b.bfloat16()), "the whole decoder is the parts, rounded"
@@ -304,6 +305,20 @@ train.main()
 """
 
 
+# Rank 1 is gone in the midst of its second update, where the others wait for its parts of a layer.
+DYING = """
+import os, signal, sys, torch, train
+from pathlib import Path
+def dying(*rest, real=train.logprobs, **more):
+    latest = Path(sys.argv[sys.argv.index("--out") + 1]) / "latest"
+    if os.environ["RANK"] == "1" and torch.is_grad_enabled() and latest.is_file() and "1" in latest.read_text():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*rest, **more)
+train.logprobs = dying
+train.main()
+"""
+
+
 def children(process):
     """{rank: process id} of the processes that torchrun has started."""
     found = {}
@@ -323,14 +338,14 @@ def children(process):
 def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
     """Bug: a process dies and the others wait for it through the night, or end with a traceback each.
 
-    follower (shard: of a run with --shard), leader, torchrun: whom kill -9 hits. SIGTERM, SIGINT: what torchrun gets.
-    game, bug: what is raised by one process.
+    follower, leader, torchrun: whom kill -9 hits; shard: a follower of a run with --shard, in an update. SIGTERM,
+    SIGINT: what torchrun gets. game, bug: what is raised by one process.
     """
     out, program = tmp_path / "run", "train.py"
-    if how in ("game", "bug"):
+    if how in ("game", "bug", "shard"):
         program = tmp_path / "broken.py"
         error = "worlds.GameError('no such game')" if how == "game" else "KeyError('x')"
-        program.write_text(BROKEN.format(error=error))
+        program.write_text(DYING if how == "shard" else BROKEN.format(error=error))
     run = [*TORCHRUN, "2", str(program), *COUNTER, "--out", str(out)] + ["--shard"] * (how == "shard")
     # Processes of their own sessions are not the test's: whoever is left at the end is named, and killed.
     with subprocess.Popen([*run, "--steps", "500"], cwd=ROOT, env={**ALONE, "PYTHONPATH": str(ROOT)}, text=True,
@@ -340,9 +355,9 @@ def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
                 break
         ranks = children(process.pid)
         assert len(ranks) == 2 or how in ("game", "bug")
-        if how in ("follower", "shard", "leader"):
-            os.kill(ranks[how != "leader"], signal.SIGKILL)
-        elif how not in ("game", "bug"):
+        if how in ("follower", "leader"):
+            os.kill(ranks[how == "follower"], signal.SIGKILL)
+        elif how not in ("game", "bug", "shard"):
             process.send_signal(signal.SIGKILL if how == "torchrun" else getattr(signal, how))
         begin, text = time.monotonic(), process.stdout.read()  # to the end of the last process that could write
         seconds = time.monotonic() - begin
@@ -350,7 +365,8 @@ def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
     for number in left:
         os.kill(number, signal.SIGKILL)
     lines = [line for line in text.splitlines() if line.startswith("train.py: ")]
-    assert not left and len(lines) == 1 and (seconds < 10 or how in ("game", "bug")), (seconds, lines, text[-2000:])
+    at_once = seconds < 10 or how in ("game", "bug", "shard")  # of these it is not known when they begin
+    assert not left and len(lines) == 1 and at_once, (seconds, lines, text[-2000:])
     said = {"follower": "rank 1 has ended without a word", "leader": "rank 0 has ended without a word",
             "shard": "rank 1 has ended without a word",
             "torchrun": "torchrun has ended", "SIGTERM": "terminated", "SIGINT": "interrupted",
