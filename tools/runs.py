@@ -218,6 +218,8 @@ def optimizer_of(flags, policy, reference, trainer):
         optimizer = grpo.AdamW(trained, flags.lr, offload=flags.offload, team=team)
         if trainer:
             optimizer.load_state_dict(state)
+    except torch.OutOfMemoryError:  # the file is whole
+        raise
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         if not trainer or sharding.lost(error):
             raise
