@@ -140,9 +140,6 @@ def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: 
                                          edit.category == "general")) for edit in best.values()]
     # Never clipped: an edit that fresh probes find harmful must lie below one that they find useless.
     played = probe(policy, env, bank, again, seed, replace(probing, clip=False))
-    good = []
     for edit, second in zip(best.values(), again):
         edit.confirmed = second.utility
-        if second.utility > 0:
-            good.append(edit)
-    return good, played
+    return [edit for edit in best.values() if edit.confirmed > 0], played

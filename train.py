@@ -91,6 +91,7 @@ class Flags:
     budget: int = flag(4096, "tokens per micro-batch, padding included", 1)
     lora: int = flag(0, "rank of LoRA on the layers' matrices (wants an --lr near 1e-4); 0: train all weights", 0)
     offload: bool = flag(False, "keep optimiser state and master weights in the CPU's memory")
+    shard: bool = flag(False, "share what is trained out among the processes of torchrun, by FSDP2")
     recompute: bool = flag(False, "gradient checkpointing: less memory, a third more time")
 
     options: dict = field(default_factory=dict)  # the world's own flags

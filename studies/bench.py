@@ -8,6 +8,7 @@ How fast, next to the machine's bounds and to transformers' generate: `python -m
     iteration act, probe, update: one iteration of train.py's default size split, and the CUDA graphs that it recorded
     update    tokens per second, model-FLOP utilisation, padding, peak memory: full, recompute, LoRA, offload, budgets
     fit       which Qwen2.5 fits which card: computed from shapes, not measured
+    cards     which Qwen2.5 fits how many cards with --shard, and what these send each other: computed, too
 
 The work is what scripted players make of a world (--env; with $WEBSHOP_DATA or $ALFWORLD_DATA the real one): openings,
 replies, lengths of turns. The bounds are the machine's own, measured first: copying a large buffer, a large product in
@@ -415,8 +416,46 @@ def bench_fit(args, env, bounds):
             "--recompute, rows of up to 8,192 tokens; offload's time is not counted; -: does not fit")
 
 
+# What an update under --shard sends, and what a rollout's exchange does not: 64 episodes of so many tokens, at so many
+# bytes/s between two cards. Assumed: two thirds of NVLink's 450 GB/s; a little less than PCIe 4's 32 GB/s.
+EPISODES, TOKENS, LINKS = 64, 4096, {"NVLink": 300e9, "PCIe": 25e9}
+SHARED = {  # as in measure.QWEN
+    "qwen2.5-7b": QWEN["qwen2.5-7b"],
+    "qwen2.5-14b": (5120, 48, 40, 8, 13824, 152064, False),
+    "qwen2.5-32b": (5120, 64, 40, 8, 27648, 152064, False),
+}
+
+
+def bench_cards(args, env, bounds):
+    results, context, most = [], 8192, 64
+    for name, cards in itertools.product(SHARED, (2, 4, 8)):
+        cfg, rank = shape(SHARED[name]), 16 if name == "qwen2.5-32b" else 0
+        parts = fits.of_training(cfg, fits.Training(2, context, context, recompute=True, lora=rank, cards=cards))
+        rest = sum(parts[part] for part in ("weights", "reference", "master weights", "moments"))
+        portions = -(-EPISODES * TOKENS // context // cards)  # micro-batches of each card
+        # Of every trained weight: gathered for forward and for backward, its gradient in float32; the reference's.
+        trained = parts["moments"] / 8 * cards
+        sent = trained * (2 + 2 + 4) + (0 if rank else parts["weights"])
+        total = (portions * sent + 2 * trained) * (cards - 1) / cards  # at last the whole decoder is filled
+        row = {"": name, "train": f"LoRA r {rank}" if rank else "full", "cards": cards, "rest GB": rest / 1e9,
+               "update GB": sum(parts.values()) / 1e9}
+        for card in ("80 GB", "141 GB"):
+            size = float(card.split()[0]) * 1e9
+            rows = sum(memory.of_rollout(cfg, n, context, 2, Session.PREFILL) <= memory.SHARE * (size - rest)
+                       for n in range(1, most + 1))
+            row[card] = rows if rows and sum(parts.values()) <= memory.SHARE * size else None
+        row |= {"sent GB": total / 1e9, **{f"s by {link}": total / speed for link, speed in LINKS.items()},
+                "s computing": EPISODES * TOKENS / cards / speeds(cfg, 1, context // 4, rank, "80 GB")[1]}
+        results.append(row)
+    return (f"cards, computed: --shard on 2, 4 and 8 cards, rows of {context:,} tokens at once on each (of {most}), "
+            f"and an update of {EPISODES} episodes of {TOKENS:,} tokens", results,
+            f"assumed: micro-batches of {context:,} tokens, --recompute, a tenth of a card free, "
+            + ", ".join(f"{link} {speed / 1e9:.0f} GB/s" for link, speed in LINKS.items())
+            + f", {OF_PRODUCT:.0%} of an H100's products; sent and received by each card; -: does not fit")
+
+
 PARTS = {"rollout": bench_rollout, "decode": bench_decode, "flow": bench_flow, "probes": bench_probes,
-         "iteration": bench_iteration, "update": bench_update, "fit": bench_fit}
+         "iteration": bench_iteration, "update": bench_update, "fit": bench_fit, "cards": bench_cards}
 
 
 def main():

@@ -7,14 +7,14 @@ little less than what is counted here, a CPU's.
 """
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lib import lora, memory
+from lib import distributed, lora, memory
 from policy import Decoder, Session
 
 CHUNK = 1024  # positions whose logits exist at once: policy.logprobs
@@ -25,12 +25,12 @@ RECORDING, SHAPES, ROLLOUTS, DRAWN, READ = 0.04, 40, 3, 400, 6e11
 
 
 class Alive(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made under it and still alive: .now, and .peak."""
+    """Counts the bytes of all tensors that are met under it and still alive: .now, and .peak; but not of `known`."""
 
-    def __init__(self):
+    def __init__(self, known=()):
         super().__init__()
         self.now = self.peak = 0
-        self.sizes = {}
+        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -60,10 +60,11 @@ class Training:
     offload: bool = False
     lora: int = 0  # rank
     reference: bool = True  # a KL to the first policy (with LoRA that is the same model)
+    cards: int = 1  # that share out what is trained: --shard
 
 
 def of_layers(cfg, how: Training):
-    """(bytes alive between forward and backward, bytes at the peak, trained parameters, all parameters)."""
+    """(bytes alive between forward and backward, bytes at the peak, trained parameters, those of a layer, all)."""
     dtype = torch.get_default_dtype()
     with FakeTensorMode():
         torch.set_default_dtype({2: torch.bfloat16, 4: torch.float32}[how.itemsize])
@@ -74,36 +75,45 @@ def of_layers(cfg, how: Training):
         if how.lora:
             lora.add(model, how.lora)
         model.recompute = how.recompute
+        for weight in model.parameters() if how.cards > 1 else ():  # a layer's gradients are sent and gone
+            if weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(lambda weight: setattr(weight, "grad", None))
         rows = max(how.budget // how.longest, 1)
         tokens = torch.zeros(rows, how.longest, dtype=torch.long)
-        with Alive() as alive:
+        with Alive(model.parameters() if how.cards > 1 else ()) as alive:  # what is gathered is added by of_training
             hidden = model.hidden(tokens)  # (B, T, dim)
             between = alive.now
             hidden.backward(torch.ones_like(hidden))
         parameters = [p.numel() for p in model.parameters()]
-        trained = [p.numel() for p in model.parameters() if p.requires_grad]
-    return between, alive.peak, sum(trained), sum(parameters)
+        trained, layer = ([p.numel() for p in part.parameters() if p.requires_grad]
+                          for part in (model, next(model.model["layers"].children())))
+    return between, alive.peak, sum(trained), sum(layer), sum(parameters)
 
 
 def of_training(cfg, how: Training) -> dict[str, int]:
     """Bytes on the device by what they are for; their sum is the peak of an update (without reference: of SFT)."""
-    between, peak, trained, parameters = of_layers(cfg, how)
+    between, peak, trained, layer, parameters = of_layers(cfg, how)
     positions = max(how.budget, how.longest)
     head = COPIES * 4 * min(CHUNK, positions) * cfg.vocab_size
     if positions > CHUNK:  # gradients of the earlier chunks: of the hidden states, and of the head's matrix
         head += (positions + (0 if how.lora else cfg.vocab_size)) * cfg.dim * how.itemsize
-    half, own = how.itemsize != 4, not how.offload
+    half, own, sharded = how.itemsize != 4, not how.offload, how.cards > 1
+    rest = trained - cfg.layers * layer  # embedding and head: gathered once for all layers
+    frozen = rest + (parameters - rest) // how.cards if sharded else parameters  # of the reference
+    part = trained // how.cards
     return {
         "weights": parameters * how.itemsize,
-        "reference": parameters * how.itemsize * (how.reference and not how.lora),
-        "master weights": 4 * trained * (half and own), "gradients": 4 * trained * half,
-        "moments": 8 * trained * own, "activations": max(between + head, peak),
+        "reference": frozen * how.itemsize * (how.reference and not how.lora),
+        "master weights": 4 * part * (half and own or sharded), "gradients": 4 * part * (half or sharded),
+        "moments": 8 * part * own, "activations": max(between + head, peak),
+        # Two layers and the buffer of a third; a layer's gradients, which are sent in float32; the rest with its own.
+        "gathered": ((3 * layer + 2 * rest) * how.itemsize + layer * (how.itemsize + 4)) * sharded,
     }
 
 
 def settings(flags, cfg, itemsize, reference) -> Training:
     return Training(itemsize, flags.budget, min(flags.context, cfg.max_len), flags.recompute, flags.offload, flags.lora,
-                    reference)
+                    reference, distributed.this.size if flags.shard else 1)
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,13 @@ def fewer_rows(flags, cfg, itemsize, weights, room) -> int:
     return rows if rows and episodes * DRAWN * weights * (1 / rows - 1 / flags.rows) / READ < again else 0
 
 
+def usable(policy):
+    """(bytes of a weight, of all weights, that training may take: the weights are there already and count as free)."""
+    itemsize = policy.model.model["embed_tokens"].weight.element_size()
+    there = sum(p.numel() for p in policy.model.parameters()) * itemsize
+    return itemsize, there, memory.SHARE * (memory.free(policy.device) + there)
+
+
 def forecast(flags, policy) -> Forecast:
     """How the run fits its card, computed; nothing is set. ValueError, one line, where it does not fit at all.
 
@@ -136,10 +153,7 @@ def forecast(flags, policy) -> Forecast:
     """
     if policy.device.type == "cpu":
         return Forecast(flags.recompute)
-    cfg, itemsize = policy.model.cfg, policy.model.model["embed_tokens"].weight.element_size()
-    # The weights are there already, so they are not among what is still free.
-    there = sum(p.numel() for p in policy.model.parameters()) * itemsize
-    available = memory.SHARE * (memory.free(policy.device) + there)
+    cfg, (itemsize, there, available) = policy.model.cfg, usable(policy)
 
     def needed(**more):
         how = Training(**{**vars(settings(flags, cfg, itemsize, flags.kl != 0)), **more})
@@ -158,14 +172,32 @@ def forecast(flags, policy) -> Forecast:
         rows = 0 if keep or policy.device.type != "cuda" else fewer_rows(flags, cfg, itemsize, there, room)
         return Forecast(recompute, keep or rows > 0, said, rows=rows)
     less: dict = {"recompute": True, "offload": True}
-    if flags.resume and not flags.offload and needed(**less) <= available:  # it was begun on a larger card
+    # It was begun on a larger card.
+    if flags.resume and not flags.offload and not flags.shard and needed(**less) <= available:
         said = (f"training would take {plain / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
                 f"{policy.device}: it goes on as with --recompute --offload, which is slow")
         return Forecast(True, False, said, True)
     lora = {} if flags.resume else {"--recompute --lora 16 --lr 1e-4": {"recompute": True, "lora": 16}}
-    ways: dict = {"--recompute --offload": less, **lora,
-                  f"--recompute --offload --context {flags.context // 2}": {**less, "longest": flags.context // 2}}
+    cards = distributed.this.size
+    parts = {"--recompute --shard": {"recompute": True, "offload": False, "cards": cards}} if cards > 1 else {}
+    ways: dict = {**parts, **({} if flags.shard else {"--recompute --offload": less}), **lora}
+    ways |= {f"{name} --context {flags.context // 2}": {**ways[name], "longest": flags.context // 2}
+             for name in list(ways) if "--lora" not in name}
     fit = [name for name, more in ways.items() if needed(**more) <= available]
     smaller = "begin another run, with --lora 16 or a smaller --model" if flags.resume else "choose a smaller --model"
+    smaller += ", or more processes" * flags.shard
     raise ValueError(f"training takes {plain / 1e9:.1f} GB with these flags, {available / 1e9:.1f} GB may be "
                      f"used on {policy.device}; " + (f"{' or '.join(fit)} would fit" if fit else smaller))
+
+
+def alone(flags, policy):
+    """ValueError where a cold start does not fit: with --shard, too, one process makes it without the others."""
+    if policy.device.type == "cpu":
+        return
+    itemsize, _, available = usable(policy)
+    how = replace(settings(flags, policy.model.cfg, itemsize, False), cards=1, recompute=policy.model.recompute)
+    needed = sum(of_training(policy.model.cfg, how).values())
+    if needed > available:
+        raise ValueError(f"one process makes the cold start, which takes {needed / 1e9:.1f} GB, {available / 1e9:.1f} "
+                         f"GB may be used on {policy.device}; give --cold_start 0, or as --model what tools.coldstart "
+                         "has made")

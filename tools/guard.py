@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 import worlds
-from lib import distributed, memory
+from lib import distributed, memory, sharding
 from lib.files import one_line
 
 UNFINISHED = "cold_start.pt"  # in a run directory, as long as its cold start is not finished
@@ -90,6 +90,8 @@ def one_process(program, out, errors, less):
     except Exception as error:  # a bug
         if distributed.this.size == 1:
             raise
+        if sharding.lost(error):
+            raise SystemExit(last_words(program, "another process of this run has gone", out, "lost") or 1) from None
         traceback.print_exc(file=distributed.this.stderr)
         raise SystemExit(last_words(program, f"{type(error).__name__}: {one_line(error)}", out) or 1) from None
     finally:

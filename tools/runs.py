@@ -28,7 +28,7 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 import worlds
-from lib import checkpoints, distributed, lora, memory, models
+from lib import checkpoints, distributed, lora, memory, models, sharding
 from lib.device import leave_out, pick_device, refuse_large
 from lib.files import check_room, one_line, write_atomic
 from lib.skillfiles import Source
@@ -42,23 +42,26 @@ from tools.owned import LOGS, config_of
 torch.serialization.add_safe_globals([envs.Episode, envs.Segment, envs.Turn, Edit, Skill, SkillBank, Source,
                                       frozenset, PosixPath, WindowsPath])
 # What may change when a run is resumed: where it is and how long, how much memory it takes, how it is evaluated.
-PLACE = {"resume", "steps", "save_every", "wandb", "device", "without", "data", "out", "threads", "processes"}
+PLACE = {"resume", "steps", "save_every", "wandb", "device", "without", "data", "out", "threads", "processes",
+         "sharded"}
 MEMORY = {"recompute", "offload", "budget", "rows", "context"}
 EVALUATION = {"eval_every", "eval_tasks", "eval_temperature", "eval_plain"}
 FREE = PLACE | MEMORY | EVALUATION
 # What decides how numbers are rounded: with the same of these a resumed run on a CPU is the one that was not stopped.
-EXACT = {"threads", "processes", "rows", "budget", "context"}
+EXACT = {"threads", "processes", "sharded", "rows", "budget", "context"}
+ONE = {"processes": 1, "sharded": False}  # what config.json leaves out
 NOT_EXACT = "; on a CPU it is then not bit for bit the run that was not stopped"
 
 
 def settings_of(flags, env, program):
     """What config.json says of a run: every flag, the world's own too, the world in words, its games, the program."""
-    many = {"processes": distributed.this.size} if distributed.this.size > 1 else {}
+    many = {"processes": distributed.this.size, "sharded": flags.shard} if distributed.this.size > 1 else {}
     return {**flags_of(flags, program), **worlds.identity(env), "threads": torch.get_num_threads(), **many}
 
 
 def flags_of(flags, program):
-    settings = {name: value for name, value in asdict(flags).items() if name != "options"}
+    # --shard is how a process was started and is not inherited: whoever resumes on one has not to take it back.
+    settings = {name: value for name, value in asdict(flags).items() if name not in ("options", "shard")}
     data = flags.data or os.environ.get(f"{flags.env.upper()}_DATA", "")  # it is resumed where the variable is not set
     return {"program": program, **settings, **flags.options, "resume": False, "data": data}
 
@@ -75,6 +78,7 @@ def enter(flags, program="train.py"):
 def take(flags, program):
     """What `enter` does, for all processes of a run."""
     out = Path(flags.out)
+    refuse_sharding(flags)
     try:
         if flags.resume:
             compare(flags, program)
@@ -89,6 +93,21 @@ def take(flags, program):
     except OSError as error:
         raise refused(out, error) from None
     return checkpoint is None
+
+
+def refuse_sharding(flags):
+    """ValueError where --shard cannot be."""
+    if not flags.shard:
+        return
+    if distributed.this.size == 1:
+        raise ValueError("--shard: one process has nobody to share with; start it with torchrun --standalone "
+                         "--nproc_per_node N, or leave --shard out")
+    if flags.offload:
+        raise ValueError("--shard, --offload: with the first a part of the optimiser's state is on each card, with the "
+                         "second all of it in the CPU's memory; leave one out")
+    if flags.device.startswith("mps"):
+        raise ValueError("--shard: works on CUDA and on CPUs, not on --device mps; leave one out")
+    sharding.check()
 
 
 def compare(flags, program):
@@ -143,9 +162,18 @@ def open_run(flags, env, sampling, program="train.py"):
     enter(flags, program)
     with distributed.leader_first():  # it makes the run, which the others then resume
         flags.resume = flags.resume or not distributed.leader()
-        policy, *rest = opened(flags, env, sampling, program)
-    policy.rows = distributed.exchange(policy.rows)[0]
-    return policy, *rest
+        policy, reference, bank, start, trainer, settings = opened(flags, env, sampling, program)
+    optimizer = optimizer_of(flags, policy, reference, trainer)
+    policy.rows = distributed.from_leader(go_on, flags, settings, policy, start)
+    flags.save_every = save_every(flags, policy)
+    if flags.shard:  # it is only sampled from: whoever trains it by mistake must hear of it
+        policy.model.requires_grad_(False)
+    of_each = f" in each of {distributed.this.size} processes" if distributed.this.size > 1 else ""
+    of_each += ", which share out what is trained" * flags.shard
+    print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
+          f"{policy.device}, {torch.get_num_threads()} threads{of_each}, at most "
+          f"{policy.rows.kept or flags.rows} episodes at once; run in {flags.out}", flush=True)
+    return policy, reference, optimizer, bank, start, trainer.get("state", {})
 
 
 def opened(flags, env, sampling, program):
@@ -173,29 +201,41 @@ def opened(flags, env, sampling, program):
         policy, start, trainer = new_run(flags, env, sampling, settings, device), 0, {}
     (out / UNFINISHED).unlink(missing_ok=True)  # the cold start is in the reference now
     policy, reference = with_reference(flags, policy, trainer, device)
-    optimizer = grpo.AdamW(policy.model.parameters(), flags.lr, offload=flags.offload,
-                           team=distributed if distributed.this.size > 1 else None)
-    if trainer:
-        try:
-            optimizer.load_state_dict(trainer["optimizer"])
-            if trainer["optimizer"]["master"] is None:
-                keep_float32(policy, optimizer, trainer["lora"] or checkpoints.read(str(checkpoint))[1])
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{checkpoint / 'trainer.pt'} is of another model ({one_line(error)}); {ANEW}") from None
-    policy.rows = go_on(out, settings, policy, start) if flags.resume else memory.Rows()
-    flags.save_every = save_every(flags, policy)
-    of_each = f" in each of {distributed.this.size} processes" if distributed.this.size > 1 else ""
-    print(f"{flags.model}: {sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f}M parameters on "
-          f"{policy.device}, {torch.get_num_threads()} threads{of_each}, at most "
-          f"{policy.rows.kept or flags.rows} episodes at once; run in {flags.out}", flush=True)
-    return policy, reference, optimizer, bank, start, trainer.get("state", {})
+    return policy, reference, bank, start, trainer, settings
+
+
+def optimizer_of(flags, policy, reference, trainer):
+    """The AdamW of a run, with what a checkpoint has of it. With --shard all processes make theirs together."""
+    team, trained = distributed if distributed.this.size > 1 else None, policy.model.parameters()
+    state = trainer["optimizer"] if trainer else None
+    try:
+        if trainer and state["master"] is None and policy.model.model["norm"].weight.dtype != torch.float32:
+            weights = trainer["lora"] or checkpoints.read(str(checkpoint_of(flags.out)))[1]
+            state = keep_float32(policy, state, weights)
+        if flags.shard:
+            team = sharding.Shards(policy.model, None if flags.lora else reference)
+            trained, state = team.model.parameters(), team.split(state)
+        optimizer = grpo.AdamW(trained, flags.lr, offload=flags.offload, team=team)
+        if trainer:
+            optimizer.load_state_dict(state)
+    except torch.OutOfMemoryError:  # the file is whole
+        raise
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        if not trainer or sharding.lost(error):
+            raise
+        raise ValueError(f"{checkpoint_of(flags.out) / 'trainer.pt'} is of another model ({one_line(error)}); "
+                         f"{ANEW}") from None
+    if flags.shard:
+        optimizer.adam.register_step_post_hook(team.fill)
+    return optimizer
 
 
 def resumed(flags, checkpoint, device):
     """(policy, of LoRA without its adapters; bank; first step; trainer's state) of a checkpoint."""
     policy = policies.load(str(Path(flags.out) / "reference" if flags.lora else checkpoint), device)
     try:
-        trainer = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
+        trainer = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True,
+                             mmap=flags.shard or None)  # N processes, each of which reads its part
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
         raise ValueError(f"{checkpoint / 'trainer.pt'} is cut short or damaged ({one_line(error)}); {ANEW}") from None
     if not isinstance(trainer, dict) or not {"step", "optimizer", "lora"} <= trainer.keys():
@@ -207,11 +247,13 @@ def resumed(flags, checkpoint, device):
     return policy, SkillBank.load(checkpoint / "skills.json"), trainer["step"], trainer
 
 
-def go_on(out, settings, policy, step):
-    """Print what is not as it was when the run stopped, and keep it in config.json. Returns the Rows of the policy."""
-    before = config_of(out)
-    if before.get("processes", 1) != distributed.this.size:
-        before, settings = {"processes": 1, **before}, {**settings, "processes": distributed.this.size}
+def go_on(flags, settings, policy, step):
+    """The Rows of a policy. Prints what is not as it was when a resumed run stopped, and keeps it in config.json."""
+    if not flags.resume:
+        return memory.Rows()
+    out, before = Path(flags.out), config_of(flags.out)
+    if ONE.keys() & (before.keys() | settings.keys()):
+        before, settings = {**ONE, **before}, {**ONE, **settings}
     changed = {name: [before[name], value] for name, value in settings.items()
                if name in before and before[name] != value and name not in ("resume", "out")}
     said, short = [f"{name} {was} -> {value}" for name, (was, value) in changed.items()], False
@@ -226,7 +268,7 @@ def go_on(out, settings, policy, step):
             said.append(f"{fit} episodes at a time for {most}, as memory is short")
     if said:
         print(f"{out} goes on with {', '.join(said)}{NOT_EXACT if short or EXACT & changed.keys() else ''}", flush=True)
-    if changed and distributed.leader():
+    if changed:
         history = [*before.get("changed", []), {"step": step, **changed}]
         write_atomic(out / "config.json", json.dumps({**before, **settings, "changed": history}, indent=1) + "\n")
     return rows
@@ -257,6 +299,8 @@ def new_run(flags, env, sampling, settings, device):
     weights, state = coldstart.saved_bytes(policy.model)
     check_room(out, 2 * weights + (0 if flags.lora else state), "the reference with the first checkpoint")
     if flags.cold_start:
+        if flags.shard:
+            fits.alone(flags, policy)
         if flags.lora:
             lora.add(policy.model, flags.lora, flags.seed)
         coldstart.cold_start(policy, env, coldstart.of_run(flags))
@@ -281,12 +325,14 @@ def use_memory(flags, policy):
     flags.rows = forecast.rows or flags.rows
 
 
-def keep_float32(policy, optimizer, weights):
-    """A run saved in float32, on a CPU, goes on in bfloat16: its master weights are what was saved, not rounded."""
-    names = {param: name for name, param in policy.model.named_parameters()}
-    for param, master in zip(optimizer.params, optimizer.master):
-        if master is not param:
-            master.data.copy_(weights[names[param]])
+def keep_float32(policy, state, weights):
+    """The state of an AdamW that goes on with a policy, its master weights among it.
+
+    A run saved in float32, on a CPU, goes on in bfloat16: its master weights are what was saved, not rounded.
+    weights: {name: tensor} of that checkpoint, of LoRA its adapters.
+    """
+    names = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
+    return {**state, "master": [weights[name] for name in names]}
 
 
 def begin_logs(out):
@@ -352,13 +398,15 @@ def save(flags, step, policy, optimizer, bank, state=None):
     """
     if state:
         readable(state)
+    sharded = isinstance(optimizer.team, sharding.Shards)
+    moments = optimizer.team.whole(optimizer.state_dict()) if sharded else None  # all processes gather it
     if not distributed.leader():
         return
     out, name = Path(flags.out), f"step_{step:05d}"
     new = owned.room_for(out, name)
     policy.save(new)
     bank.save(new / "skills.json")
-    trainer = {"step": step, "optimizer": optimizer.state_dict(), "lora": lora.adapters(policy.model),
+    trainer = {"step": step, "optimizer": moments or optimizer.state_dict(), "lora": lora.adapters(policy.model),
                "state": state or {}}
     save_tensors(trainer, new / "trainer.pt")
     owned.publish(out, new, name)

@@ -59,6 +59,23 @@ def test_the_computed_peak_is_the_measured_one(shape, rows, longest, more):
     assert sum(of_training(model.cfg, how).values()) == pytest.approx(alive.peak, rel=0.15)
 
 
+def test_with_parts_a_card_holds_its_share(monkeypatch):
+    """Bug: --shard is refused where it fits, or what samples, which stays whole, is counted as a part, too."""
+    cfg = config(*TINY)
+    one, two, eight = (of_training(cfg, Training(2, 256, 256, cards=cards)) for cards in (1, 2, 8))
+    for part in ("master weights", "gradients", "moments"):
+        assert two[part] == one[part] // 2 and eight[part] == one[part] // 8
+    embedding = 2 * TINY[0] * TINY[1]
+    assert one["weights"] == two["weights"] == eight["weights"]
+    assert embedding < eight["reference"] < two["reference"] < one["reference"]
+    assert one["gathered"] == 0 < two["gathered"] == eight["gathered"]
+    assert one["activations"] - one["weights"] < two["activations"] < one["activations"], "a layer's gradients are sent"
+    float32 = of_training(cfg, Training(4, 256, 256, cards=2))
+    assert float32["master weights"] == two["master weights"] and float32["weights"] == 2 * two["weights"]
+    adapters = of_training(cfg, Training(2, 256, 256, lora=8, cards=2))
+    assert adapters["reference"] == 0 and adapters["gathered"] < 0.1 * two["gathered"]
+
+
 class Card:
     """A policy on a card that is not there."""
 
@@ -136,6 +153,30 @@ def test_a_run_of_a_larger_card_goes_on(monkeypatch):
     with pytest.raises(ValueError, match="begin another run") as refused:
         on_a_card_of(needed(offload=True) / 3)
     assert "--context" not in str(refused.value)
+
+
+def test_several_cards_are_told_of_shard(monkeypatch):
+    """Bug: eight cards refuse 7B and name --offload, which is slow; with --shard they name it again."""
+    card = Card(policies.load("tiny"))
+    weights = sum(p.numel() for p in card.model.parameters()) * 4
+    monkeypatch.setattr(fits.distributed, "this", SimpleNamespace(**{**vars(fits.distributed.this), "size": 4}))
+    monkeypatch.setattr(fits, "of_training", lambda cfg, how: {
+        "all": (8 - how.recompute - how.offload - 2 * (how.lora > 0)) * 1e9 / how.cards})
+
+    def on_a_card_of(size, *argv):
+        monkeypatch.setattr(memory, "free", lambda device: size / memory.SHARE - weights)
+        return fits.forecast(flags(*argv), card)
+
+    with pytest.raises(ValueError, match=r"; --recompute --shard or --recompute --shard --context 1536 would fit"):
+        on_a_card_of(1.8e9)
+    forecast = on_a_card_of(1.8e9, "--shard")
+    assert forecast.recompute and not forecast.offload
+    with pytest.raises(ValueError, match="the cold start, which takes 8.0 GB.*--cold_start 0"):
+        fits.alone(flags("--shard"), card)
+    with pytest.raises(ValueError, match="choose a smaller --model, or more processes$"):
+        on_a_card_of(1e9, "--shard")
+    with pytest.raises(ValueError, match="or more processes$"):
+        on_a_card_of(1.6e9, "--shard", "--resume", "--out", "none")  # with --offload it would fit
 
 
 @pytest.mark.slow

@@ -241,7 +241,7 @@ def test_a_run_from_a_cpu_keeps_its_float32_weights_on_a_card(tmp_path):
     half = policies.load(str(tmp_path / "saved"), dtype=torch.bfloat16)
     optimizer = AdamW(half.model.parameters(), 1e-6)
     weights = checkpoints.read(str(tmp_path / "saved"))[1]
-    runs.keep_float32(half, optimizer, weights)
+    optimizer.load_state_dict(runs.keep_float32(half, optimizer.state_dict(), weights))
     for master, param in zip(optimizer.master, exact.model.parameters()):
         assert master.dtype == torch.float32 and torch.equal(master, param)
 
