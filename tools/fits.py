@@ -80,7 +80,7 @@ def of_layers(cfg, how: Training):
                 weight.register_post_accumulate_grad_hook(lambda weight: setattr(weight, "grad", None))
         rows = max(how.budget // how.longest, 1)
         tokens = torch.zeros(rows, how.longest, dtype=torch.long)
-        with Alive(model.parameters() if how.cards > 1 else ()) as alive:  # what is gathered is added by of_training
+        with Alive(model.parameters()) as alive:  # of_training adds the weights
             hidden = model.hidden(tokens)  # (B, T, dim)
             between = alive.now
             hidden.backward(torch.ones_like(hidden))

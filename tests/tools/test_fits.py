@@ -56,7 +56,7 @@ def test_the_computed_peak_is_the_measured_one(shape, rows, longest, more):
             alive.peak = alive.now
             update(model, reference or (how.lora and lora.Reference(model)), optimizer, segments,
                    [[1.0] * longest] * rows, logprobs, Objective(kl=0.01 if how.reference else 0.0, budget=how.budget))
-    assert sum(of_training(model.cfg, how).values()) == pytest.approx(alive.peak, rel=0.15)
+    assert sum(of_training(model.cfg, how).values()) == pytest.approx(alive.peak, rel=0.1)
 
 
 def test_with_parts_a_card_holds_its_share(monkeypatch):
@@ -69,7 +69,7 @@ def test_with_parts_a_card_holds_its_share(monkeypatch):
     assert one["weights"] == two["weights"] == eight["weights"]
     assert embedding < eight["reference"] < two["reference"] < one["reference"]
     assert one["gathered"] == 0 < two["gathered"] == eight["gathered"]
-    assert one["activations"] - one["weights"] < two["activations"] < one["activations"], "a layer's gradients are sent"
+    assert two["activations"] <= one["activations"]
     float32 = of_training(cfg, Training(4, 256, 256, cards=2))
     assert float32["master weights"] == two["master weights"] and float32["weights"] == 2 * two["weights"]
     adapters = of_training(cfg, Training(2, 256, 256, lora=8, cards=2))
