@@ -62,7 +62,7 @@ def on_a_small_card(given):
     if size >= 44e9 or given.get("lora") or given.get("offload"):
         return {}
     print(f"a card of {size / 1e9:.0f} GB: LoRA (--lora 16 --lr 1e-4 --recompute), as training all weights of 1.5B "
-          "takes 39 GB; or give --offload, which is slow", flush=True)
+          "takes 36 GB; or give --offload, which is slow", flush=True)
     return {"lora": 16, "lr": 1e-4, "recompute": True}
 
 
