@@ -20,6 +20,9 @@ FLAGS = {
     "skillrl": "--grow_every 1",
     "prompting": "--rule evoskill --score 2",
     "skill0": "--stage 2 --measure_every 1 --bank {bank}",
+    "retro": "--progress score --prune_every 2",
+    "ucob": "--bank {bank}",
+    "sage": "",
 }
 LOOPS = sorted(path.stem for path in (ROOT / "forks").glob("*.py"))
 
