@@ -36,6 +36,7 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "rules decide on them", choices=("on",), group="as far as the rule probes")
     lr: float = flag(0.0, "without effect: there is no update", 0)
     kl: float = flag(0.0, "without effect", 0)
     rule: str = flag("ace", "what enters the bank", choices=("ace", "grasp", "evoskill"),

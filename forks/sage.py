@@ -33,6 +33,7 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "they write the skills", choices=("on",), group="only --commit has an effect")
     chain: int = flag(2, "games of a chain", 2, group="SAGE")
     bonus: float = flag(5.0, "reward of using a skill in a win, and of having written it, where a win pays 10", 0)
     used: str = flag("shown", "what counts as using a skill", choices=("shown", "quoted"))

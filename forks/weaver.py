@@ -38,6 +38,7 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "they are what is trained", choices=("on",), group="counterfactual utility, commit")
     alpha: float = flag(0.0, "bonus for the share of probes won over those lost", 0)
     acting: float = flag(0.0, "weight of acting's advantage; 0: frozen, as far as one policy can be", 0,
                          group="Knowledge Weaver")

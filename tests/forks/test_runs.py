@@ -1,6 +1,7 @@
 """Every fork trains, and goes on after a kill as if there had been none."""
 
 import re
+from importlib import import_module
 
 import pytest
 import torch
@@ -93,6 +94,13 @@ def test_a_resumed_fork_is_the_one_that_was_not_stopped(name, play_fork, monkeyp
     for key, moments in one["optimizer"]["adam"]["state"].items():
         same = torch.equal(moments["exp_avg"], other["optimizer"]["adam"]["state"][key]["exp_avg"])
         assert same, "the updates were others"
+
+
+def test_no_fork_takes_a_flag_about_reviews_that_it_ignores():
+    """Bug: --reviews off is taken, the method reviews all the same, and the figure is said to be without."""
+    for name in LOOPS:
+        field = import_module(f"forks.{name}").Flags.__dataclass_fields__["reviews"]
+        assert field.metadata["choices"] == (field.default,), name
 
 
 def test_a_fork_is_a_page():
