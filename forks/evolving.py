@@ -32,6 +32,8 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "candidates are reviews", choices=("on",),
+                        group="--probes games try one, --commit; others without effect")
     skill_weight: float = flag(0.2, "lambda: weight of the writer's advantage", 0)
     candidates: int = flag(8, "skills written about an episode", 2, group="Evolving-RL")
 

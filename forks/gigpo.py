@@ -57,16 +57,17 @@ def anchor_advantages(pages, rewards, groups, gamma: float = 0.95) -> list[list[
     pages: per episode the page before each turn; rewards: per episode r of each turn; groups: a label per episode.
     Returns a list per episode with a number per turn.
     """
-    anchors = []
-    returns = []
-    for seen, paid, group in zip(pages, rewards, groups, strict=True):
-        anchors += [(group, page) for page in seen]
-        ahead = [0.0] * (len(paid) + 1)
-        for t in reversed(range(len(paid))):
-            ahead[t] = paid[t] + gamma * ahead[t + 1]  # R_t = r_t + gamma R_(t + 1)
-        returns += ahead[:-1]
-    flat = iter(group_advantage(returns, anchors, alone="zero").tolist())
+    anchors = [(group, page) for seen, group in zip(pages, groups, strict=True) for page in seen]
+    flat = iter(group_advantage([r for paid in rewards for r in returns(paid, gamma)], anchors, alone="zero").tolist())
     return [[next(flat) for _ in seen] for seen in pages]
+
+
+def returns(paid: list[float], gamma: float) -> list[float]:
+    """What followed each turn of an episode, discounted. paid: r of each turn."""
+    ahead = [0.0]
+    for r in reversed(paid):
+        ahead.append(r + gamma * ahead[-1])  # R_t = r_t + gamma R_(t + 1)
+    return ahead[:0:-1]
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "rules decide on them", choices=("on",), group="as far as the rule probes")
     lr: float = flag(0.0, "without effect: there is no update", 0)
     kl: float = flag(0.0, "without effect", 0)
     rule: str = flag("ace", "what enters the bank", choices=("ace", "grasp", "evoskill"),
@@ -60,7 +61,7 @@ def prompting(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("act")
 
         if flags.rule == "ace":
-            count(episodes)
+            count(episodes, bank)
             committed = commit(bank, [edit for edit in edits if edit.name == "propose_skill"], "all")
         elif flags.rule == "grasp":
             trials = [(edit, task) for edit in edits for task in balanced(env, outcomes, edit, flags.probes, seed)]
@@ -90,12 +91,12 @@ def prompting(flags, env, policy, reference, optimizer, bank, start, state):
                 "outcomes": outcomes, "frontier": frontier})
 
 
-def count(episodes) -> None:
-    """ACE's counters: how many won and lost games showed each skill. What a game shows are the bank's own skills."""
+def count(episodes, bank: SkillBank) -> None:
+    """ACE's counters: how many won and lost games showed each skill of the bank."""
     for e in episodes:
-        for skill in e.shown:
-            name = "helpful" if e.won else "harmful"
-            skill.extra[name] = skill.extra.get(name, 0) + 1
+        for shown in e.shown:  # of a game that another process played these are copies
+            extra, name = bank.find(shown.skill_id).extra, "helpful" if e.won else "harmful"
+            extra[name] = extra.get(name, 0) + 1
 
 
 def balanced(env, outcomes: dict, edit, k: int, seed: int) -> list[int]:

@@ -33,6 +33,7 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "they make a bundle", choices=("on",), group="without effect but on --decide paired")
     trial_steps: int = flag(5, "least iterations of a trial", 1, group="ReSkill")
     trial_games: int = flag(50, "least games of a trial", 1)
     decide: str = flag("posterior", "what ends a trial, see above", choices=("posterior", "paired"))
@@ -54,9 +55,8 @@ def reskill(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("act")
         R = [sum(e.rewards(flags.reward == "graded")) for e in episodes]
         a_act = group_advantage(R, [i // flags.group for i in range(len(R))], alone="reward")
-        segments, advantages = per_token(episodes, a_act)
-        stats = update(policy.model, reference, optimizer, segments, whitened(segments, advantages), logprobs,
-                       objective, report.bar("update"))
+        segments, single = per_token(episodes, a_act)
+        stats = update(policy.model, reference, optimizer, segments, whitened(segments, single), logprobs, objective)
         clock.lap("update")
         committed, played = [], []
         if not edits:

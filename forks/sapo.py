@@ -30,6 +30,7 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "a candidate is one", choices=("on",), group="nothing is probed; without effect")
     promote_every: int = flag(5, "iterations between two promotions", 1, group="SAPO")
     share: float = flag(0.2, "rho: of the candidates that wait, the share that may enter", 0)
     alike: float = flag(0.8, "gamma: share of common words from which a candidate counts as known", 0)

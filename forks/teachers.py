@@ -42,6 +42,7 @@ WEIGHTS = {"sdar": 0.01, "skill_sd": 0.001, "rlsd": 0.5, "opid": 0.001, "sgsd": 
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "sampled with --skills own", choices=("on",), group="nothing is probed; without effect")
     eval_plain: bool = flag(True, "the test shows no skills")
     term: str = flag("sdar", "whose term", choices=tuple(WEIGHTS), group="teachers")
     skills: str = flag("own", "the teacher sees what the game's own review wrote, or --bank", choices=("own", "bank"))

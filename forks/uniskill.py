@@ -38,6 +38,7 @@ MANNERS = {"added": 0.1, "updated": 0.1, "kept": 0.05, "duplicate": 0.0, "not_fo
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "they are what is trained", choices=("on",), group="only --commit has an effect")
     skill_weight: float = flag(0.5, "weight of the review's advantage", 0)
     pairs: int = flag(2, "recorded pairs that an edit is aligned with, at most", 1, group="UniSkill")
     p_min: float = flag(0.1, "floor of each operation's probability", 1e-9)
@@ -72,8 +73,7 @@ def uniskill(flags, env, policy, reference, optimizer, bank, start, state):
         a_skill = flags.skill_weight * group_advantage(S, [0] * len(S), alone="zero")
         segments, advantages = per_token(episodes, a_act, a_skill)
         names, raising = floors(policy, episodes, segments, objective, flags.p_min, flags.floor)
-        stats = update(policy.model, reference, optimizer, segments + names, advantages + raising, logprobs, objective,
-                       report.bar("update"))
+        stats = update(policy.model, reference, optimizer, segments + names, advantages + raising, logprobs, objective)
         clock.lap("update")
         train.finish(flags, env, policy, optimizer, bank, report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, S, a_skill, committed=commit(bank, edits, flags.commit),

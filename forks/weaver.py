@@ -11,6 +11,8 @@ Difference from SkillMaster:
   is high;
 - acting is not paid (--acting 1 pays it as SkillMaster does: then the credit is the only difference);
 - U has no bonus for the share of probes won (--alpha 0).
+So --acting 1 --alpha 0.3 --credit 0 is SkillMaster, update for update. With that, --floor 0.01 tries UniSkill's floor
+under the probability of each operation (uniskill.py) in its reviews; and without --credit 0, the credit.
 Ours: one policy is solver and curator, so acting drifts with the shared weights; w_t = 1 - c + c sigmoid(d_t) / mean of
 sigmoid(d); the question without the game still tells its outcome; steps count in U, and --confirm probes a good note
 again, as in SkillMaster.
@@ -25,6 +27,7 @@ import torch
 import train
 from dualadv_grpo import REVIEW, dual_advantages, per_token, score, update
 from envs import Segment, question_of, rollout
+from forks.uniskill import floors
 from lib.streams import mix
 from policy import logprobs
 from probes import confirm, edits_of, probe
@@ -35,10 +38,13 @@ from tools.flags import flag
 
 @dataclass
 class Flags(train.Flags):
+    reviews: str = flag("on", "they are what is trained", choices=("on",), group="counterfactual utility, commit")
     alpha: float = flag(0.0, "bonus for the share of probes won over those lost", 0)
     acting: float = flag(0.0, "weight of acting's advantage; 0: frozen, as far as one policy can be", 0,
                          group="Knowledge Weaver")
     credit: float = flag(1.0, "c: how much a token's dependence on the game counts; 0: all tokens share alike", 0)
+    floor: float = flag(0.0, "weight of UniSkill's floor under the probability of each operation; 0: none", 0)
+    p_min: float = flag(0.1, "that floor", 1e-9)
 
 
 def weaver(flags, env, policy, reference, optimizer, bank, start, state):
@@ -68,7 +74,8 @@ def weaver(flags, env, policy, reference, optimizer, bank, start, state):
             segments += mine
             advantages += credits
             owed.append(mean(deltas))
-        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
+        names, raising = floors(policy, episodes, segments, objective, flags.p_min, flags.floor)
+        stats = update(policy.model, reference, optimizer, segments + names, advantages + raising, logprobs, objective,
                        report.bar("update"))
         clock.lap("update")
 
@@ -77,7 +84,7 @@ def weaver(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("confirm")
         train.finish(flags, env, policy, optimizer, bank, report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, S, a_skill, committed=committed, probe_games=probe_games,
-            confirm_games=confirm_games, notes={"owed": mean(owed)}))
+            confirm_games=confirm_games, notes={"owed": mean(owed), "raised": len(names)}))
 
 
 def without_game(chat, episode, env) -> Segment:

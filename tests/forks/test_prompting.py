@@ -1,5 +1,7 @@
 """Better prompts without training: counters, a gate against regressions, a frontier of banks."""
 
+import copy
+
 import pytest
 
 from envs import Episode
@@ -30,11 +32,11 @@ def test_probes_are_half_of_tasks_that_were_won(env):
 
 
 def test_counters_are_kept_and_saved(tmp_path):
-    """Bug: the counters stand on copies, or are not in skills.json."""
+    """Bug: the counters stand on copies, as games come from another process, or are not in skills.json."""
     bank = bank_of(footwear=2)
     shown = bank.retrieve("a task", "footwear", 1)
     games = [Episode(1, "footwear", 0, shown, ("", ""), won=won) for won in (True, False, False)]
-    count(games)
+    count(copy.deepcopy(games), bank)
     bank.save(tmp_path / "skills.json")
     one, = [skill for skill in SkillBank.load(tmp_path / "skills.json").skills() if skill.skill_id == shown[0].skill_id]
     assert (one.extra["helpful"], one.extra["harmful"]) == (1, 2)

@@ -43,8 +43,9 @@ def test_the_same_review_is_read_without_its_game():
 
 @pytest.mark.slow
 def test_without_its_credit_it_is_skillmaster(play_fork, monkeypatch, tmp_path):
-    """Bug: the loop is not train.py's, and a figure for the credit is one for something else."""
-    one, _ = play_fork("weaver", "--steps", "1", "--credit", "0", "--acting", "1", "--alpha", "0.3")
+    """Bug: the loop is not train.py's, and a figure for the credit, or for the floor, is one for something else."""
+    flags = ("--steps", "1", "--credit", "0", "--acting", "1", "--alpha", "0.3")
+    one, _ = play_fork("weaver", *flags)
     monkeypatch.setattr(sys, "argv", ["train.py", *COUNTER, "--steps", "1", "--out", str(tmp_path / "main")])
     train.main()
     assert (one / "edits.jsonl").read_text() == (tmp_path / "main/edits.jsonl").read_text()
@@ -52,3 +53,8 @@ def test_without_its_credit_it_is_skillmaster(play_fork, monkeypatch, tmp_path):
                     for run in (one, tmp_path / "main"))
     for key, moments in ours["state"].items():
         assert torch.equal(moments["exp_avg"], theirs["state"][key]["exp_avg"])
+    other, rows = play_fork("weaver", *flags, "--floor", "0.05", "--p_min", "0.5", out="floor")
+    assert rows[0]["raised"] > 0 and rows[0]["tokens"] > rows[0]["act_sampled"] + rows[0]["review_sampled"]
+    assert (other / "reviews.jsonl").read_text() == (one / "reviews.jsonl").read_text(), "it pays no review otherwise"
+    raised = torch.load(other / "checkpoints/step_00001/trainer.pt", weights_only=True)["optimizer"]["adam"]["state"]
+    assert not all(torch.equal(moments["exp_avg"], raised[key]["exp_avg"]) for key, moments in ours["state"].items())
