@@ -3,7 +3,8 @@ How fast, next to the machine's bounds and to transformers' generate: `python -m
 
     rollout   sampled tokens per second: HF generate called turn by turn, and Session without and with what it saves
     decode    a step's time against the bytes it must read; reading a prompt against the products it must compute
-    flow      rows that draw at a time and decoding steps, in step (as on a CPU) and flowing (as on a GPU)
+    flow      rows that draw at a time and decoding steps, in step (as on a CPU) and flowing (as on a GPU), and the
+              bytes that a 1.5B would read in such a step, now and with other spans
     probes    episodes and seconds per edit: all edits in one rollout, and one edit after another
     iteration act, probe, update: one iteration of train.py's default size split, and the CUDA graphs that it recorded
     update    tokens per second, model-FLOP utilisation, padding, peak memory: full, recompute, LoRA, offload, budgets
@@ -19,6 +20,7 @@ A part is a function of (args, env, bounds) that returns a table: its title, its
 import argparse
 import copy
 import itertools
+import math
 import os
 import platform
 import random
@@ -37,7 +39,7 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 from envs import Episode, Sampling, Segment, rollout
-from lib import lora, memory
+from lib import graphs, lora, memory
 from lib.device import dtype_of, pick_device
 from lib.files import try_to_write
 from policy import Session, logprobs
@@ -256,13 +258,30 @@ def bench_decode(args, env, bounds):
             "MB/step: weights, and keys and values so far; what fits a CPU's caches is not bound by its memory")
 
 
+def slots_read(lengths):
+    """Slots of the cache that a card reads to decode one token of rows of these lengths, by what decides it.
+
+    now: every row to the span of the longest, in the shapes that are recorded; 2^n spans: of 256, 512, 1,024 ... slots;
+    two groups: the long rows and the others, each to its own span, parted where that reads least; lengths: no more
+    than there is, as paged attention does.
+    """
+    lengths = sorted((n + 8 for n in lengths), reverse=True)  # eight tokens are drawn between two reads
+    rows, span = graphs.bucket(len(lengths), lengths[0])
+    parted = [math.prod(graphs.bucket(n, lengths[0])) + math.prod(graphs.bucket(len(lengths) - n, lengths[n]))
+              for n in range(1, len(lengths))]
+    return {"now": rows * span, "2^n spans": rows * max(256, 1 << (span - 1).bit_length()),
+            "two groups": min([rows * span, *parted]), "lengths": sum(lengths)}
+
+
 def bench_flow(args, env, bounds):
     """The same episodes played in step and flowing: how many rows draw at a time, in how many decoding steps."""
     policy, results, drawn = load(args), [], []
+    cfg = shape(QWEN["qwen2.5-1.5b"])
+    weights, slot = 2 * sum(matrices(cfg)), 4 * cfg.layers * cfg.kv_heads * cfg.head_dim  # bytes in bfloat16
 
     class Counted(policies.Session):
         def _draw(self, active, *rest):
-            drawn.append(len(active))
+            drawn.append([self.length[c] for c in active])
             return super()._draw(active, *rest)
 
     tasks = env.train_tasks[:8 if args.mini else 24]
@@ -274,11 +293,16 @@ def bench_flow(args, env, bounds):
             policy.flows = flowing
             play = partial(rollout, policy, env, tasks, SkillBank(), GROUP, sampling=sampling)
             seconds, _ = timed(args.device, play)
-            results.append({"": "flowing" if flowing else "in step", "rows that draw": sum(drawn) / len(drawn),
-                            "decoding steps": len(drawn) * (8 if args.device.type == "cuda" else 1), "s": seconds})
+            steps, read = len(drawn), [slots_read(lengths) for lengths in drawn]
+            results.append({"": "flowing" if flowing else "in step", "rows that draw": sum(map(len, drawn)) / steps,
+                            "decoding steps": steps * (8 if args.device.type == "cuda" else 1), "s": seconds,
+                            **{f"GB, {name}": (weights + slot * sum(one[name] for one in read) / steps) / 1e9
+                               for name in read[0]}})
     finally:
         envs.Session = usual
-    return f"{len(tasks) * GROUP} episodes in {sampling.rows} rows", results, "a CPU plays in step, a GPU flowing"
+    return (f"flow: {len(tasks) * GROUP} episodes in {sampling.rows} rows", results,
+            "a CPU plays in step, a GPU flowing; GB: weights, keys and values that a 1.5B would read per decoding step "
+            "at these lengths, now and otherwise")
 
 
 def bench_probes(args, env, bounds):
