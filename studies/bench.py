@@ -1,14 +1,16 @@
 """
-How fast, next to the machine's bounds and to transformers' generate: `python -m studies.bench` (--mini, --help).
+How fast, next to the machine's bounds, transformers' generate and TRL: `python -m studies.bench` (--mini, --help).
 
     rollout   sampled tokens per second: HF generate called turn by turn, and Session without and with what it saves
     decode    a step's time against the bytes it must read; reading a prompt against the products it must compute
-    flow      rows that draw at a time and decoding steps, in step (as on a CPU) and flowing (as on a GPU)
+    flow      rows that draw at a time and decoding steps, in step (as on a CPU) and flowing (as on a GPU), and the
+              bytes that a 1.5B would read in such a step, now and with other spans
     probes    episodes and seconds per edit: all edits in one rollout, and one edit after another
     iteration act, probe, update: one iteration of train.py's default size split, and the CUDA graphs that it recorded
     update    tokens per second, model-FLOP utilisation, padding, peak memory: full, recompute, LoRA, offload, budgets
     fit       which Qwen2.5 fits which card: computed from shapes, not measured
     cards     which Qwen2.5 fits how many cards with --shard, and what these send each other: computed, too
+    trl       the turns of a group and one update on them, against TRL's GRPOTrainer, where TRL is installed
 
 The work is what scripted players make of a world (--env; with $WEBSHOP_DATA or $ALFWORLD_DATA the real one): openings,
 replies, lengths of turns. The bounds are the machine's own, measured first: copying a large buffer, a large product in
@@ -19,12 +21,18 @@ A part is a function of (args, env, bounds) that returns a table: its title, its
 
 import argparse
 import copy
+import importlib.metadata
+import importlib.util
 import itertools
+import math
+import multiprocessing
 import os
 import platform
 import random
+import statistics
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +46,7 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 from envs import Episode, Sampling, Segment, rollout
-from lib import lora, memory
+from lib import graphs, lora, memory
 from lib.device import dtype_of, pick_device
 from lib.files import try_to_write
 from policy import Session, logprobs
@@ -79,13 +87,13 @@ def machine(args):
 
 
 def table(title, rows, note):
-    """Print records with the same keys: numbers with three digits, None as a dash."""
+    """Print records with the same keys: numbers with three digits, None as a dash. Of no records only the title."""
     def text(value):
         if value is None or isinstance(value, (str, bool)):
             return "-" if value is None else str(value)
         return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
 
-    lines = [list(rows[0])] + [[text(value) for value in row.values()] for row in rows]
+    lines = [list(row) for row in rows[:1]] + [[text(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     print(f"\n{title}" + (f"\n  ({note})" if note else ""))
     for first, *rest in lines:
@@ -257,13 +265,30 @@ def bench_decode(args, env, bounds):
             "MB/step: weights, and keys and values so far; what fits a CPU's caches is not bound by its memory")
 
 
+def slots_read(lengths):
+    """Slots of the cache that a card reads to decode one token of rows of these lengths, by what decides it.
+
+    now: every row to the span of the longest, in the shapes that are recorded; 2^n spans: of 256, 512, 1,024 ... slots;
+    two groups: the long rows and the others, each to its own span, parted where that reads least; lengths: no more
+    than there is, as paged attention does.
+    """
+    lengths = sorted((n + 8 for n in lengths), reverse=True)  # eight tokens are drawn between two reads
+    rows, span = graphs.bucket(len(lengths), lengths[0])
+    parted = [math.prod(graphs.bucket(n, lengths[0])) + math.prod(graphs.bucket(len(lengths) - n, lengths[n]))
+              for n in range(1, len(lengths))]
+    return {"now": rows * span, "2^n spans": rows * max(256, 1 << (span - 1).bit_length()),
+            "two groups": min([rows * span, *parted]), "lengths": sum(lengths)}
+
+
 def bench_flow(args, env, bounds):
     """The same episodes played in step and flowing: how many rows draw at a time, in how many decoding steps."""
     policy, results, drawn = load(args), [], []
+    cfg = shape(QWEN["qwen2.5-1.5b"])
+    weights, slot = 2 * sum(matrices(cfg)), 4 * cfg.layers * cfg.kv_heads * cfg.head_dim  # bytes in bfloat16
 
     class Counted(policies.Session):
         def _draw(self, active, *rest):
-            drawn.append(len(active))
+            drawn.append([self.length[c] for c in active])
             return super()._draw(active, *rest)
 
     tasks = env.train_tasks[:8 if args.mini else 24]
@@ -275,11 +300,16 @@ def bench_flow(args, env, bounds):
             policy.flows = flowing
             play = partial(rollout, policy, env, tasks, SkillBank(), GROUP, sampling=sampling)
             seconds, _ = timed(args.device, play)
-            results.append({"": "flowing" if flowing else "in step", "rows that draw": sum(drawn) / len(drawn),
-                            "decoding steps": len(drawn) * (8 if args.device.type == "cuda" else 1), "s": seconds})
+            steps, read = len(drawn), [slots_read(lengths) for lengths in drawn]
+            results.append({"": "flowing" if flowing else "in step", "rows that draw": sum(map(len, drawn)) / steps,
+                            "decoding steps": steps * (8 if args.device.type == "cuda" else 1), "s": seconds,
+                            **{f"GB, {name}": (weights + slot * sum(one[name] for one in read) / steps) / 1e9
+                               for name in read[0]}})
     finally:
         envs.Session = usual
-    return f"{len(tasks) * GROUP} episodes in {sampling.rows} rows", results, "a CPU plays in step, a GPU flowing"
+    return (f"flow: {len(tasks) * GROUP} episodes in {sampling.rows} rows", results,
+            "a CPU plays in step, a GPU flowing; GB: weights, keys and values that a 1.5B would read per decoding step "
+            "at these lengths, now and otherwise")
 
 
 def bench_probes(args, env, bounds):
@@ -454,8 +484,105 @@ def bench_cards(args, env, bounds):
             + f", {OF_PRODUCT:.0%} of an H100's products; sent and received by each card; -: does not fit")
 
 
+# ---- Against TRL's GRPOTrainer: each side in processes of its own ---------------------------------------------------
+
+
+def play_turns(args, turn, pages, new):
+    """(seconds of each turn, the ids of each row, the job of each id); turn(chats, new): what each chat samples."""
+    seconds, chats, jobs = [], [[]] * GROUP, []
+    for page in pages:
+        chats = [chat + page for chat in chats]
+        took, drawn = timed(args.device, partial(turn, chats, new))
+        assert all(len(ids) == new for ids in drawn)
+        seconds.append(took)
+        chats, jobs = [chat + ids for chat, ids in zip(chats, drawn)], jobs + [0] * len(page) + [grpo.ACT] * new
+    return seconds, chats, jobs
+
+
+def by_us(args, work):
+    """Of the last (pages, new) in `work`: seconds of each turn of a group, seconds of an update on it, its peak GB."""
+    def turn(chats, new):
+        if not session.ids[0]:  # as envs.begin does
+            session.feed([0], chats[:1])
+            session.fork([0], GROUP)
+        session.feed(range(GROUP), [chat[len(ids):] for chat, ids in zip(chats, session.ids)])
+        return [ids for ids, _ in session.sample(range(GROUP), new, stop=())]
+
+    policy = load(args)
+    for pages, new in work:
+        session = Session(policy, GROUP, sum(map(len, pages)) + new * len(pages))
+        seconds, chats, jobs = play_turns(args, turn, pages, new)
+    policy = session = None  # an update loads its own
+    segments = [Segment(ids, jobs, [0.0] * len(jobs)) for ids in chats]
+    updating, peak = one_update(args, segments, GROUP * len(jobs))  # one micro-batch, as TRL's
+    if updating is None:
+        raise torch.OutOfMemoryError("ours")
+    return seconds, updating, peak
+
+
+def by_trl(args, work):
+    """The same by steps of a GRPOTrainer. A turn is what its loop of tools makes of one: it reads the whole chats."""
+    import trl
+    from datasets import Dataset
+
+    def play(prompts, trainer):
+        def turn(chats, new):
+            trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = new
+            return trainer._generate_single_turn(chats, None, {}, GROUP)[0]
+
+        pages, new = work[trainer.state.global_step]
+        seconds, chats, jobs = play_turns(args, turn, pages, new)
+        clear(args.device)
+        found.update(seconds=seconds, begun=time.perf_counter())
+        first = len(pages[0])
+        return {"prompt_ids": [ids[:first] for ids in chats], "completion_ids": [ids[first:] for ids in chats],
+                "logprobs": None, "env_mask": [jobs[first:]] * GROUP}
+
+    class Ends(transformers.TrainerCallback):
+        def on_step_end(self, *rest, **more):
+            timed(args.device, int)  # waits
+            found.update(updating=time.perf_counter() - found["begun"], peak=peak_gb(args.device))
+
+    found, cpu = {}, args.device.type == "cpu"
+    transformers.utils.logging.set_verbosity_error()
+    config = trl.GRPOConfig(
+        args.model, per_device_train_batch_size=GROUP, num_generations=GROUP, max_steps=len(work), beta=0.01,
+        bf16=not cpu, use_cpu=cpu, gradient_checkpointing=False, report_to="none", save_strategy="no")
+    trl.GRPOTrainer(args.model, lambda completions, **more: [(-1.0) ** i for i in range(GROUP)], config,
+                    Dataset.from_list([{"prompt": ""}] * GROUP), callbacks=[Ends()], rollout_func=play).train()
+    return found["seconds"], found["updating"], found["peak"]
+
+
+def bench_trl(args, env, bounds):
+    if not importlib.util.find_spec("trl"):
+        return "trl: skipped, as TRL is not installed (pip install trl)", [], ""
+    policy, pairs, new = load(args), 3 if args.mini else 7, 16 if args.mini else 64
+    row = conversations(policy, env, 1, min(8192, policy.model.cfg.max_len))[0]
+    pages = [page[:96 if args.mini else None] for page, _ in row[:3 if args.mini else 5]]
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1, None, (), 1) as process:
+        policy.save(f"{folder}/policy")
+        asked = argparse.Namespace(**{**vars(args), "model": f"{folder}/policy"}), [(pages[:1], 4), (pages, new)]
+        del policy
+        try:
+            found = [(process.apply(by_us, asked), process.apply(by_trl, asked)) for _ in range(pairs)]
+        except torch.OutOfMemoryError:
+            return f"trl: skipped, as an update of all weights of {args.model} does not fit {args.device}", [], ""
+    tokens, rows = GROUP * (sum(map(len, pages)) + new * len(pages)), []
+    for title, figure in {"sampled tokens/s, first turn": lambda turns, update, peak: GROUP * new / turns[0],
+                          "s, last turn": lambda turns, update, peak: turns[-1],
+                          "tokens/s of the update": lambda turns, update, peak: tokens / update,
+                          "its peak GB": lambda turns, update, peak: peak}.items():
+        ours, theirs = ([figure(*side) for side in sides] for sides in zip(*found))
+        rows.append({"": title, "ours": statistics.median(ours), "from": min(ours), "to": max(ours),
+                     "TRL": statistics.median(theirs), "from ": min(theirs), "to ": max(theirs),
+                     "ours / TRL": statistics.median(a / b for a, b in zip(ours, theirs))})
+    return (f"trl: a group of {GROUP}, turns that read {', '.join(str(len(page)) for page in pages)} tokens and sample "
+            f"{new} each, an update on all {tokens:,}", rows,
+            f"TRL {importlib.metadata.version('trl')}; medians of {pairs} interleaved pairs of processes")
+
+
 PARTS = {"rollout": bench_rollout, "decode": bench_decode, "flow": bench_flow, "probes": bench_probes,
-         "iteration": bench_iteration, "update": bench_update, "fit": bench_fit, "cards": bench_cards}
+         "iteration": bench_iteration, "update": bench_update, "fit": bench_fit, "cards": bench_cards, "trl": bench_trl}
 
 
 def main():
