@@ -317,11 +317,11 @@ def gains(curves):
         row = {"variant": name, "seeds": len(ends), "before": spread([points[0][3] for points in some.values()]),
                "at the end": spread([end[3] for end in ends])}
         for tokens in AT:
-            pairs = [[where(points, 1, tokens, 3) for points in (first.get(seed, some[seed]), some[seed])]
-                     for seed in some]
-            if not any(None in pair for pair in pairs):
-                row[f"at {tokens}"] = spread([mine for _, mine in pairs])
-                row[f"SkillMaster more at {tokens}"] = spread([whole - mine for whole, mine in pairs])
+            at, whole = ({seed: where(points, 1, tokens, 3) for seed, points in runs.items()} for runs in (some, first))
+            if None not in at.values():
+                row[f"at {tokens}"] = spread(list(at.values()))
+                more = [whole[seed] - at[seed] for seed in at if whole.get(seed) is not None]  # of seeds that both have
+                row[f"SkillMaster more at {tokens}"] = spread(more) if more else None
         right = [end[4] for end in ends if end[4] is not None]
         rows.append({**row, "right reviews": spread(right) if right else None,
                      "facts": spread([end[5] for end in ends]) if right else None,

@@ -211,6 +211,11 @@ def test_the_counters_gains_are_paired_by_seed(tmp_path, monkeypatch):
     assert [single[f"SkillMaster more at {tokens}"] for tokens in ablations.AT] == ["0.080", "0.100"]
     assert single["at 80000"] == "0.220" and "SkillMaster more at 80000" in rows["SkillMaster"]
     assert (tmp_path / "counter.png").is_file()
+    hidden(tmp_path / "counter_one_advantage_2", [0.0, 0.9, 0.9], 0.2, 0.4)
+    made = call(monkeypatch, tmp_path, "--parts", "counter", "--steps", "10")["counter"]
+    rows = {row["variant"]: row for row in made}
+    assert rows["one advantage"]["seeds"] == 2
+    assert rows["one advantage"]["SkillMaster more at 80000"] == "0.100", "a seed without its pair counts as no gain"
     hidden(tmp_path / "counter_12_towns_1", [0.0, 0.5, 0.9], 0.2, 0.4)
     hidden(tmp_path / "counter_12_towns__one_advantage_1", [0.0, 0.4, 0.5], 0.2, 0.4)
     made = call(monkeypatch, tmp_path, "--parts", "counter", "--steps", "10")["counter"]
