@@ -76,12 +76,13 @@ SEEN_SEEDS = 1_000_000  # valid_seen begins here: rooms of train, other games
 Room = namedtuple("Room", "receptacles objects")  # {id: location}, kinds of objects
 
 
-def game(family, seed, unseen=False):
+def game(family, seed, unseen=False, even=False):
     """The content of a game.tw-pddl, the same for the same arguments everywhere. unseen: in one of UNSEEN, else never.
 
-    "walkthrough" wins on its last command. The target never starts in a receptacle of the goal's kind.
+    "walkthrough" wins on its last command. The target never starts in a receptacle of the goal's kind. even: tasks name
+    each kind of receptacle as often as any other. Else a room is drawn first, and few rooms have a safe.
     """
-    return _make(family, seed, unseen)[1]
+    return _make(family, seed, unseen, even)[1]
 
 
 def write(directory, train=100, valid_seen=20, valid_unseen=20, families=FAMILIES):
@@ -203,15 +204,20 @@ def _goals(family, scene):
 # ---- One game -------------------------------------------------------------------------------------------------------
 
 
-def _make(family, seed, unseen):
+def _make(family, seed, unseen, even=False):
     """-> (object, receptacle, scene) that the folder is named after, content of the game file"""
     if family not in FAMILIES:
         raise ValueError(f"no family {family!r}: it is one of {', '.join(FAMILIES)}")
     rng, data, two = random.Random(f"alfworld game {family} {seed} {bool(unseen)}"), _data(), "pick_two" in family
-    scene = rng.choice([scene for scene in data.scenes if (scene in UNSEEN) == bool(unseen) and _goals(family, scene)])
-    room, goals = _room(scene), _goals(family, scene)
-    obj = rng.choice(list(goals))
-    recep = rng.choice(goals[obj])
+    scenes = [scene for scene in data.scenes if (scene in UNSEEN) == bool(unseen) and _goals(family, scene)]
+    if even:
+        scene, obj, recep = _evenly(rng, [(scene, obj, recep) for scene in scenes
+                                          for obj, receps in _goals(family, scene).items() for recep in receps])
+    else:
+        scene = rng.choice(scenes)
+        obj = rng.choice(list(_goals(family, scene)))
+        recep = rng.choice(_goals(family, scene)[obj])
+    room = _room(scene)
 
     place = {}  # object -> receptacle
     kinds = [obj, LAMP] if recep == LAMP else [obj]
@@ -241,6 +247,14 @@ def _make(family, seed, unseen):
     return (obj, recep, scene), {
         "pddl_domain": data.domain, "grammar": _grammar(tuple(steps)).replace("UNKNOWN GOAL", sentence),
         "pddl_problem": problem, "solvable": True, "walkthrough": walkthrough}
+
+
+def _evenly(rng, goals):
+    """One of some (scene, object, receptacle): each kind of receptacle is as likely as any other, then each object."""
+    for word in (2, 1):
+        chosen = rng.choice(sorted({goal[word] for goal in goals}))
+        goals = [goal for goal in goals if goal[word] == chosen]
+    return rng.choice(goals)
 
 
 @cache

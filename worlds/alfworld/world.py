@@ -44,6 +44,7 @@ class World:
         "base": (BASE, "how often scripted players have a useful habit that no skill names"),
         "reading": (0.0, "how often a scripted player's thought begins with exercises in reading the page"),
         "games": (GENERATED["train"], "generated training games of each family, where there is no download"),
+        "even": (False, "generated training games name each kind of place as often: seldom words are learnt, too"),
     }
     aliases: dict = {"pick_and_place": "pick_and_place_simple", "examine": "look_at_obj_in_light",  # SkillRL's names
                      "clean": "pick_clean_then_place_in_recep", "heat": "pick_heat_then_place_in_recep",
@@ -54,7 +55,8 @@ class World:
         "those that stand behind 'You can:'. You carry one thing at most. You have 50 turns. Follow your skills."
     )
 
-    def __init__(self, split, data=None, seed=0, base=BASE, reading=0.0, games=GENERATED["train"]):
+    def __init__(self, split, data=None, seed=0, base=BASE, reading=0.0, games=GENERATED["train"],
+                 even=False):
         self.base, self.reading = base, reading
         flag, named = "--data" if data else "$ALFWORLD_DATA", data or os.environ.get("ALFWORLD_DATA")
         root = Path(expanded(named)).resolve() if named else downloads()
@@ -66,7 +68,8 @@ class World:
         written = any(rooms.MARK in str(game[2][0]) for games in found.values() for game in games)
         self.source = f"games in {root.name}" if any(found.values()) and not written else "generated games"
         if not any(found.values()):
-            found = {name: [generated(family, seed, name, i) for i in range(n) for family in rooms.FAMILIES]
+            found = {name: [generated(family, seed, name, i, even and name == "train")
+                            for i in range(n) for family in rooms.FAMILIES]
                      for name, n in {**GENERATED, "train": games}.items()}
         if not found["train"]:
             raise ValueError(f"{root or self.source}: no training games, on which skills are probed")
@@ -145,9 +148,9 @@ def discover(root, split):
     return found
 
 
-def generated(family, seed, split, i):
+def generated(family, seed, split, i, even=False):
     """The same record as in discover, for a game that is generated when it is played."""
-    made = family, 10_000 * seed + i + rooms.SEEN_SEEDS * (split == "valid_seen"), split == "valid_unseen"
+    made = family, 10_000 * seed + i + rooms.SEEN_SEEDS * (split == "valid_seen"), split == "valid_unseen", even
     game = rooms.game(*made)
     return family, task_of(game, f"generated game {made}"), made, rooms.dialect(game["grammar"]), checksum(game)
 
@@ -180,7 +183,7 @@ def task_of(data, path):
 
 @lru_cache(maxsize=256)
 def load(*game):
-    """A GameFile by its path or, generated, by (family, number, unseen); the last 256 stay in memory."""
+    """A GameFile by its path or, generated, by (family, number, unseen, even); the last 256 stay in memory."""
     if len(game) == 1:
         return GameFile(read(game[0]), game[0])
     return GameFile(rooms.game(*game), f"generated game {game}")
