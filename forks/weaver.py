@@ -16,7 +16,8 @@ under the probability of each operation (uniskill.py) in its reviews; and withou
 Ours: one policy is solver and curator, so acting drifts with the shared weights; w_t = 1 - c + c sigmoid(d_t) / mean of
 sigmoid(d); the question without the game still tells its outcome; steps count in U, and --confirm probes a good note
 again, as in SkillMaster.
-Measured: nothing yet.
+Measured at the counter: UniSkill's floor in SkillMaster (as above, --lr 3e-4, 40 iterations, seeds 0 to 2) ends at .60,
+.65, .57 where SkillMaster has .80, .75, .69; late in these runs 9 to 38 of 100 calls cannot be read. The credit: not.
 """
 
 from dataclasses import dataclass

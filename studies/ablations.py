@@ -70,15 +70,16 @@ RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews
 FURTHER = "--steps 1200 --lr 1e-3 --muon 0.005 --prompt 0 --copy 5 --seed 8"  # half of what made the shipped one
 SEEN = "accessories,apparel,electronics,footwear"
 # Variant -> (learning rates to try, the chosen one first; iterations, flags). 250 iterations of GRPO are some 139
-# thousand tokens, 40 of the others 134 to 163. Rates are compared at the last of AT: GRPO is there after 160.
+# thousand tokens, 40 of the others 134 to 163: beyond the last of AT, as are 50 where less is probed. SkillMaster goes
+# as far as `train.py --env counter` does.
 COUNTER = {
-    "SkillMaster": ("3e-4 6e-4 1.2e-3", 40, ""),
+    "SkillMaster": ("3e-4 6e-4 1.2e-3", 50, ""),
     "one advantage": ("6e-4 3e-4 1.2e-3", 40, "--advantage single"),
     "reviews not trained": ("6e-4 3e-4 1.2e-3", 40, "--skill_weight 0"),
     "plain GRPO": ("2e-4 1e-4 6e-4", 250, "--reviews off --eval_every 25"),
     "plain GRPO, graded reward": ("1e-4 2e-4 6e-4", 250, "--reviews off --reward graded --eval_every 25"),
     "all edits, unprobed": ("3e-4", 40, "--commit all"),
-    "no confirmation": ("3e-4", 40, "--confirm 0"),
+    "no confirmation": ("3e-4", 50, "--confirm 0"),
     "weights frozen": ("0", 40, ""),
     "lambda 0.2": ("3e-4", 40, "--skill_weight 0.2"),
     "lambda 1": ("3e-4", 40, "--skill_weight 1"),
@@ -95,7 +96,8 @@ DESIGNS = {  # the three panels of the counter's figure: what is compared to sho
     "probes decide what is kept": ("SkillMaster", "all edits, unprobed", "no confirmation"),
     "each job has its own advantage": ("SkillMaster", "one advantage"),
 }
-AT = (40_000, 80_000)  # sampled tokens at which the counter's variants are compared: fixed before the runs
+AT = (40_000, 80_000, 120_000)  # sampled tokens at which the counter's variants are compared
+TUNED_AT = AT[1]  # and their learning rates: 40 iterations are enough for that, of GRPO 150
 TUNING = 100  # the first seed of `rates`
 PARTS = {
     "variants": VARIANTS,
@@ -106,7 +108,8 @@ PARTS = {
     "counter": {label: (10 if len(rates.split()) > 1 else 5, steps,
                         f"train.py --env counter --lr {rates.split()[0]} {flags}".strip())
                 for label, (rates, steps, flags) in COUNTER.items()},
-    "rates": {f"{label}, lr {rate}": (2, min(steps, 160), f"train.py --env counter --lr {rate} {flags}".strip())
+    "rates": {f"{label}, lr {rate}": (2, 150 if steps > 50 else 40,
+                                f"train.py --env counter --lr {rate} {flags}".strip())
               for label, (rates, steps, flags) in COUNTER.items() for rate in rates.split() if len(rates.split()) > 1},
     "alfworld": {"SkillMaster": (3, 10, "train.py --env alfworld"),
                  "plain GRPO": (3, 20, "train.py --env alfworld --reviews off")},
@@ -332,13 +335,13 @@ def gains(curves):
 
 def markdown(rows) -> str:
     """The counter's rows as its README has them."""
-    more = f"SkillMaster more at {AT[-1]}"
-    names = ["seeds", *(f"at {tokens}" for tokens in AT), more, "at the end", "right reviews", "facts"]
+    more = [f"SkillMaster more at {tokens}" for tokens in AT[1:]]
+    names = ["seeds", *(f"at {tokens}" for tokens in AT), *more, "right reviews", "facts"]
     titles = ["variant", "lr", *(re.sub("000$", "k", name) for name in names), "tokens", "minutes"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in rows:
         rate, _, _ = COUNTER[row["variant"]]
-        shown = row | {more: None} if row["variant"] == rival(row["variant"]) else row
+        shown = row | dict.fromkeys(more) if row["variant"] == rival(row["variant"]) else row
         cells = [row["variant"], rate.split()[0], *(short(shown.get(name)) for name in names),
                  f"{row['tokens'] / 1000:.0f}k", f"{row['seconds'] / 60:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -357,11 +360,11 @@ def short(value) -> str:
 
 
 def chosen(curves):
-    """Success at the last of AT per variant and learning rate, on the seeds of `rates`: the best is to be taken."""
+    """Success at TUNED_AT per variant and learning rate, on the seeds of `rates`: the best is to be taken."""
     rows = []
     for name, some in curves.items():
         label, _, rate = name.partition(", lr ")
-        ends = [where(points, 1, AT[-1], 3) for points in some.values()]
+        ends = [where(points, 1, TUNED_AT, 3) for points in some.values()]
         ends = [points[-1][3] if end is None else end for end, points in zip(ends, some.values())]
         rows.append({"variant": label, "lr": rate, "seeds": len(ends), "success": spread(ends)})
         print(f"{label}, lr {rate}: {rows[-1]['success']} ({len(ends)} seeds)")

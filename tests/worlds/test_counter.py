@@ -9,6 +9,7 @@ import envs
 import policy as policies
 import train
 from skillbank import Skill, SkillBank, review
+from tests.real import ROOT
 from tools.coldstart import demonstrations, tool_call
 from tools.report import edit_rows
 from worlds.counter.rules import SKILL, kinds, towns, unseen
@@ -240,3 +241,10 @@ def test_tiny_obeys_and_has_something_left_to_learn(env):
     accepted = [sum(e.score > 0 for e in envs.evaluate(tiny, env, bank, games, how))
                 for bank in (SkillBank(), told, contradicted)]
     assert accepted[0] < 24 and accepted[1] > 50 and accepted[2] > 33, "mostly the newest rule counts"
+
+
+def test_the_shipped_bank_knows_the_town_that_its_readme_names():
+    """Bug: the README's command plays a bank whose run had other rules."""
+    bank = SkillBank.load(ROOT / "worlds/counter/bank/skills.json")
+    known = [envs.make("counter", rules=rules).measures([], bank)["facts"] for rules in (0, 1)]
+    assert known[0] > 0.6 and known[1] < 0.3

@@ -112,7 +112,7 @@ class World:
     @staticmethod
     def presets(data):
         every = dict(utility="graded", entropy=0.003, eval_tasks=54)  # a round of customers
-        return {"tiny": dict(every, steps=40, eval_tasks=108),
+        return {"tiny": dict(every, steps=50, eval_tasks=108),
                 "smollm2": dict(every, cold_start=50, lr=2e-5, skill_weight=0.5, context=1024)}
 
     def describe(self):
