@@ -44,7 +44,7 @@ class World:
         "base": (BASE, "how often scripted players have a useful habit that no skill names"),
         "reading": (0.0, "how often a scripted player's thought begins with exercises in reading the page"),
         "games": (GENERATED["train"], "generated training games of each family, where there is no download"),
-        "even": (False, "generated training games name each kind of place as often: seldom words are learnt, too"),
+        "even": (False, "generated training games name each kind of place as often: rare words are learnt, too"),
     }
     aliases: dict = {"pick_and_place": "pick_and_place_simple", "examine": "look_at_obj_in_light",  # SkillRL's names
                      "clean": "pick_clean_then_place_in_recep", "heat": "pick_heat_then_place_in_recep",
@@ -55,8 +55,7 @@ class World:
         "those that stand behind 'You can:'. You carry one thing at most. You have 50 turns. Follow your skills."
     )
 
-    def __init__(self, split, data=None, seed=0, base=BASE, reading=0.0, games=GENERATED["train"],
-                 even=False):
+    def __init__(self, split, data=None, seed=0, base=BASE, reading=0.0, games=GENERATED["train"], even=False):
         self.base, self.reading = base, reading
         flag, named = "--data" if data else "$ALFWORLD_DATA", data or os.environ.get("ALFWORLD_DATA")
         root = Path(expanded(named)).resolve() if named else downloads()

@@ -17,7 +17,7 @@ python -m tools.coldstart --env alfworld --model "$OUT/reads" --games 2000 --rea
 python -m tools.coldstart --env alfworld --model "$OUT/plays" --base 0.5 --games 2000 --reading 0.15 --steps 2000 \
     --lr 1.5e-3 --muon 0.01 --prompt 0 --seed 2 --out "$OUT/obeys"
 
-# 4. Games whose tasks name seldom words as often as common ones (a safe, a vase), by players who nearly always have the
+# 4. Games whose tasks name rare words as often as common ones (a safe, a vase), by players who nearly always have the
 #    useful habits; smaller steps.
 python -m tools.coldstart --env alfworld --model "$OUT/obeys" --base 0.9 --even --games 2000 --reading 0.15 --steps 2000 \
     --lr 1e-3 --muon 0.007 --prompt 0 --seed 3 --out "$OUT/tiny"
