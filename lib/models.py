@@ -68,7 +68,7 @@ PIECES = (r"</?[a-z_]+>|[a-z]+(?:_[a-z0-9]+)+|[a-z]*\d[a-z0-9]*(?:\.\d+)?|\p{L}+
           r"\"[^\s\p{L}\d<]* ?\"?|\{\"|[^\s\p{L}\d] ?|\s+")
 
 
-def tiny(text, seed=0, vocab=6144):
+def tiny(text, seed=0, vocab=7168):
     """A Qwen3 of a million parameters whose tokens are the words of `text` (a list), and bytes: made from nothing."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -120,17 +120,20 @@ def lend(model, tokenizer, folder):
     """Give a new tiny the layers of the one in `folder`, and its vectors of words: it can copy before it can read.
 
     A word that the other one does not have gets the vector of one that only the other one has, each another: to copy a
-    word, layers must tell it from others, and need not know what it means.
+    word, layers must tell it from others, and need not know what it means. Where those run out, words get random
+    vectors, each number with the mean and the spread that it has in the other's vectors.
     """
     _, weights, other = checkpoints.read(str(folder))
     mine, theirs = tokenizer.get_vocab(), other.get_vocab()
     spare = iter(sorted(i for word, i in theirs.items() if word not in mine))  # the frequent ones first
-    rows = [theirs[word] if word in theirs else next(spare, None) for word in sorted(mine, key=mine.get)]
+    rows = [theirs[word] if word in theirs else next(spare, -1) for word in sorted(mine, key=mine.get)]
     state = model.state_dict()
-    words = weights["model.embed_tokens.weight"]
-    if None in rows or words.shape[1] != state["model.embed_tokens.weight"].shape[1]:
-        raise ValueError(f"--like {folder}: is no tiny, or has too few words")
-    model.load_state_dict({name: words[rows] if name == "model.embed_tokens.weight" else weights[name]
+    words, new = weights["model.embed_tokens.weight"], state["model.embed_tokens.weight"]
+    if words.shape[1] != new.shape[1]:
+        raise ValueError(f"--like {folder}: is no tiny")
+    drawn = words.mean(0) + words.std(0) * new / new.std()  # `tiny` drew them, from its seed
+    given = torch.where(torch.tensor(rows)[:, None] < 0, drawn, words[rows])
+    model.load_state_dict({name: given if name == "model.embed_tokens.weight" else weights[name]
                            for name in state if name in weights}, strict=False)
 
 

@@ -68,6 +68,21 @@ def test_a_new_tiny_can_borrow_layers():
     assert not any(torch.equal(a, b) for a, b in ((ids[0], ids[1]), (ids[1], ids[2]), (ids[0], ids[2])))
 
 
+def test_a_new_tiny_with_more_words_than_the_other_draws_vectors_for_the_rest():
+    """Bug: it is refused, or rests of words get vectors as small as those of a tiny made from nothing: never chosen."""
+    letters = [a + b + c for a in "bcdfghjklmnpqrst" for b in "aeiouwxyz" for c in "bcdfghjklmnpqrstvwxyz"]
+    new = policies.load("tiny", text=["x" + "x".join(letters), *(word + "q" for word in letters),
+                                      *(word + "v" for word in letters)] * 2)
+    before = new.model.state_dict()["model.embed_tokens.weight"].clone()
+    small.lend(new.model, new.tokenizer, small.shipped("webshop"))
+    after = new.model.state_dict()["model.embed_tokens.weight"]
+    old = policies.load("tiny", world="webshop").model.state_dict()["model.embed_tokens.weight"]
+    assert len(after) > len(old) and not torch.equal(before, after)
+    norms, usual = after[-200:].norm(dim=1), old.norm(dim=1)
+    assert len({tuple(row.tolist()) for row in after}) == len(after)
+    assert usual.quantile(0.01) < norms.mean() < usual.quantile(0.99)
+
+
 def test_tiny_wants_text():
     """The bug: a tokenizer made from nothing, and a policy that speaks in bytes."""
     assert "text=" in refusal("tiny", text=[])

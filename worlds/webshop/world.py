@@ -90,6 +90,7 @@ class World:
         "base": (BASE, "how often scripted shoppers have a useful habit that no skill names"),
         "reading": (0.0, "how often scripted shoppers of real data exercise themselves in reading options"),
         "families": ("", "train on these families only, commas between them; held-out goals stay as they are"),
+        "even": (False, "training goals, and again five for each option value that any of them wants, so rare words too"),
         "winnable_only": (False, "leave out goals whose own product cannot score 1.0"),
     }
     rules = (
@@ -99,7 +100,7 @@ class World:
     )
 
     def __init__(self, split, data=None, seed=0, human_goals=False, winnable_only=False, base=BASE,
-                 reading=0.0, families=""):
+                 reading=0.0, families="", even=False):
         self.base, self.reading = base, reading
         named = "--data" if data else "$WEBSHOP_DATA"
         data = expanded(data or os.environ.get("WEBSHOP_DATA") or "")
@@ -131,6 +132,16 @@ class World:
         if unknown := wanted - set(self.families):
             raise ValueError(f"--families {min(unknown)}: choose from {', '.join(sorted(set(self.families)))}")
         self.train_tasks = [task for task in self.train_tasks if self.families[task] in wanted]
+        self.train_tasks += self._evenly(self.train_tasks) if even else []
+
+    def _evenly(self, tasks, times=5):
+        """`times` tasks for each option value that some want: most values are wanted by few, and those come again."""
+        wanting = {}
+        for task in tasks:
+            options = self.shop.goals[task]["goal_options"]
+            for value in options.values() if isinstance(options, dict) else options:
+                wanting.setdefault(value.lower(), []).append(task)
+        return [some[i * len(some) // times] for _, some in sorted(wanting.items()) for i in range(times)]
 
     @staticmethod
     def presets(data):
@@ -171,10 +182,15 @@ class World:
         return ShopGame(self.shop.clone(), task, "Not on this page." if self.real else "Same page.")
 
     def vocabulary(self):
-        # Every id and price twice: a word that occurs once gets no token of its own. Real ids and prices have to stand
-        # their ground against the rare words of real titles.
-        lines = [(f"[{p.asin.lower()}]", p.name, p.price_tag) for p in self.shop.products.values()]
-        return [" ".join(line) for line in lines] * 2 + [f"{asin} {price}" for asin, _, price in lines] * 9 * self.real
+        # Every id and price twice: a word that occurs once gets no token of its own. Of the real shop all that is
+        # copied from a task or a page has to stand its ground against the rare words of titles.
+        products = self.shop.products.values()
+        texts = [f"[{p.asin.lower()}] {p.name} {p.price_tag}" for p in products] * 2
+        if self.real:
+            copied = {value for p in products for values in p.options.values() for value in values}
+            copied |= {word for goal in self.shop.goals for word in (f"{goal['query']} with", *goal["attributes"])}
+            texts += [*(f"{p.asin.lower()} {p.price_tag}" for p in products), *sorted(copied)] * 9
+        return texts
 
     def player(self, game, task, skills, rng):
         given = game.shop, task, self.family(task), skills, rng, self.base
