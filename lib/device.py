@@ -19,21 +19,26 @@ def pick_device(name=""):
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type not in ("cpu", "cuda", "mps"):  # the noise wants int32 arithmetic that wraps
-            raise RuntimeError("this device was never tried; use cpu or cuda")
+            raise RuntimeError("this device was never tried; use cpu, cuda or mps")
         device = torch.device("cpu") if device.type == "cpu" else device  # cpu:1 is the CPU
         if distributed.this.size > 1 and device.type == "cuda":
             if device.index is not None:
                 raise RuntimeError("torchrun gives each process a card of its own; name cuda without a number")
             device = torch.device("cuda", distributed.this.local)
-        numbers = torch.arange(64.0).view(8, 8)  # their products are whole numbers, which no device rounds
-        there = numbers.to(device)
-        if not torch.equal((there @ there.T + 1).cpu(), numbers @ numbers.T + 1):
-            raise RuntimeError("the product of two small matrices is wrong on it")
+        run_a_kernel(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name or 'cuda'}: {one_line(error)}") from error
     if device.type == "cuda":
         prepare(device)
     return device
+
+
+def run_a_kernel(device):
+    """RuntimeError where a device cannot multiply two small matrices."""
+    numbers = torch.arange(64.0).view(8, 8)  # their products are whole numbers, which no device rounds
+    there = numbers.to(device)
+    if not torch.equal((there @ there.T + 1).cpu(), numbers @ numbers.T + 1):
+        raise RuntimeError("the product of two small matrices is wrong on it")
 
 
 def prepare(device):
@@ -52,17 +57,24 @@ def refuse_large(name, parameters):
 
     name: --device; parameters: of the model.
     """
+    reason = "" if name or parameters < LARGE else no_gpu()
+    if reason:
+        raise ValueError(f"{parameters / 1e9:.1f}B parameters would train on the CPU: {reason}")
+
+
+def no_gpu():
+    """Why a torch that is made for GPUs finds none, and what to do; "" where it finds one, or is made for CPUs."""
     built = torch.version.cuda or torch.version.hip
-    if name or not built or torch.cuda.is_available() or parameters < LARGE:
-        return
+    if not built or torch.cuda.is_available():
+        return ""
     try:
         torch.cuda.init()
         reason = "no GPU is there"
     except Exception as error:  # torch has several kinds
         reason = one_line(error)
-    raise ValueError(f"{parameters / 1e9:.1f}B parameters would train on the CPU: this torch ({torch.__version__}) is "
-                     f"made for CUDA {built} and finds no GPU ({reason}). Update the driver, or install the torch that "
-                     "pytorch.org offers for the driver's CUDA (nvidia-smi shows it); --device cpu trains on the CPU")
+    return (f"this torch ({torch.__version__}) is made for CUDA {built} and finds no GPU ({reason}). Update the "
+            "driver, or install the torch that pytorch.org offers for the driver's CUDA (nvidia-smi shows it); "
+            "--device cpu trains on the CPU")
 
 
 def leave_out(parts):

@@ -48,7 +48,7 @@ import policy as policies
 from envs import Episode, Sampling, Segment, rollout
 from lib import graphs, lora, memory
 from lib.device import dtype_of, pick_device
-from lib.files import try_to_write
+from lib.files import one_line, try_to_write
 from policy import Session, logprobs
 from probes import Probing, edits_of, probe
 from skillbank import SkillBank, review
@@ -613,7 +613,11 @@ def main():
         for part in args.parts.split(","):
             clear(args.device)
             env = envs.make(args.env)  # anew: some parts change its limit
-            seconds, (title, rows, note) = timed(args.device, partial(PARTS[part], args, env, result["machine"]))
+            try:
+                seconds, (title, rows, note) = timed(args.device, partial(PARTS[part], args, env, result["machine"]))
+            except (torch.OutOfMemoryError, memory.TooSmall) as error:  # a later part may take less
+                print(f"\n{part}: too little memory, left out ({one_line(error)})", flush=True)
+                continue
             table(title, rows, note)
             print(f"  ({part} took {seconds:.0f} s)", flush=True)
             result[part] = {"title": title, "note": note, "rows": rows, "seconds": seconds}

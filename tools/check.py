@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ import dualadv_grpo as grpo
 import envs
 import policy as policies
 from lib import fused, graphs, lora, memory
-from lib.device import WITHOUT, dtype_of, pick_device
+from lib.device import WITHOUT, dtype_of, pick_device, run_a_kernel
 from lib.files import one_line, print_anything
 from lib.streams import gumbel, mix
 from policy import Session, draw, logprobs, rotate
@@ -52,6 +52,7 @@ from tools.guard import alone
 from tools.measure import MINI, QWEN, attention_flops, clear, machine_bounds, matrices, random_policy, shape, timed
 
 FIRST = ("device", "noise", "draw", "attention", "episodes")  # before a run
+LONG = 600  # seconds that a run of `train` may take; on two busy cores it takes 20
 TIE = 1e-3  # two tokens whose scores are as near as this may be drawn one for the other
 SMALL = ("--env webshop --tasks 1 --group 2 --cold_start 0 --eval_every 0 --act_tokens 8 --review_tokens 8 --probes 1 "
          "--confirm 1 --context 1500 --lr 1e-3 --save_every 1").split()
@@ -94,8 +95,19 @@ def seeds_of(count, device):
 # ---- The checks: functions of (device, --model) that return figures, or raise Wrong or Skipped ----------------------
 
 
+@contextmanager
+def made_up():
+    """Whatever $WEBSHOP_DATA says: the shop of a check is the made-up one."""
+    data = os.environ.pop("WEBSHOP_DATA", None)
+    try:
+        yield
+    finally:
+        if data is not None:
+            os.environ["WEBSHOP_DATA"] = data
+
+
 def check_device(device, model):
-    pick_device(str(device))  # it runs a kernel
+    run_a_kernel(device)
     figures = {"device": str(device), "torch": torch.__version__, "dtype": name_of(dtype_of(device)),
                "gb_free": memory.free(device) / 1e9}
     if device.type == "cuda":
@@ -188,13 +200,16 @@ def check_attention(device, model):
 
 def check_episodes(device, model):
     """The shipped tiny: on a card recorded, unrecorded and on the CPU, elsewhere all at once and flowing."""
-    env = envs.make("webshop")
+    with made_up():
+        env = envs.make("webshop")
     env.limit = 3
     sampling = envs.Sampling(act_tokens=64, review_tokens=64, context=1200, top_k=4)
 
-    def played(policy, flows):
-        policy.flows = flows
-        return envs.rollout(policy, env, env.train_tasks[:4], SkillBank(), 2, 1, sampling)
+    def played(policy, flows):  # without envs.rollout, where the processes of torchrun would wait for each other
+        policy.flows, most = flows, envs.prompt_limit(policy, env, sampling)
+        plays = [envs.prepare(policy, env, env.train_tasks[i // 2], SkillBank(), i, sampling.top_k, most)
+                 for i in range(8)]
+        return envs.play(plays, policy, env, 1, sampling, True, "check")
 
     reference, policy = (policies.load("tiny", place, torch.float32) for place in ("cpu", device))
     plain, fast = played(reference, False), played(policy, True)
@@ -207,8 +222,10 @@ def check_episodes(device, model):
             policy.kept = None
             others["without recordings"] = played(policy, True)
     for name, episodes in others.items():
-        for one, other in zip(plain, episodes):
+        for one, other in zip(plain, episodes, strict=True):
             compare(reference, one, other, sampling.temperature, f"{name}, ")
+    for one, other in zip(fast, others.get("without recordings", fast), strict=True):
+        compare(reference, one, other, sampling.temperature, "recorded against unrecorded, ")
     figures["same"] = sum(a.segments[-1].ids == b.segments[-1].ids for a, b in zip(plain, fast)) / len(plain)
     return figures
 
@@ -216,7 +233,8 @@ def check_episodes(device, model):
 def compare(policy, one, other, temperature, name):
     """Wrong where an episode draws another token though none was as likely, or gives one another probability.
 
-    policy: on the CPU, it says how near the two were. What comes after a tie is another episode.
+    policy: on the CPU, it says how near the two were; name: what the line says of the pair. What comes after a tie is
+    another episode.
     """
     for mine, theirs in zip(one.segments, other.segments):
         for i, (token, drawn) in enumerate(zip(mine.ids, theirs.ids)):
@@ -228,10 +246,13 @@ def compare(policy, one, other, temperature, name):
                     logits = policy.model(torch.tensor([mine.ids[:i]]))[0, -1].float() / temperature
                 scores = logits + gumbel([seed], len(logits), "cpu")[0]
                 apart = (scores[token] - scores[drawn]).abs().item()
-                need(apart < TIE, f"{name}another token is drawn than on a CPU, whose score is {apart:.2g} apart")
+                need(apart < TIE, f"{name}another token is drawn, whose score is {apart:.2g} apart")
                 return
             apart = abs(mine.logp[i] - theirs.logp[i])
-            need(apart < TIE, f"{name}log p of a token is {apart:.2g} apart from the CPU's")
+            need(apart < TIE, f"{name}log p of a token is {apart:.2g} apart")
+        need(len(mine.ids) == len(theirs.ids), f"{name}{len(theirs.ids)} tokens came, not {len(mine.ids)}")
+    counts = len(other.segments), len(one.segments)
+    need(counts[0] == counts[1], f"{name}an episode has {counts[0]} stretches of transcript, not {counts[1]}")
 
 
 def prompts(count, length):
@@ -347,7 +368,9 @@ def check_short(device, model):
     """A rollout whose memory is nearly gone plays fewer episodes at once, and plays them."""
     a_card(device)
     policy = random_policy(shape(QWEN["qwen2.5-0.5b"]), device, dtype_of(device))
-    policy.keep, env = False, envs.make("webshop")
+    policy.keep, policy.rows = False, memory.Rows()
+    with made_up():
+        env = envs.make("webshop")
     env.limit = 2
     clear(device)
     taken = torch.empty(max(torch.cuda.mem_get_info(device)[0] - 2 * 10**9, 0), dtype=torch.uint8, device=device)
@@ -356,7 +379,8 @@ def check_short(device, model):
         act_tokens=16, review_tokens=16, context=8192))
     del taken
     need(len(episodes) == 64 and all(e.steps for e in episodes), "not all episodes were played")
-    return {"gb_left": left / 1e9, "episodes": len(episodes)}
+    need(policy.rows.played < 64, f"all 64 episodes were played at once with {left / 1e9:.1f} GB left")
+    return {"gb_left": left / 1e9, "episodes": len(episodes), "at_once": policy.rows.played}
 
 
 def check_train(device, model):
@@ -368,8 +392,10 @@ def check_train(device, model):
             out = Path(folder) / ("lora" if name == "lora" else "whole")
             where = ["--model", "tiny", "--device", str(device), "--out", str(out)]
             begin = time.perf_counter()
-            ended = subprocess.run([sys.executable, "train.py", *SMALL, *where, *more], text=True, errors="replace",
-                                   cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            with made_up():
+                ended = subprocess.run([sys.executable, "train.py", *SMALL, *where, *more], text=True,
+                                       errors="replace", cwd=Path(__file__).parents[1], stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT, timeout=LONG)
             need(ended.returncode == 0, f"{name}: " + " / ".join(ended.stdout.splitlines()[-3:]))
             rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
             need([row["step"] for row in rows] == list(range(1, len(rows) + 1)), f"{name}: an iteration is missing")
@@ -424,7 +450,8 @@ def run(name, device, model=""):
     """A check as what is printed of it: {"check", "ok": True, False or None, figures or "why", "seconds"}."""
     begin = time.perf_counter()
     try:
-        found = {"ok": True, **CHECKS[name](device, model)}
+        with redirect_stdout(sys.stderr):  # the command's output is one JSON line per check
+            found = {"ok": True, **CHECKS[name](device, model)}
     except Skipped as why:
         found = {"ok": None, "why": str(why)}
     except Wrong as why:

@@ -112,7 +112,8 @@ def cold_start(policy, env, flags: Flags):
     settings = settings_of(flags, env)
     first, cut, losses = restore(file, policy, optimizers, settings) if flags.resume and file.is_file() else (0, 0, [])
     size = sum(saved_bytes(policy.model))
-    check_room(file.parent, size, "the unfinished cold start")
+    there = file.stat().st_size if file.is_file() else 0
+    check_room(file.parent, 2 * size - there, "the unfinished cold start")  # the old one stays while it is written
     begun = saved = time.monotonic()
     cost = size / DISK  # seconds of the last save
     for step, batch in enumerate(report.bar("cold start")(batches[first:]), first):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import worlds
+from lib.device import no_gpu
 from lib.files import expanded, read_json
 from tools.guard import ANEW
 from tools.owned import config_of
@@ -86,6 +87,9 @@ def parse(kind, presets, argv=None, program="train.py", text="", place=""):
     early, _ = first.parse_known_args(argv)
     gpu = torch.cuda.is_available() and not early.device.startswith("cpu")
     model = early.model or kind.model or ("Qwen/Qwen2.5-1.5B-Instruct" if gpu else "tiny")
+    if not (early.model or kind.model or gpu or early.device or early.resume):
+        if (why := no_gpu()) and "no NVIDIA driver" not in why:  # there is a card, or was to be one
+            print(f"tiny, not Qwen2.5-1.5B: {why}", flush=True)
     out = early.out or place.format(env=early.env or kind.env, model=Path(model).name)
     run = settings_in(out, known, program) if place and early.resume else {}
     env = early.env or run.get("env", kind.env)

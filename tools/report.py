@@ -89,7 +89,7 @@ class Iteration:
         if not distributed.leader():
             return row
         print(self.line(row, env.source), flush=True)
-        if row["mismatch"] > MISMATCH[0] or row["clipped"] > MISMATCH[1]:
+        if not (row["mismatch"] <= MISMATCH[0] and row["clipped"] <= MISMATCH[1]):  # nan is no number within
             explain_mismatch()
         there = {skill.skill_id for skill in bank.skills()}
         for edit in [edit for edit in self.committed if edit.skill_id in there]:

@@ -243,6 +243,8 @@ def resumed(flags, checkpoint, device):
     for file in LOGS if distributed.leader() else ():
         report.cut(Path(flags.out) / file, trainer["step"])
     use_memory(flags, policy)
+    weights, state = coldstart.saved_bytes(policy.model)
+    check_room(flags.out, weights + (0 if flags.lora else state), "the next checkpoint")
     print(f"resuming {flags.out} after step {trainer['step']}")
     return policy, SkillBank.load(checkpoint / "skills.json"), trainer["step"], trainer
 
@@ -297,7 +299,8 @@ def new_run(flags, env, sampling, settings, device):
     begin_logs(out)
     use_memory(flags, policy)
     weights, state = coldstart.saved_bytes(policy.model)
-    check_room(out, 2 * weights + (0 if flags.lora else state), "the reference with the first checkpoint")
+    # An old checkpoint stays while the next one is written.
+    check_room(out, 3 * weights + (0 if flags.lora else 2 * state), "the reference with two checkpoints")
     if flags.cold_start:
         if flags.shard:
             fits.alone(flags, policy)

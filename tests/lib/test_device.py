@@ -143,7 +143,7 @@ def test_parts_can_be_left_out_one_by_one(monkeypatch):
 @pytest.mark.parametrize("name", ["xpu", "meta"])
 def test_other_devices_are_refused_by_name(name):
     """Bug: --device xpu runs into operations that are not there, an hour later."""
-    with pytest.raises(ValueError, match=f"--device {name}: this device was never tried; use cpu or cuda"):
+    with pytest.raises(ValueError, match=f"--device {name}: this device was never tried; use cpu, cuda or mps"):
         pick_device(name)
 
 

@@ -1,5 +1,7 @@
 """What the bench compares must be the same work, and what it counts what a step reads."""
 
+import json
+import sys
 from argparse import Namespace
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -45,6 +47,21 @@ def test_an_update_that_does_not_fit_is_said(monkeypatch, capsys):
     monkeypatch.setattr(bench, "conversations", lambda *rest: [[([1, 7], 2)]])
     bench.table(*bench.bench_trl(args, None, {}))
     assert capsys.readouterr().out == "\ntrl: skipped, as an update of all weights of tiny does not fit cpu\n"
+
+
+def test_a_part_that_does_not_fit_leaves_the_others(tmp_path, monkeypatch, capsys):
+    """Bug: the largest part, an iteration, ends the bench on a small card, and what would follow is never measured."""
+    def short(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+
+    monkeypatch.setattr(bench, "PARTS", {"iteration": short, "fit": lambda *given: ("what fits", [{"a": 1}], "")})
+    monkeypatch.setattr(bench, "machine", lambda args: {})
+    monkeypatch.setattr(sys, "argv", ["bench", "--device", "cpu", "--env", "guess", "--parts", "iteration,fit",
+                                      "--out", str(tmp_path / "bench.json")])
+    bench.main()
+    told = capsys.readouterr().out
+    assert "iteration: too little memory, left out (CUDA out of memory. Tried to allocate 2 GiB)" in told
+    assert {"settings", "machine", "fit"} == set(json.loads((tmp_path / "bench.json").read_text()))
 
 
 def test_our_side_reads_and_samples_what_trl_is_given(monkeypatch):

@@ -1,6 +1,7 @@
 """The checks of a device must see what is wrong with one, and a run must heed them."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 
 from dualadv_grpo import ACT
 from envs import Episode, Segment
+from lib import distributed
 from lib.device import WITHOUT, leave_out
 from policy import Session
 from tests.real import ROOT
@@ -72,10 +74,16 @@ def test_a_tie_is_no_error_and_another_token_is(tiny, monkeypatch):
 
     check.compare(tiny, episode(ids), episode(ids), 1.0, "")
     other = [*ids[:3], (ids[3] + 1) % 1000, *ids[4:]]
-    with pytest.raises(check.Wrong, match="another token is drawn than on a CPU, whose score is"):
+    with pytest.raises(check.Wrong, match="another token is drawn, whose score is"):
         check.compare(tiny, episode(ids), episode(other), 1.0, "")
     with pytest.raises(check.Wrong, match="log p of a token is 0.5 apart"):
         check.compare(tiny, episode(ids), episode(ids, [*logp[:2], logp[2] + 0.5, *logp[3:]]), 1.0, "")
+    with pytest.raises(check.Wrong, match=f"{len(prompt) + 2} tokens came, not {len(prompt) + 6}"):
+        check.compare(tiny, episode(ids), episode(ids[:2], logp[:2]), 1.0, "")
+    nothing = episode(ids)
+    nothing.segments = []
+    with pytest.raises(check.Wrong, match="0 stretches of transcript, not 1"):
+        check.compare(tiny, episode(ids), nothing, 1.0, "")
     seen = []
     monkeypatch.setattr(check, "need", lambda ok, what: seen.append(what))
     check.compare(tiny, episode(ids), episode(ids[:3] + [max(ids[3] - 1, 0)]), 1.0, "")
@@ -84,6 +92,20 @@ def test_a_tie_is_no_error_and_another_token_is(tiny, monkeypatch):
         scores = tiny.model(torch.tensor([prompt + ids[:3]]))[0, -1] + noise
     assert scores.argmax() == ids[3], "the scores of the check are those that the sampler drew by"
     assert f"{(scores[ids[3]] - scores[max(ids[3] - 1, 0)]).item():.2g} apart" in seen[-1]
+
+
+def test_processes_of_torchrun_check_their_device_alone_and_in_the_made_up_shop(monkeypatch):
+    """Bug: a run on two cards asks for cuda:1, which torchrun gave it, and is refused; or it plays an episode together
+    with processes that still wait; or $WEBSHOP_DATA, which is for another world, decides whether a card is right."""
+    monkeypatch.setattr(distributed.this, "size", 2)
+    monkeypatch.setenv("WEBSHOP_DATA", "/there/is/no/such/directory")
+    for name in ("device", "episodes"):
+        found = check.run(name, CPU)
+        assert found["ok"], found
+    assert os.environ["WEBSHOP_DATA"] == "/there/is/no/such/directory"
+    monkeypatch.setattr(check, "run_a_kernel", lambda device: check.need(device.index is None, "another card"))
+    with pytest.raises(check.Wrong, match="another card"):  # the kernel runs on this very one
+        check.check_device(torch.device("cuda:1"), "")
 
 
 def test_a_run_does_without_what_is_wrong_or_does_not_begin(monkeypatch, capsys, all_parts):

@@ -208,7 +208,7 @@ def test_a_large_cold_start_is_saved_seldom_and_never_on_a_full_disk(make, tmp_p
     monkeypatch.setattr(coldstart, "saved_bytes", lambda model: (3 * 10**9, 18 * 10**9))
     monkeypatch.setattr(coldstart, "sft_step", lambda *rest: pytest.fail("a step was made first"))
     line, _ = ends(make, tmp_path / "two", "--steps", "9")
-    assert "the unfinished cold start takes 21.0 GB, 1.0 GB are free on that disk" in line and "\n" not in line
+    assert "the unfinished cold start takes 42.0 GB, 1.0 GB are free on that disk" in line and "\n" not in line
 
 
 def test_memory_may_be_saved_when_a_cold_start_goes_on(make, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """A command line from a dataclass: every knob is shown with its default, and what is wrong is one line."""
 
 import json
+import re
 from dataclasses import fields, replace
 from functools import partial
 from types import SimpleNamespace
@@ -67,6 +68,27 @@ def test_a_resumed_run_follows_neither_the_card_nor_a_preset(tmp_path, monkeypat
     assert train.read_flags([*command, "--resume", "--no_recompute"]).recompute is False
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train.read_flags([*command, "--resume"]).model == "Qwen/Qwen2.5-1.5B-Instruct", "also without a card"
+
+
+def test_a_card_that_torch_cannot_use_is_said_where_it_decides_the_model(monkeypatch, capsys):
+    """Bug: with a driver older than torch's CUDA, `python train.py` trains tiny on the CPU, and nothing says why."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def fails(reason):
+        def init():
+            raise RuntimeError(reason)
+
+        monkeypatch.setattr(torch.cuda, "init", init)
+
+    fails("The NVIDIA driver on your system is too old (found version 12040).\nPlease update")
+    assert train.read_flags([]).model == "tiny"
+    assert re.match(r"tiny, not Qwen2.5-1.5B: .* CUDA 13.0 .*too old \(found version 12040\)", capsys.readouterr().out)
+    for given in (["--device", "cpu"], ["--model", "tiny"], ["--env", "guess", "--model", "smollm2"]):
+        train.read_flags(given)
+    fails("Found no NVIDIA driver on your system. Please check")  # a laptop
+    train.read_flags([])
+    assert not capsys.readouterr().out
 
 
 def test_a_resumed_runs_own_flags_are_taken_with_its_world(tmp_path):

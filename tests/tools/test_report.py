@@ -32,9 +32,10 @@ def test_a_sampler_that_computes_another_model_is_said_once(tmp_path, env, capsy
         told = capsys.readouterr().out
         assert row["mismatch"] == mismatch and f"mismatch {mismatch:.2g} ({clipped:.1%})" in told
         assert told.count("--without recordings, then compilation, then bfloat16") == said
-    report.explain_mismatch.cache_clear()
-    report.Iteration(2, [episode()], Stats(mismatch=0.06), {}, [0.0], [0.0]).publish(tmp_path, env, SkillBank())
-    assert "std above 0.05, or over 1% of the tokens" in capsys.readouterr().out
+    for mismatch in (0.06, float("nan")):
+        report.explain_mismatch.cache_clear()
+        report.Iteration(2, [episode()], Stats(mismatch=mismatch), {}, [0.0], [0.0]).publish(tmp_path, env, SkillBank())
+        assert "std above 0.05, or over 1% of the tokens" in capsys.readouterr().out, mismatch
 
 
 def test_sampler_and_trainer_of_a_run_are_one_model(first):

@@ -97,7 +97,15 @@ def test_a_disk_that_cannot_hold_a_checkpoint_is_said_before_the_start(run, tmp_
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     monkeypatch.setattr(coldstart, "cold_start", lambda *rest: pytest.fail("the cold start began"))
     line, _ = ends(run, tmp_path / "run", "--cold_start", "1")
-    assert "the reference with the first checkpoint takes 0.0 GB, 0.0 GB are free" in line and "\n" not in line
+    assert "the reference with two checkpoints takes 0.0 GB, 0.0 GB are free" in line and "\n" not in line
+
+
+def test_a_disk_that_cannot_hold_the_next_checkpoint_is_said_before_a_run_goes_on(run, first, tmp_path, monkeypatch):
+    """Bug: the run is resumed, and its next checkpoint, hours later, finds no room beside the old one."""
+    out = shutil.copytree(first, tmp_path / "run")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    line, _ = ends(run, out, "--steps", "2", "--resume")
+    assert "the next checkpoint takes 0.0 GB, 0.0 GB are free on that disk" in line and "\n" not in line
 
 
 @pytest.mark.parametrize("file, content", [

@@ -90,7 +90,7 @@ class World:
         "base": (BASE, "how often scripted shoppers have a useful habit that no skill names"),
         "reading": (0.0, "how often scripted shoppers of real data exercise themselves in reading options"),
         "families": ("", "train on these families only, commas between them; held-out goals stay as they are"),
-        "even": (False, "training goals, and again five for each option value that any of them wants, so rare words too"),
+        "even": (False, "training goals, and five more for each option value that they want, so for rare words, too"),
         "winnable_only": (False, "leave out goals whose own product cannot score 1.0"),
     }
     rules = (
