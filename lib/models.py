@@ -116,12 +116,12 @@ def tiny(text, seed=0, vocab=7168):
     return hf, weights, tokenizer
 
 
-def lend(model, tokenizer, folder):
+def lend(model, tokenizer, folder, apart=False):
     """Give a new tiny the layers of the one in `folder`, and its vectors of words: it can copy before it can read.
 
     A word that the other one does not have gets the vector of one that only the other one has, each another: to copy a
     word, layers must tell it from others, and need not know what it means. Where those run out, words get random
-    vectors, each number with the mean and the spread that it has in the other's vectors.
+    vectors, each number with the mean and the spread that it has in the other's vectors. apart: see `spread`.
     """
     _, weights, other = checkpoints.read(str(folder))
     mine, theirs = tokenizer.get_vocab(), other.get_vocab()
@@ -133,8 +133,25 @@ def lend(model, tokenizer, folder):
         raise ValueError(f"--like {folder}: is no tiny")
     drawn = words.mean(0) + words.std(0) * new / new.std()  # `tiny` drew them, from its seed
     given = torch.where(torch.tensor(rows)[:, None] < 0, drawn, words[rows])
+    given = spread(given) if apart else given
     model.load_state_dict({name: given if name == "model.embed_tokens.weight" else weights[name]
                            for name in state if name in weights}, strict=False)
+
+
+def spread(words, most=0.8):
+    """(V, dim) vectors of words, of which those that have drifted to one are moved apart.
+
+    In each step of training the softmax pushes all words away that do not come next. Words that seldom come are hardly
+    moved by anything else, and Adam makes that push as long as any other step: they end up beside each other (mean
+    cosine .95) and cannot be copied. What they have in common is subtracted, and they get the others' median length.
+    most: a cosine with the mean of all vectors; above, a vector counts as drifted.
+    """
+    drifted = torch.cosine_similarity(words, words.mean(0, keepdim=True)) > most
+    if drifted.sum() < 2 or drifted.all():
+        return words
+    rest = words[drifted] - words[drifted].mean(0)
+    rest *= words[~drifted].norm(dim=1).median() / rest.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return words.masked_scatter(drifted[:, None], rest)
 
 
 def smollm2():

@@ -19,6 +19,7 @@ import random
 import time
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,6 +51,7 @@ class Flags:
                     group="what to make")
     model: str = flag("tiny", "HF id or directory to begin with; tiny: a new one, made from nothing")
     like: str = flag("", "directory of another tiny, which lends a new one its layers and its vectors of words")
+    spread: bool = flag(False, "move those of its vectors apart that have drifted to one: words it hardly met")
     out: str = flag("", "directory of the checkpoint")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     resume: bool = flag(False, "go on with the unfinished cold start in --out")
@@ -63,6 +65,8 @@ class Flags:
     muon: float = flag(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW for everything", 0)
     prompt: float = flag(0.0, "weight of the loss on prompt and page tokens", 0)
     copy: float = flag(1.0, "weight of the loss on words copied from the task or a page", 0)
+    keep_absent: bool = flag(False, "leave the vectors of words alone that a step's transcripts do not have; else each "
+                                    "step pushes them all one way")
     max_norm: float = flag(1.0, "gradient norm above which gradients are scaled down", 0)
     budget: int = flag(4096, "tokens per micro-batch, padding included", 1)
     offload: bool = flag(False, "keep optimiser state and master weights in the CPU's memory")
@@ -123,7 +127,9 @@ def cold_start(policy, env, flags: Flags):
         weights = [weigh(ids, sampled, rules, flags.copy) for ids, sampled in rows]
         if not sum(map(sum, weights)):
             raise ValueError(f"cold start: nothing to learn in {limit} tokens of a transcript; raise --context")
-        losses.append(sft_step(policy, rows, weights, flags.prompt, flags.budget, optimizers.accumulate))
+        present = sorted({token for ids, _ in rows for token in ids}) if flags.keep_absent else None
+        losses.append(sft_step(policy, rows, weights, flags.prompt, flags.budget,
+                               partial(optimizers.accumulate, present)))
         # Warm up over a fiftieth, then straight down to a twentieth of the peak.
         done = (step + 1) / len(batches)
         optimizers.step(min(done / 0.02, 1.05 - done))
@@ -210,6 +216,9 @@ class Optimizers:
 
     def __init__(self, policy, flags):
         self.flags, self.muon = flags, None
+        # The vectors of words, and where they are others, those that score the next word.
+        self.words = [p for p in policy.model.parameters()
+                      if p.requires_grad and p.dim() == 2 and len(p) == policy.model.cfg.vocab_size]
         rest = [p for p in policy.model.parameters() if p.requires_grad]
         if flags.muon:
             if not hasattr(torch.optim, "Muon"):
@@ -220,7 +229,11 @@ class Optimizers:
         self.adam = grpo.AdamW(rest, flags.lr, (0.9, 0.95) if self.muon else (0.9, 0.999),
                                flags.offload)
 
-    def accumulate(self):
+    def accumulate(self, present=None):
+        """Call it after each backward. present: the only words whose vectors are trained; None: all."""
+        for words in self.words if present is not None else ():
+            kept = words.grad[present]
+            words.grad.zero_()[present] = kept
         self.adam.accumulate()
 
     def state_dict(self):
@@ -371,7 +384,7 @@ def make(flags):
     if flags.like:
         if not new:
             raise ValueError(f"--like {flags.like}: only a new tiny can be given layers; --model tiny makes one")
-        models.lend(policy.model, policy.chat.tokenizer, flags.like)
+        models.lend(policy.model, policy.chat.tokenizer, flags.like, flags.spread)
     if new:  # it has seen no later position and no longer answer: eval.py should know
         policy.model.cfg.hf |= {"max_position_embeddings": flags.context, "world": env.known, "sampling": lengths}
     if flags.model in PRESETS:  # which preset of train.py the checkpoint wants

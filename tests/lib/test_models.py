@@ -83,6 +83,19 @@ def test_a_new_tiny_with_more_words_than_the_other_draws_vectors_for_the_rest():
     assert usual.quantile(0.01) < norms.mean() < usual.quantile(0.99)
 
 
+def test_vectors_that_have_drifted_to_one_are_moved_apart():
+    """Bug: words that were hardly met share a vector, which no layer can tell apart, whatever it is trained on."""
+    generator = torch.Generator().manual_seed(0)
+    good, one = torch.randn(100, 32, generator=generator), torch.randn(32, generator=generator)
+    drifted = one + 0.05 * torch.randn(300, 32, generator=generator)
+    words = small.spread(torch.cat([good, drifted]))
+    assert torch.equal(words[:100], good), "words that are told apart stay as they are"
+    unit = words[100:] / words[100:].norm(dim=1, keepdim=True)
+    assert (unit @ unit.T).fill_diagonal_(0).mean().abs() < 0.02
+    assert torch.allclose(words[100:].norm(dim=1), good.norm(dim=1).median().expand(300))
+    assert torch.equal(small.spread(good), good) and torch.equal(small.spread(drifted[:1]), drifted[:1])
+
+
 def test_tiny_wants_text():
     """The bug: a tokenizer made from nothing, and a policy that speaks in bytes."""
     assert "text=" in refusal("tiny", text=[])

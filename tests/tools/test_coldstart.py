@@ -89,6 +89,19 @@ def test_what_it_makes_is_trained_with_the_presets_of_tiny(tmp_path, monkeypatch
     assert train.read_flags(["--env", "guess", "--model", out, "--cold_start", "3"]).cold_start == 3
 
 
+def test_words_that_a_step_does_not_have_keep_their_vectors(make, random_tiny, tmp_path):
+    """Bug: each step pushes all absent words one way, until rare ones share a vector and cannot be copied."""
+    def moved(*flags):
+        out = tmp_path / f"out{len(flags)}"
+        make(out, "--steps", "2", *flags)
+        before, after = (policies.load(str(place)).model.model["embed_tokens"].weight for place in (random_tiny, out))
+        return (before != after).any(1)
+
+    every, some = moved(), moved("--keep_absent")
+    assert every.float().mean() > 0.9 and 20 < some.sum() < len(some) / 2
+    assert (every | ~some).all()
+
+
 def test_it_learns_from_chats_in_a_file(tmp_path, capsys, make):
     """Bug: --chats goes another way than the scripted transcripts; its loss has to fall below the scripted start."""
     chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day to you"}]}
