@@ -229,7 +229,7 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
     of policy.py; reference: the frozen model of the KL term, None where objective.kl is 0; progress: wraps the batches.
     """
     device = next(model.parameters()).device
-    model = getattr(optimizer.team, "model", model)  # that of Shards: the other is whole, for sampling
+    model = getattr(optimizer.team, "model", model)  # the sharded one; the one given is whole, to sample
     stats = Stats(tokens=sum(job != FORCED for s in segments for job in s.job))
     batches, team = micro_batches([len(s.ids) for s in segments], objective.budget), optimizer.team
     mine = team.deal([len(rows) * len(segments[rows[0]].ids) for rows in batches]) if team else range(len(batches))
@@ -238,7 +238,7 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
         rows = batches[number]
         batch = [segments[i] for i in rows]
         tokens, mask = tokens_of(batch, device)  # (B, T)
-        mask &= number >= 0  # -1: a batch in which nothing counts, as the processes of Shards make equally many
+        mask &= number >= 0  # -1: an empty one, as all processes of Shards make equally many
         old_logp = pad([s.logp for s in batch], torch.float32, device)
         advantage = pad([advantages[i] for i in rows], torch.float32, device)  # (B, T)
         ref_logp = pad(score(reference, batch, logprobs, objective), torch.float32, device) if objective.kl else None

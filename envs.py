@@ -64,7 +64,7 @@ def make(name: str, split: str = "train", data: str | None = None, seed: int = 0
 
 
 def project(text: str, tail: int) -> tuple[str, bool]:
-    """An answer read as by the released wrapper, which also plays an action that a thought mentions: (action, valid).
+    """An answer as the released wrapper reads it, but never an action that a thought mentions: (action, valid).
 
     The action is the text between the action tags, lower-cased; without tags the last `tail` characters, which count as
     invalid. A valid answer also has a thought, and no CJK character anywhere.

@@ -82,7 +82,7 @@ class Past(NamedTuple):
 
 @fused
 def rotate(x, cos, sin):
-    """RoPE on x (B, heads, T, D) by float32 cos, sin (B, 1, T, D), rounded once. D's halves are its pairs, as saved."""
+    """RoPE on x (B, heads, T, D) by float32 cos, sin (B, 1, T, D), rounded once. Pairs: i and i + D/2."""
     a, b = x.chunk(2, dim=-1)
     return (x * cos + torch.cat((-b, a), dim=-1) * sin).to(x.dtype)
 
@@ -169,7 +169,7 @@ class Decoder(nn.Module):
         cos, sin = self.rope(positions)  # (B, 1, T, D)
         mask = None
         if cache is not None:
-            # Made once, as numbers: of a mask of bools every layer would make numbers again.
+            # Made once, as numbers: attention turns a mask of bools into numbers, in every layer again.
             unseen = torch.arange(span, device=tokens.device) > positions[..., None]  # (B, T, span)
             mask = torch.zeros(unseen.shape, dtype=x.dtype, device=x.device).masked_fill_(unseen, -math.inf)
             mask = mask[:, None].repeat(1, 1, self.cfg.heads // self.cfg.kv_heads, 1)  # (B, 1, H/KV * T, span)
@@ -406,7 +406,7 @@ class Policy:
         self.chat = Chat(tokenizer, name)
         eos = model.cfg.hf.get("eos_token_id")  # a number, several (Llama 3), or none
         self.stop = {self.chat.end, tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        self.keep, self.kept = self.device.type == "cuda", None  # keep the last Session's Buffers? These they are
+        self.keep, self.kept = self.device.type == "cuda", None  # keep the last Session's Buffers? They are `kept`
         self.rows = None  # in a run lib.memory.Rows: how many episodes are played at once
         self.flows = self.device.type == "cuda"  # rollouts keep all rows busy, see envs.play
 

@@ -42,15 +42,14 @@ def edits_of(episodes: list[Episode]) -> list[Edit]:
 
 
 def select(env: Env, task: int, k: int, seed: int, used=(), everywhere: bool = False) -> list[int]:
-    """k training tasks of a task's family (or of all), never itself, none of `used`; fewer where there are few."""
-    family = env.family(task)
-    pool = [other for other in env.train_tasks
-            if other != task and other not in used and (everywhere or env.family(other) == family)]
+    """k training tasks or fewer of a task's family (or of all), never itself, none of `used` while others are there."""
+    pool = [one for one in env.train_tasks if one != task and (everywhere or env.family(one) == env.family(task))]
+    pool = [one for one in pool if one not in used] or pool
     return random.Random(f"probes/{seed}/{task}").sample(pool, min(k, len(pool)))
 
 
 def score(success: bool | float, steps: int, limit: int) -> float:
-    """s of one probe run: 0 if it failed, else 1 + the share of the limit that was left; times the score if graded."""
+    """s of one probe run: success (0 or 1; graded, the score) times 1 + the share of the limit that was left."""
     return float(success) * (1.0 + (limit - steps) / limit)  # s = 1[success] (1 + (T - steps) / T)
 
 

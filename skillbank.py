@@ -183,7 +183,7 @@ class SkillBank:
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
 
     def _last_id(self) -> int:
-        """The highest number of an id dyn_001, dyn_002 ... that was given. Not a monster's: it may be the last."""
+        """The highest number of an id dyn_001, dyn_002 ... that was given. Ids of 10^9 and more do not count."""
         ids = [*(skill.skill_id for skill in self.skills()), f"dyn_{self.metadata.get('last_id', 0)}"]
         taken = {int(m[1]) for one in ids if (m := re.fullmatch(r"dyn_([0-9]{1,4000})", one))}
         return max((n for n in taken if n < 10**9 and n + 1 not in taken), default=0)

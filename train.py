@@ -113,7 +113,7 @@ def read_flags(argv=None, kind=Flags, program: str = "train.py") -> Flags:
 
 
 def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.AdamW, bank: SkillBank, start: int, state):
-    """Iterations start .. flags.steps - 1. state: what `finish` saved of a method's own; this one has nothing."""
+    """Iterations start .. flags.steps - 1. state: what a fork's `finish` saved; {} here."""
     objective = objective_of(flags, env)
     probing = probing_of(flags)
     for step in range(start, flags.steps):

@@ -1,5 +1,6 @@
 """
-The whole comparison in the made-up shop: `python -m studies.ablations` (--quick, --help). Three parts, other worlds:
+The whole comparison in the made-up shop: `python -m studies.ablations` (--quick, --help). Its parts, of
+which the last four play other worlds:
 
     variants   SkillMaster, itself without one part at a time, and its baselines: success against tokens and seconds
     rarity     when does a bank pay? SkillMaster and plain GRPO from checkpoints that do what the skills say, unasked,

@@ -126,6 +126,18 @@ def test_select_in_small_families():
     assert len(select(world, 8, 2, 0)) == 2
     assert select(world, 20, 4, 0) == [] and select(world, 0, 0, 0) == []
     assert len({tuple(select(world, 9, 2, seed)) for seed in range(20)}) > 3
+    assert set(select(world, 0, 3, 0, used=(2,))) == {4, 6}, "what was not used, even if it is less"
+    assert sorted(select(world, 0, 3, 5, used=(2, 4, 6))) == [2, 4, 6]
+
+
+def test_an_edit_whose_probes_used_a_small_family_up_can_be_confirmed(monkeypatch):
+    """Bug: what several rollouts propose pools its probes, no fresh task is left, and U of none is 0: it never enters.
+    Real ALFWorld families have nine tasks, and the best edits were lost so."""
+    edit, bank = proposed(SkillBank(), 0, "good"), SkillBank()
+    edit.utility, edit.probes = 0.5, [2, 4, 6]
+    played = script(monkeypatch, lambda task, titles: (True, 4 if "good" in titles else 5))
+    assert confirm(None, World(), bank, [edit], 3, Probing(fresh=8))[0] == [edit] and edit.confirmed > 0
+    assert {run.task for run in played} == {2, 4, 6} and {run.seed for run in played} != {3}
 
 
 def test_edits_of():
