@@ -1,6 +1,7 @@
 """What eval.py, tools.watch and tools.audit are given: a run or a model, its world and its bank."""
 
 import argparse
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from lib.files import read_json
 from probes import Probing
 from skillbank import SkillBank
 from tools import check, results
-from tools.flags import path_of
+from tools.flags import path_of, preset_of, presets_of
 from tools.guard import ANEW, checkpoint_of, guard
 from tools.runs import fit
 
@@ -141,8 +142,9 @@ def open_target(args):
 
 
 def probing_of(args, sampling, k: int) -> Probing:
-    """How edits are probed: as in the run, with --probes or k probe tasks each."""
-    settings = args.settings
+    """How edits are probed: as in the run, of a shipped model as its world has it; with --probes or k tasks each."""
+    data = args.data or os.environ.get(f"{args.env.upper()}_DATA", "")
+    settings = {**preset_of(args.model, presets_of(args.env, {}, data)), **args.settings}
     return Probing(args.probes or k, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
                    settings.get("clip_utility", Probing.clip), settings.get("utility", Probing.utility),
                    sampling=sampling)

@@ -13,7 +13,7 @@ from skillbank import Skill, SkillBank
 from tests.real import ROOT
 from tests.runs import ends
 from tools import audit
-from tools.targets import evaluation, open_target
+from tools.targets import evaluation, open_target, probing_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,3 +115,14 @@ def test_a_shipped_model_is_sampled_as_it_was_trained(name):
     name = str(ROOT / name) if "/" in name else name
     *_, sampling = open_target(read(name))
     assert (sampling.top_k, sampling.context, sampling.act_tokens, sampling.review_tokens) == (4, 3072, 96, 160)
+
+
+def test_a_shipped_model_probes_by_its_worlds_utility():
+    """Bug: eval.py's online protocol scores the edits of a bare tiny by wins, where its runs score them by the graded
+    score, and what it commits is another bank."""
+    def utility(*argv):
+        return probing_of(read(*argv), envs.Sampling(), 4).utility
+
+    assert utility("tiny", "--env", "webshop") == utility("tiny", "--env", "counter") == "graded"
+    assert utility("tiny", "--env", "webshop", "--data", "real") == "both"
+    assert utility("tiny", "--env", "alfworld") == "success" == utility("smollm2", "--env", "webshop")
