@@ -95,7 +95,8 @@ def test_a_new_folder_is_a_new_world(tmp_path, monkeypatch):
 def test_options_are_the_worlds_own(capsys):
     """Bug: --human_goals is taken by every world in silence, or known to none but in train.py."""
     flags = train.read_flags(["--env", "webshop", "--human_goals", "--base", "0.2"])
-    assert flags.options == {"human_goals": True, "winnable_only": False, "base": 0.2, "reading": 0.0, "families": ""}
+    assert flags.options == {"human_goals": True, "winnable_only": False, "base": 0.2, "reading": 0.0, "families": "",
+                             "even": False}
     assert train.read_flags(["--env", "guess"]).options == {}
     with pytest.raises(SystemExit):
         train.read_flags(["--env", "guess", "--human_goals"])
