@@ -35,7 +35,8 @@ class Flags(train.Flags):
     reviews: str = flag("off", "the bank is given", choices=("off",),
                         group="--probes games measure a family, at --probe_temperature; the others have no effect")
     eval_plain: bool = flag(True, "the test shows no skills")
-    stage: int = flag(60, "iterations of a stage: all families, half of them, none (and so on)", 1, group="SKILL0")
+    stage: int = flag(0, "iterations of a stage: all families, half of them, none; 0: a third of --steps", 0,
+                      group="SKILL0")
     measure_every: int = flag(10, "iterations between two measurements; a stage begins with one", 1)
 
 
@@ -46,11 +47,12 @@ def skill0(flags, env, policy, reference, optimizer, bank, start, state):
         raise SystemExit("forks.skill0: the bank is empty; give one with --bank")
     families = sorted(family for family, skills in bank.task_specific_skills.items() if skills)
     guided = state.get("guided", families)  # the families whose skills are shown
+    length = state.get("stage") or flags.stage or max(1, ceil(flags.steps / 3))  # of a stage, whatever --steps is later
     for step in range(start, flags.steps):
         clock, seed = report.Clock(), mix(flags.seed, step)
-        stage = min(step // flags.stage, 2)
+        stage = min(step // length, 2)
         played = []
-        if step % flags.stage % flags.measure_every == 0 and stage < 2:
+        if step % length % flags.measure_every == 0 and stage < 2:
             trials = {family: trials_of(env, bank, family, guided, flags.probes, seed) for family in guided}
             played = play_pairs(policy, env, [pair for some in trials.values() for pair in some],
                                 train.probing_of(flags).sampling, seed)
@@ -73,7 +75,7 @@ def skill0(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("update")
         train.finish(flags, env, policy, optimizer, bank, report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, probe_games=games_of(played),
-            notes={"shown": len(shown.skills())}), {"guided": guided})
+            notes={"shown": len(shown.skills())}), {"guided": guided, "stage": length})
 
 
 def allowed(families: int, stage: int) -> int:

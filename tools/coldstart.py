@@ -63,7 +63,7 @@ class Flags:
     batch: int = flag(16, "transcripts per step", 1)
     lr: float = flag(1e-5, "peak learning rate", 0)
     muon: float = flag(0.0, "peak learning rate of Muon on the layers' matrices; 0: AdamW for everything", 0)
-    beta2: float = flag(0.999, "how long AdamW remembers a gradient's size; at .95 it forgets those of rare words", 0)
+    adam_beta: float = flag(0.999, "how long AdamW remembers a gradient's size; .95 forgets those of rare words", 0)
     eps: float = flag(1e-8, "what AdamW adds to it: of much smaller gradients it makes smaller steps", 0)
     prompt: float = flag(0.0, "weight of the loss on prompt and page tokens", 0)
     copy: float = flag(1.0, "weight of the loss on words copied from the task or a page", 0)
@@ -84,8 +84,8 @@ class Flags:
 
 
 PRESETS = {
-    "tiny": dict(batch=2, lr=3e-3, muon=0.02, beta2=0.95, prompt=0.2, context=3072, act_tokens=96, review_tokens=160,
-                 top_k=4),
+    "tiny": dict(batch=2, lr=3e-3, muon=0.02, adam_beta=0.95, prompt=0.2, context=3072, act_tokens=96,
+                 review_tokens=160, top_k=4),
     "smollm2": dict(batch=4, lr=2e-4, budget=2048, context=4096),
 }
 LENGTHS = ("act_tokens", "review_tokens", "context", "top_k")
@@ -229,7 +229,7 @@ class Optimizers:
             matrices = [p for p in policy.model.model["layers"].parameters() if p.dim() == 2 and p.requires_grad]
             rest = [p for p in rest if all(p is not matrix for matrix in matrices)]
             self.muon = torch.optim.Muon(matrices, flags.muon, weight_decay=0.0)
-        self.adam = grpo.AdamW(rest, flags.lr, (0.9, flags.beta2), flags.offload)
+        self.adam = grpo.AdamW(rest, flags.lr, (0.9, flags.adam_beta), flags.offload)
         self.adam.adam.param_groups[0]["eps"] = flags.eps
 
     def accumulate(self, present=None):
