@@ -12,7 +12,8 @@ Difference from SkillMaster:
 - the games that test a skill are the ones that train acting.
 Ours: a candidate enters the bank, which is shown at the test, if it is the best of its episode and above their mean
 (the paper has such a filter, switched off); the families' training tasks stand for retrieved similar ones; the standard
-deviation is the unbiased one; no top-p, no entropy term of the writer's own.
+deviation is the unbiased one; the ratio is kept in 1 +- --clip, where the paper has .1 below and .15 above; no top-p,
+no entropy term of the writer's own. A task's first game is written about, and not trained on.
 Measured: nothing yet.
 """
 

@@ -5,11 +5,14 @@ GRPO gives every token of an episode one advantage. GiGPO adds one per turn: tur
 before they acted (their anchor) are compared by the discounted return that followed them.
 
 Difference from SkillMaster: no reviews and no probes, the bank stays as it is (--bank shows one); R pays the episode as
-before; every acting token gets A_act + A_turn. Our choices: the page in full is the anchor, and a page that only one
-turn saw gives 0. Measured in the made-up shop: the README's table of results.
+before; every acting token gets A_act + A_turn. Our choices: the page in full is the anchor, and both advantages are
+divided by the standard deviation, as in the authors' launcher for ALFWorld. --norm mean divides by nothing, as in the
+one for WebShop. Measured in the made-up shop, before an invalid turn's penalty was left out of other turns' returns:
+the README's table of results.
 """
 
 from dataclasses import dataclass
+from statistics import mean
 
 import train
 from dualadv_grpo import group_advantage, per_token, update
@@ -24,6 +27,8 @@ from tools.flags import flag
 class Flags(train.Flags):
     reviews: str = flag("off", "GiGPO has none", choices=("off",), group="the bank stays as it is; without effect")
     gamma: float = flag(0.95, "discount of what followed a turn", 0, group="GiGPO")
+    norm: str = flag("std", "what R - mean R is divided by: the standard deviation; mean: nothing (F = 1)",
+                     choices=("std", "mean"))
 
 
 def gigpo(flags, env, policy, reference, optimizer, bank, start, state):
@@ -38,8 +43,9 @@ def gigpo(flags, env, policy, reference, optimizer, bank, start, state):
         groups = [i // flags.group for i in range(len(episodes))]
         r = [e.rewards(flags.reward == "graded") for e in episodes]  # of each turn
         R = [sum(paid) for paid in r]
-        a_act = group_advantage(R, groups, alone="reward")
-        a_turns = anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, groups, flags.gamma)
+        a_act = compared(R, groups, "reward", flags.norm)
+        a_turns = anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, groups, flags.gamma,
+                                    flags.norm)
         segments, advantages = per_token(episodes, a_act, a_turns=a_turns)
         stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
                        report.bar("update"))
@@ -48,26 +54,40 @@ def gigpo(flags, env, policy, reference, optimizer, bank, start, state):
             step + 1, episodes, stats, clock.laps, R, a_act, a_turns=a_turns))
 
 
-def anchor_advantages(pages, rewards, groups, gamma: float = 0.95) -> list[list[float]]:
+def anchor_advantages(pages, rewards, groups, gamma: float = 0.95, norm: str = "std") -> list[list[float]]:
     """GiGPO's step-level advantage, to be added to A_act on the tokens of a turn.
 
-    What followed a turn is its return R_t = sum_k gamma^(k - t) r_k. It is normalised against the turns of the same
-    group that saw the same page before they acted. A page that only one turn saw gives 0.
+    What followed a turn is its return, see `returns`. It is normalised against the turns of the same group that saw the
+    same page before they acted. A page that only one turn saw gives 0.
 
     pages: per episode the page before each turn; rewards: per episode r of each turn; groups: a label per episode.
     Returns a list per episode with a number per turn.
     """
     anchors = [(group, page) for seen, group in zip(pages, groups, strict=True) for page in seen]
-    flat = iter(group_advantage([r for paid in rewards for r in returns(paid, gamma)], anchors, alone="zero").tolist())
+    flat = iter(compared([r for paid in rewards for r in returns(paid, gamma)], anchors, "zero", norm))
     return [[next(flat) for _ in seen] for seen in pages]
 
 
+def compared(rewards, groups, alone: str, norm: str) -> list[float]:
+    """`group_advantage`, or with norm "mean" R - mean R of the group."""
+    if norm == "std":
+        return group_advantage(rewards, groups, alone=alone).tolist()
+    members: dict = {}
+    for r, group in zip(rewards, groups, strict=True):
+        members.setdefault(group, []).append(r)
+    return [r - mean(members[group]) if len(members[group]) > 1 else r * (alone == "reward")
+            for r, group in zip(rewards, groups)]
+
+
 def returns(paid: list[float], gamma: float) -> list[float]:
-    """What followed each turn of an episode, discounted. paid: r of each turn."""
+    """R_t = sum_k gamma^(k - t) max(r_k, 0) + min(r_t, 0): an invalid turn's penalty lowers no return but its own.
+
+    paid: r of each turn; below 0 it is a penalty.
+    """
     ahead = [0.0]
     for r in reversed(paid):
-        ahead.append(r + gamma * ahead[-1])  # R_t = r_t + gamma R_(t + 1)
-    return ahead[:0:-1]
+        ahead.append(max(r, 0.0) + gamma * ahead[-1])
+    return [value + min(r, 0.0) for value, r in zip(ahead[:0:-1], paid)]
 
 
 if __name__ == "__main__":

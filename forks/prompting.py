@@ -15,8 +15,8 @@ Difference from SkillMaster:
 - one commit rule in place of U and its confirmation;
 - with evoskill a whole bank is scored, on the same tasks each time.
 Ours: the policy writes its own edits, where the papers ask large models; what ACE's counters say is kept in skills.json
-and is in no prompt; training tasks stand for validation tasks; a bank's score is its mean reward, and no second goal
-makes the frontier a Pareto front.
+and is in no prompt; training tasks stand for validation tasks; a bank's score is its share of wins (--utility graded:
+its mean score), and no second goal makes the frontier a Pareto front; a child that is its parent is not scored.
 Measured: nothing yet.
 """
 
@@ -77,7 +77,7 @@ def prompting(flags, env, policy, reference, optimizer, bank, start, state):
             some = random.Random(f"score/{flags.seed}").sample(env.train_tasks, min(flags.score, len(env.train_tasks)))
             child = SkillBank.from_dict(parent.to_dict())
             committed = commit(child, edits_of([e for e in episodes if not e.won])[:flags.rewrites], "all")
-            for one in [bank, child] if not frontier else [child]:
+            for one in ([] if frontier else [bank]) + ([child] if committed else []):
                 games = evaluate(policy, env, one, some, calm)
                 played += games
                 frontier.append((mean(e.score if flags.utility == "graded" else e.won for e in games), one))

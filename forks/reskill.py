@@ -8,11 +8,9 @@ version with the higher posterior mean stays. Advantages are normalised in the g
 
 Difference from SkillMaster:
 - what is tested is a whole new bank, by the games that are trained on, and over several iterations, in which the policy
-  learns to use it; SkillMaster probes each edit on other games at once;
-- reviews are not trained.
-Ours: a bundle is one edit per task, from the reviews of one iteration, where the paper's comes from assertions and a
-larger model. --decide paired: at the end both versions play --confirm fresh training tasks with paired random numbers.
-Measured: nothing yet.
+  learns to use it; SkillMaster probes each edit on other games at once; reviews are not trained.
+Ours: a bundle is one edit per task, from one iteration's reviews; the paper's is a larger model's, from assertions.
+--decide paired: then both versions play --confirm training tasks with paired random numbers. Measured: nothing yet.
 """
 
 import random
@@ -41,6 +39,8 @@ class Flags(train.Flags):
 
 def reskill(flags, env, policy, reference, optimizer, bank, start, state):
     """Iterations start .. flags.steps - 1. The bank is the old version while a new one is on trial."""
+    if flags.decide == "paired" and not flags.confirm:
+        raise SystemExit("forks.reskill: --decide paired plays --confirm tasks; give it more than 0")
     objective, sampling = train.objective_of(flags, env), train.sampling_of(flags, flags.temperature)
     new, edits, M = state.get("new"), state.get("edits", []), state.get("M", inf)  # edits: of new, while on trial
     trials = state.get("trials", [])  # each a list of steps: ((games, wins) of the old one, the same of the new one)

@@ -38,14 +38,15 @@ class Flags(train.Flags):
     progress: str = flag("said", "phi of a game that is not won: said by the review, or the graded score",
                          choices=("said", "score"), group="RetroAgent")
     intrinsic: float = flag(1.0, "weight of the intrinsic reward, where a win pays 10", 0)
-    prune_every: int = flag(38, "iterations between two times that each family keeps its best three lessons", 1)
+    prune_every: int = flag(0, "iterations until each family keeps its best three lessons; 0: a quarter of --steps", 0)
 
 
 def retro(flags, env, policy, reference, optimizer, bank, start, state):
     """Iterations start .. flags.steps - 1. The memory has every lesson, the bank that is tested the best ones."""
     objective, sampling = train.objective_of(flags, env), train.sampling_of(flags, flags.temperature)
-    memory, uses = state.get("memory", bank), state.get("uses", {})  # uses: id of a lesson that was shown -> (u, n)
+    memory, uses = state.get("memory", bank), state.get("uses", {})  # uses: id of a lesson -> (u, n) of its text
     best, half = state.get("best", {}), flags.group // 2  # task -> the best success rate of its groups
+    every = state.get("every") or flags.prune_every or flags.steps // 4 + 1  # whatever --steps is later
     for step in range(start, flags.steps):
         clock, seed = report.Clock(), mix(flags.seed, step)
         tasks = train.tasks_of(flags, env, step)
@@ -67,17 +68,16 @@ def retro(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("update")
         for i, task in enumerate(tasks):
             best[task] = max(best.get(task, 0.0), mean(e.won for e in episodes[i * flags.group:(i + 1) * flags.group]))
-        for e in episodes:
-            for skill in e.shown:
-                u, n = uses.get(skill.skill_id, (0.5, 1))
-                uses[skill.skill_id] = 0.95 * u + 0.05 * e.won, n + 1
+        for won, skill in [(e.won, skill) for e in episodes for skill in e.shown]:
+            u, n = uses.get(skill.skill_id, (0.5, 1))
+            uses[skill.skill_id] = 0.95 * u + 0.05 * won, n + 1
         known = [e.edit for e, (_, won) in zip(reviewed, told) if e.edit.changed and won == e.won]
         stored = commit(memory, known, "all")
-        if (step + 1) % flags.prune_every == 0:
-            memory = the_best(memory, uses, 3, 0.5)
+        uses = {i: one for i, one in uses.items() if i not in [e.skill_id for e in stored if e.status == "updated"]}
+        memory = memory if (step + 1) % every else the_best(memory, uses, 3, 0.5)
         train.finish(flags, env, policy, optimizer, the_best(memory, uses, flags.top_k, 0.5), report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, extra, a_skill, committed=stored, reviewed=reviewed,
-            notes={"lessons": len(memory.skills())}), {"memory": memory, "uses": uses, "best": best})
+            notes={"lessons": len(memory.skills())}), {"memory": memory, "uses": uses, "best": best, "every": every})
 
 
 def beyond(episodes, phis: list[float], best: dict) -> list[float]:

@@ -78,8 +78,7 @@ def sapo(flags, env, policy, reference, optimizer, bank, start, state):
 
         # 3: update
         segments, advantages = per_token(episodes, a_act, a_skill)
-        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
-                       report.bar("update"))
+        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective)
         clock.lap("update")
 
         # 4: promotion; the others are dropped
@@ -103,15 +102,17 @@ def best(waiting, bank, share: float, alike: float, most: int) -> list:
     for edit in waiting:
         texts.setdefault(edit.identity, []).append(edit)
     ranked = sorted(((mean(e.utility for e in some), some[0]) for some in texts.values()), key=lambda one: -one[0])
-    good = [edit for utility, edit in ranked[:ceil(share * len(ranked))]
-            if utility > 0 and not known(edit, bank, alike)]
+    good: list = []
+    for utility, edit in ranked[:ceil(share * len(ranked))]:
+        if utility > 0 and not known(edit, bank.skills() + [one.bank.find(one.skill_id) for one in good], alike):
+            good.append(edit)
     return good[:max(most - len(bank.skills()), 0)]
 
 
-def known(edit, bank, alike: float) -> bool:
-    """Does the bank have a skill, other than the one that is updated, with that share of the edit's words?"""
+def known(edit, skills, alike: float) -> bool:
+    """Has one of the skills, other than the one that is updated, that share of the edit's words?"""
     skill = edit.bank.find(edit.skill_id)
-    return any(similarity(other.line(), skill) >= alike for other in bank.skills()
+    return any(similarity(other.line(), skill) >= alike for other in skills
                if edit.name == "propose_skill" or other.skill_id != skill.skill_id)
 
 

@@ -1,9 +1,9 @@
 """
 SIRI (arXiv 2606.02355): skills teach the weights, and are then taken away. `python -m forks.siri --env counter`
 
-GiGPO without skills, until the policy has won often enough. Then it writes skills from its own successes, and half of a
-group plays with one of them: it is worth that half's mean reward less the other's. The actions that a useful skill
-guided are taught to the prompt without skills. The test shows none.
+GiGPO without skills but those of --bank, until the policy has won often enough. Then it writes skills from its own
+successes. Half of a group plays with one skill, as soon as there is one: it is worth that half's mean reward less the
+other's. The actions that a useful skill guided are taught to the prompt without skills. The test shows none.
 
 Difference from SkillMaster:
 - skills are mined from stored successes, asked for with a question of their own; writing them earns nothing;

@@ -10,11 +10,13 @@ Difference from SkillMaster:
 - what is measured is all that a family has, with it against without it, and it decides who keeps it;
 - what skills do goes into the weights: success without the bank is the result.
 Ours: the measure plays training tasks with paired random numbers, where the paper uses validation tasks; general skills
-are shown until the last stage. Not here: prompts as pictures.
+are shown until the last stage; a family that cannot be measured counts as neither helped nor harmed; the world's KL,
+where the paper has none. Not here: prompts as pictures.
 Measured: nothing yet.
 """
 
 import copy
+import random
 from dataclasses import dataclass
 from math import ceil
 from statistics import mean
@@ -24,7 +26,7 @@ from dualadv_grpo import group_advantage, per_token, update
 from envs import rollout
 from lib.streams import mix
 from policy import logprobs
-from probes import games_of, play_pairs, select
+from probes import games_of, play_pairs
 from skillbank import SkillBank
 from tools import report
 from tools.flags import flag
@@ -57,8 +59,8 @@ def skill0(flags, env, policy, reference, optimizer, bank, start, state):
             played = play_pairs(policy, env, [pair for some in trials.values() for pair in some],
                                 train.probing_of(flags).sampling, seed)
             outcomes = iter(played)
-            gains = {family: mean(b.won - a.won for a, b in [next(outcomes) for _ in some])
-                     for family, some in trials.items() if some}
+            gains = {family: mean([b.won - a.won for a, b in [next(outcomes) for _ in some]] or [0.0])
+                     for family, some in trials.items()}
             guided = kept(gains, allowed(len(families), stage))
             clock.lap("measure")
         shown = showing(bank, guided) if stage < 2 else SkillBank()
@@ -98,10 +100,9 @@ def showing(bank: SkillBank, guided: list[str]) -> SkillBank:
 
 def trials_of(env, bank: SkillBank, family: str, guided: list[str], k: int, seed: int) -> list:
     """k training tasks of a family, each with the bank as shown but for this family's skills, and with them."""
-    first = next((task for task in env.train_tasks if env.family(task) == family), None)
-    tasks = [] if first is None else select(env, first, k, seed)
+    tasks = [task for task in env.train_tasks if env.family(task) == family]
     return [(task, showing(bank, [other for other in guided if other != family]), showing(bank, guided))
-            for task in tasks]
+            for task in random.Random(f"measure/{seed}/{family}").sample(tasks, min(k, len(tasks)))]
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def skillc(flags, env, policy, reference, optimizer, bank, start, state):
             z = [0] * (flags.group - n) + [1] * n
             a, gap = two_streams(R[some], z, [e.won for e in episodes[some]], flags.second, flags.pull)
             a_act += a
-            if n:
+            if n and any(e.won for e in episodes[some]):  # a group that nobody won does not tell what skills are worth
                 family = env.family(task)
                 gaps[family] = flags.smooth * gaps[family] + (1 - flags.smooth) * gap if family in gaps else gap
         if (step + 1) % flags.audit_every == 0:

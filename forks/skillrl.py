@@ -6,7 +6,7 @@ failed games. They are added as they are; what is useless in them, the weights h
 
 Difference from SkillMaster:
 - reviews are asked for of failures only, where a family needs them, and are not trained;
-- nothing is probed, and nothing written leaves the bank;
+- nothing is probed, and nothing written leaves the bank: only proposals enter, updates do not;
 - the policy learns to use the bank, not to write it.
 Ours: the policy itself writes, where the paper asks a larger model; the failures are training games, where its code
 reads validation games. The first bank (--bank, or an empty one) and the cold start are what train.py has.
@@ -59,7 +59,7 @@ def skillrl(flags, env, policy, reference, optimizer, bank, start, state):
         if (step + 1) % flags.grow_every == 0:
             some = chosen(won, lost, flags.low, flags.new)
             reviewed = review_again(policy, env, some, [bank] * len(some), mix(seed, 1), sampling)
-            added = commit(bank, edits_of(reviewed), "all")
+            added = commit(bank, [edit for edit in edits_of(reviewed) if edit.name == "propose_skill"], "all")
             won, lost = {}, []
             clock.lap("grow")
         train.finish(flags, env, policy, optimizer, bank, report.Iteration(

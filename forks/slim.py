@@ -3,15 +3,15 @@ SLIM (arXiv 2605.10923): skills are audited all their life, retired and replaced
 
 GRPO with a bank. Every few iterations the skills used most are left out one at a time; success with a skill less that
 without it is smoothed over the audits. A skill that stays useless is retired. A family that still loses, and has no
-skill that helps, gets new ones, written from its stored failures; they enter untried, and later audits judge them.
+skill that helps, gets one edit, written from its newest failure; it enters untried, and later audits judge it.
 
 Difference from SkillMaster:
 - a skill is measured after it entered and again and again, not once before; it can leave the bank;
 - reviews are asked for where a family needs them, of stored failures, and are not trained;
 - the general skills are measured as one.
 Ours: the audit plays training tasks with paired random numbers, where the paper's decisions rest on validation tasks;
-the policy writes the new skills in place of a larger model; a family's own success is what must be low.
-Measured: nothing yet.
+the policy writes the edits in place of a larger model; a family's own success is what must be low; the world's KL,
+where the paper has none. Measured: nothing yet.
 """
 
 import copy
@@ -42,7 +42,7 @@ class Flags(train.Flags):
     low: float = flag(0.4, "success of a family below which it may get new skills", 0)
     helps: float = flag(0.03, "smoothed utility from which a family's skill is good enough", -1)
     failures: int = flag(20, "stored failures of a family that new skills need", 1)
-    new: int = flag(2, "most skills that an audit adds", 0)
+    new: int = flag(2, "most families that an audit asks for an edit", 0)
 
 
 def slim(flags, env, policy, reference, optimizer, bank, start, state):
@@ -65,8 +65,7 @@ def slim(flags, env, policy, reference, optimizer, bank, start, state):
         R = [sum(e.rewards(flags.reward == "graded")) for e in episodes]
         a_act = group_advantage(R, groups, alone="reward")
         segments, advantages = per_token(episodes, a_act)
-        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
-                       report.bar("update"))
+        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective)
         clock.lap("update")
 
         played, reviewed, added, retired = [], [], [], []
@@ -86,14 +85,15 @@ def slim(flags, env, policy, reference, optimizer, bank, start, state):
             retired = [u for u in units if against.get(u, 0) >= flags.patience and shown.get(u, 0) >= flags.shown]
             good = {bank.category(unit) for unit, value in ema.items() if value >= flags.helps and unit != "general"}
             bank.remove({skill_id for unit in retired for skill_id in units[unit]})
-            against |= dict.fromkeys(retired, 0)
             needy = [family for family, won in games.items() if mean(won) < flags.low and family not in good
                      and len(lost.get(family, [])) >= flags.failures][:flags.new]
             asked = [lost[family][-1] for family in needy]
             reviewed = review_again(policy, env, asked, [bank] * len(asked), mix(seed, 1), sampling)
             added = commit(bank, edits_of(reviewed), "all")
-            lost |= {family: [] for family in needy}
-            games = {}
+            # No new text is judged by the record of the one whose place it takes.
+            gone = {*retired, *(edit.skill_id for edit in added if edit.status == "updated")}
+            shown, ema, against = ({u: n for u, n in some.items() if u not in gone} for some in (shown, ema, against))
+            lost, games = lost | {family: [] for family in needy}, {}
             clock.lap("audit")
         train.finish(flags, env, policy, optimizer, bank, report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, committed=added, reviewed=reviewed,

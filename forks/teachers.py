@@ -11,17 +11,14 @@ per batch each method's loss has the gradient of an advantage per token, as the 
     opid      OPID      arXiv 2606.26790   A + c delta                       c .001
     sgsd      SGSD      arXiv 2605.28791   A + c p sigmoid(-delta^2 / 2) delta, p = (won ? 1 : -1) sign(support)
 
-support is the mean of delta, each within 3 of 0; up to .05 it has no sign. Skill-SD and OPID are one term; they differ
-in who writes the skills.
+support is the mean of delta, each within 3 of 0; up to .05 it has no sign. Skill-SD and OPID differ in who writes.
 
 Difference from SkillMaster:
 - a skill is not tried in games: what it makes likelier is credit for the tokens that were played;
-- reviews are not trained, nothing is probed, no bank is kept;
-- the test shows no skills.
+- reviews are not trained, nothing is probed, no bank is kept; the test shows no skills.
 Ours: the teacher's skills are each game's own review, written in hindsight, or those of --bank (--skills bank); where a
-review writes none, a game has plain GRPO. SGSD with one teacher for its eight; its c. All terms stand beside GRPO's
-advantage (--rl 0 leaves that out).
-Measured: nothing yet.
+review writes none, or the model cannot read so much, a game has plain GRPO. SGSD with one teacher for its eight; its c.
+All terms stand beside GRPO's advantage (--rl 0 leaves that out). Measured: nothing yet.
 """
 
 from dataclasses import dataclass
@@ -36,6 +33,7 @@ from policy import logprobs
 from skillbank import SkillBank
 from tools import report
 from tools.flags import flag
+from worlds import GameError
 
 WEIGHTS = {"sdar": 0.01, "skill_sd": 0.001, "rlsd": 0.5, "opid": 0.001, "sgsd": 0.01}
 
@@ -52,25 +50,21 @@ class Flags(train.Flags):
 
 def teachers(flags, env, policy, reference, optimizer, bank, start, state):
     """Iterations start .. flags.steps - 1."""
-    objective = train.objective_of(flags, env)
+    objective, sampling = train.objective_of(flags, env), train.sampling_of(flags, flags.temperature)
     if flags.skills == "bank" and not bank.skills():
         raise SystemExit("forks.teachers: --skills bank: the bank is empty; give one with --bank")
     for step in range(start, flags.steps):
         clock = report.Clock()
         episodes = rollout(policy, env, train.tasks_of(flags, env, step), SkillBank(), flags.group,
-                           mix(flags.seed, step), train.sampling_of(flags, flags.temperature),
-                           with_review=flags.skills == "own")
+                           mix(flags.seed, step), sampling, with_review=flags.skills == "own")
         clock.lap("act")
-
-        groups = [i // flags.group for i in range(len(episodes))]
         R = [sum(e.rewards(flags.reward == "graded")) for e in episodes]
-        a_act = flags.rl * group_advantage(R, groups, alone="reward")
+        a_act = flags.rl * group_advantage(R, [i // flags.group for i in range(len(R))], alone="reward")
         weight = flags.weight if flags.weight >= 0 else WEIGHTS[flags.term]
-        if flags.term == "rlsd":
-            weight *= max(1 - step / 100, 0.0)
+        weight *= max(1 - step / 100, 0.0) if flags.term == "rlsd" else 1.0
         advised = [bank.retrieve(env.goal(e.task), e.family, flags.top_k) if flags.skills == "bank" else
                    [e.edit.bank.find(e.edit.skill_id)] if e.edit.changed else [] for e in episodes]
-        moved = [reprompt(policy, env, e, skills) if skills else [] for e, skills in zip(episodes, advised)]
+        moved = [read_behind(policy, env, e, skills) if skills else [] for e, skills in zip(episodes, advised)]
         said = iter(score(policy.model, sum(moved, []), logprobs, objective))
         segments, advantages, agreed = [], [], []
         for e, a, taught in zip(episodes, a_act.tolist(), moved):
@@ -84,12 +78,19 @@ def teachers(flags, env, policy, reference, optimizer, bank, start, state):
             segments += mine
             advantages += credits
         clock.lap("teach")
-        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
-                       report.bar("update"))
+        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective)
         clock.lap("update")
         train.finish(flags, env, policy, optimizer, bank, report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, notes={
                 "taught": len(agreed), "support": mean(agreed) if agreed else 0.0}))
+
+
+def read_behind(policy, env, episode, skills) -> list:
+    """`reprompt`'s segments: the game behind a prompt with these skills; [] where the model cannot read so much."""
+    try:
+        return reprompt(policy, env, episode, skills)
+    except GameError:
+        return []
 
 
 def delta_of(segment, said: list[float]) -> list:
@@ -109,8 +110,7 @@ def credit(term: str, a: float, delta: float, weight: float, polarity: int = 0) 
     if term == "sdar":
         return a + weight * (1 + tanh(5 * delta / 2)) / 2  # sigmoid(5 delta)
     if term == "rlsd":
-        pull = min(max(delta if a > 0 else -delta, log(0.8)), log(1.2))
-        return a * (1 - weight + weight * exp(pull))
+        return a * (1 - weight + weight * exp(min(max(delta if a > 0 else -delta, log(0.8)), log(1.2))))
     if term == "sgsd":
         return a + weight * polarity * (1 - tanh(delta * delta / 4)) / 2 * delta  # sigmoid(-delta^2 / 2) delta
     return a + weight * delta  # skill_sd, opid

@@ -22,10 +22,10 @@ from statistics import mean
 
 import train
 from dualadv_grpo import ACT, group_advantage, per_token, score, update
-from envs import Segment, reprompt, review_again, rollout
+from envs import Segment, review_again, rollout
 from forks.gigpo import anchor_advantages, returns
 from forks.retro import recalled, the_best
-from forks.teachers import credit
+from forks.teachers import credit, read_behind
 from lib.streams import mix
 from policy import logprobs
 from probes import edits_of
@@ -43,7 +43,7 @@ class Flags(train.Flags):
 def ucob(flags, env, policy, reference, optimizer, bank, start, state):
     """Iterations start .. flags.steps - 1. The memory has every lesson, the bank that is tested the best ones."""
     objective, sampling = train.objective_of(flags, env), train.sampling_of(flags, flags.temperature)
-    memory, uses = state.get("memory", bank), state.get("uses", {})  # uses: id of a lesson that was shown -> (u, n)
+    memory, uses = state.get("memory", bank), state.get("uses", {})  # uses: id of a lesson -> (u, n) of its text
     half = flags.group // 2  # of a group plays with lessons
     for step in range(start, flags.steps):
         clock, seed = report.Clock(), mix(flags.seed, step)
@@ -63,20 +63,19 @@ def ucob(flags, env, policy, reference, optimizer, bank, start, state):
         a_act = group_advantage(R, labels, alone="reward")
         a_turns = anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, labels)
         segments, advantages = per_token(episodes, a_act, a_turns=a_turns)
-        found = pairs(episodes, r, labels)
         guided = [i % flags.group >= flags.group - half for i in range(len(episodes))]
-        taught = []
-        for (winner, at), (i, turn), _ in found:
-            shown = [] if guided[winner] else lessons[labels[i]]
-            view = episodes[i].segments if guided[i] != guided[winner] else reprompt(policy, env, episodes[i], shown)
-            taught.append(answering(view, turn, episodes[winner].segments, at))
-        for (*_, gap), one, said in zip(found, taught, score(policy.model, taught, logprobs, objective)):
+        taught = []  # (gap, answer behind the other prompt); where a group was shown nothing, there is no other prompt
+        for (winner, at), (i, turn), gap in pairs(episodes, r, labels):
+            told = groups[labels[i]][-1].shown
+            shown = [] if guided[winner] else told
+            view = episodes[i].segments if guided[i] != guided[winner] else read_behind(policy, env, episodes[i], shown)
+            taught += [(gap, answering(view, turn, episodes[winner].segments, at))] if told and view else []
+        for (gap, one), said in zip(taught, score(policy.model, [one for _, one in taught], logprobs, objective)):
             weight = flags.teach * min(gap / 0.2, 2.0)
             advantages.append([credit("sdar", 0.0, was - now, weight) if job == ACT else 0.0  # weight sigmoid(5 delta)
                                for was, now, job in zip(one.logp, said, one.job)])
             segments.append(replace(one, logp=said))  # the ratio is 1
-        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
-                       report.bar("update"))
+        stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective)
         clock.lap("update")
         for group in groups:
             gain = mean(e.won for e in group[-half:]) - mean(e.won for e in group[:-half]) if half else 0.0
@@ -84,6 +83,7 @@ def ucob(flags, env, policy, reference, optimizer, bank, start, state):
                 u, n = uses.get(skill.skill_id, (0.0, 1))
                 uses[skill.skill_id] = 0.8 * u + 0.2 * (0.5 + 0.5 * gain), n + 1
         stored = commit(memory, edits_of(reviewed), "all")
+        uses = {i: one for i, one in uses.items() if i not in [e.skill_id for e in stored if e.status == "updated"]}
         train.finish(flags, env, policy, optimizer, the_best(memory, uses, flags.top_k, 0.0), report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, a_turns=a_turns, committed=stored, reviewed=reviewed,
             notes={"taught": len(taught)}), {"memory": memory, "uses": uses})

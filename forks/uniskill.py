@@ -1,16 +1,14 @@
 """
 UniSkill (arXiv 2610.10164): an edit is worth what it makes likelier. `python -m forks.uniskill --env counter`
 
-No probe is played. A record keeps, per family, a won and a lost game of one task. An edit is worth R_align: log pi of
-the won game less log pi of the lost one behind a prompt with the edited bank, less the same with the bank as it was.
-Clipped, beside small rewards for form and operation, it pays reviews, normalised over the batch (REINFORCE++). Edits
-with R_align > 0 enter. Lest reviews collapse into one operation, the loss has w max(0, log p_min - log p)^2 of each, p
-being its mean probability over the reviews.
+No probe is played. A record has, per family, a won and a lost game of one task. An edit is worth R_align: log pi of the
+won game less log pi of the lost one behind a prompt with the edited bank, less the same with the bank as it was.
+Clipped, beside rewards for form and operation, it pays reviews. A task's best edit enters, if R_align > 0. Lest reviews
+collapse into one operation, the loss has w max(0, log p_min - log p)^2 of each, p its mean probability over reviews.
 
 Difference from SkillMaster:
-- an edit is measured on recorded games, without playing any;
-- reviews are compared over the batch, not within the group;
-- each operation keeps a probability of its own.
+- an edit is measured on recorded games, without playing any; a pair that the model cannot read does not count;
+- reviews are compared over the batch (REINFORCE++), not within the group; no operation may die out.
 Ours: the pair is of another task than the writer's; log pi is a mean over acting tokens; the operation's reward; p is
 read at the tool's name, and these tokens stand in the update's KL and entropy, too; no other model agrees to an edit.
 Measured: nothing yet.
@@ -25,7 +23,8 @@ import torch
 
 import train
 from dualadv_grpo import ACT, FORCED, REVIEW, group_advantage, per_token, score, update
-from envs import Segment, reprompt, rollout
+from envs import Segment, rollout
+from forks.teachers import read_behind
 from lib.streams import mix
 from policy import logprobs
 from probes import edits_of
@@ -61,10 +60,11 @@ def uniskill(flags, env, policy, reference, optimizer, bank, start, state):
         edits = edits_of(episodes)
         trials = [(edit, pair) for edit in edits for pair in
                   [pair for pair in record.get(edit.family, []) if pair[0].task != edit.task][-flags.pairs:]]
-        behind = [reprompt(policy, env, e, some.retrieve(env.goal(e.task), e.family, flags.top_k))
+        behind = [read_behind(policy, env, e, some.retrieve(env.goal(e.task), e.family, flags.top_k))
                   for edit, pair in trials for some in (edit.bank, bank) for e in pair]
         said = iter(score(policy.model, sum(behind, []), logprobs, objective))
-        liked = [mean(p for s in some for p, job in zip(next(said), s.job) if job == ACT) for some in behind]  # games
+        liked = [mean(p for s in some for p, job in zip(next(said), s.job) if job == ACT) if some else None
+                 for some in behind]
         for edit in edits:
             edit.utility = aligned([liked[4 * i:4 * i + 4] for i, (one, _) in enumerate(trials) if one is edit])
         S = [min(max(e.edit.utility, -0.05), 0.05) + MANNERS.get(e.edit.status, -0.05) for e in episodes]
@@ -82,7 +82,7 @@ def uniskill(flags, env, policy, reference, optimizer, bank, start, state):
 
 def aligned(trials) -> float:
     """R_align: a mean of trials (won with the edit, lost with it, won without it, lost without it); 0 of none."""
-    return mean([(a - b) - (c - d) for a, b, c, d in trials] or [0.0])
+    return mean([(a - b) - (c - d) for a, b, c, d in trials if None not in (a, b, c, d)] or [0.0])
 
 
 def floors(policy, episodes, segments, objective, p_min: float, weight: float) -> tuple[list, list[list[float]]]:

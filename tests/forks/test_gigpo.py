@@ -7,7 +7,7 @@ import pytest
 
 import train
 from forks import gigpo
-from forks.gigpo import anchor_advantages
+from forks.gigpo import anchor_advantages, compared, returns
 from tools import report
 
 
@@ -16,10 +16,25 @@ def test_step_level_advantages_worked_by_hand():
     pages = [["home", "list", "list"], ["home", "item"], ["home", "list"]]
     rewards = [[0.0, -0.5, 10.0], [0.0, 0.0], [0.0, 10.0]]
     home, seen, other = anchor_advantages(pages, rewards, ["a", "a", "b"], gamma=0.5)
-    # Returns of task a: home (-0.5 + 10 / 2) / 2 = 2.25, list 4.5, list 10; home 0, item 0.
-    assert home == pytest.approx([1.125 / (2.25 / math.sqrt(2)), -math.sqrt(0.5), math.sqrt(0.5)], abs=1e-5)
+    # Returns of task a: home 10 / 4 = 2.5, list 10 / 2 - 0.5 = 4.5, list 10; home 0, item 0.
+    assert home == pytest.approx([1.25 / (2.5 / math.sqrt(2)), -math.sqrt(0.5), math.sqrt(0.5)], abs=1e-5)
     assert seen == pytest.approx([-math.sqrt(0.5), 0.0], abs=1e-5)
     assert other == [0.0, 0.0], "the only episode of its task has nothing to compare with"
+
+
+def test_a_penalty_lowers_no_return_but_its_own_turns():
+    """Bug: the turn before an invalid answer is blamed for it."""
+    # 10 / 4 = 2.5; 10 / 2 - 0.5 = 4.5; 10. Were it discounted, the first would be (-0.5 + 10 / 2) / 2 = 2.25.
+    assert returns([0.0, -0.5, 10.0], 0.5) == [2.5, 4.5, 10.0]
+    assert returns([0.0, -0.5], 0.5) == [0.0, -0.5] and returns([], 0.5) == []
+
+
+def test_advantages_without_the_spread():
+    """Bug: --norm mean changes one of the two advantages only, or compares what has nothing to be compared with."""
+    assert compared([10.0, 0.0, 2.0, 3.0], ["a", "a", "a", "b"], "reward", "mean") == [6.0, -4.0, -2.0, 3.0]
+    assert compared([10.0, 0.0, 3.0], ["a", "a", "b"], "zero", "mean") == [5.0, -5.0, 0.0]
+    pages, rewards = [["home", "list"], ["home"]], [[0.0, 10.0], [0.0]]
+    assert anchor_advantages(pages, rewards, [0, 0], 0.5, "mean") == [[2.5, 0.0], [-2.5]]
 
 
 def test_it_trains_and_resumes_and_is_no_other_methods_run(random_tiny, tmp_path, monkeypatch, one_thread):

@@ -1,10 +1,12 @@
 """Better prompts without training: counters, a gate against regressions, a frontier of banks."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 
 from envs import Episode
+from forks import prompting
 from forks.prompting import balanced, count, gated
 from skillbank import SkillBank
 from tests.skills import SHOE, bank_of
@@ -48,3 +50,15 @@ def test_no_weight_moves(rule, play_fork):
     run, rows = play_fork("prompting", "--steps", "1", "--rule", rule)
     before, after = (run / place / "model.safetensors" for place in ("reference", "checkpoints/step_00001"))
     assert before.read_bytes() == after.read_bytes() and rows[-1]["grad_norm"] == 0.0
+
+
+def test_a_child_that_is_its_parent_does_not_enter_the_frontier(alone, monkeypatch):
+    """Bug: no edit was taken, the copy has its parent's score, and copies push all other banks out."""
+    scored = []
+    monkeypatch.setattr(prompting, "evaluate", lambda policy, env, bank, *rest: scored.append(bank) or [
+        SimpleNamespace(won=True, score=1.0)])
+    (_, _, first), (_, _, state) = alone("prompting", "--steps 2 --rule evoskill")
+    assert len(scored) == len(first["frontier"]) == len(state["frontier"]) == 1
+    (_, _, state), = alone("prompting", "--steps 1 --rule evoskill", call=lambda e: (
+        "propose_skill", SHOE | {"category": "general"}))
+    assert len(state["frontier"]) == 2 and len(scored) == 3

@@ -40,3 +40,9 @@ def test_whitening_leaves_other_tokens_alone():
     got = whitened(segments, [[0.0, 1.0, 1.0], [0.0, -2.0, 0.0]])
     assert got == [[0.0, *[pytest.approx(math.sqrt(0.5), abs=1e-4)] * 2], [0.0, pytest.approx(-math.sqrt(2), abs=1e-4),
                                                                            0.0]]
+
+
+def test_a_decision_by_no_games_is_refused(alone):
+    """Bug: --confirm 0 compares no wins with no wins, and no version ever enters."""
+    with pytest.raises(SystemExit, match="--decide paired plays --confirm tasks"):
+        alone("reskill", "--steps 1 --decide paired --confirm 0")

@@ -6,7 +6,7 @@ import pytest
 
 from envs import Episode, Turn, question_of
 from forks.retro import ask, beyond, read, recalled, the_best
-from tests.skills import bank_of
+from tests.skills import SHOE, bank_of
 
 
 def test_progress_is_paid_beyond_the_best_group_so_far():
@@ -56,3 +56,22 @@ def test_the_best_of_each_family_stay():
     some = the_best(bank, {"footwear_0": (0.6, 2), "footwear_2": (0.4, 9)}, 2, 0.5)
     assert [s.skill_id for s in some.skills()] == ["general_0", "footwear_0", "footwear_1"]
     assert len(bank.skills()) == 4 and [s.skill_id for s in the_best(bank, {}, 0, 0.5).skills()] == []
+
+
+@pytest.mark.parametrize("name", ["retro", "ucob"])
+def test_a_new_text_is_not_judged_by_an_old_record(name, alone):
+    """Bug: an update keeps the lesson's id, and the new text is shown or hidden for what the old one was worth."""
+    flags, lesson = "--steps 1" + " --progress score" * (name == "retro"), f"{alone.family}_0"
+    calls = {"keep_skill": {}, "update_skill": SHOE | {"skill_id": lesson, "reason": "r"}}
+    kept, new = (alone(name, flags, bank_of(**{alone.family: 1}), call=lambda e, call=call: call)[0][2]["uses"]
+                 for call in calls.items())
+    assert list(kept) == [lesson] and new == {}
+
+
+def test_lessons_are_pruned_in_a_run_of_any_length(alone, monkeypatch):
+    """Bug: 38 iterations are a quarter of the paper's 150, and a run of tiny's 20 prunes nothing."""
+    pruned = []
+    monkeypatch.setattr("forks.retro.the_best", lambda memory, uses, k, fresh: pruned.append(k) or memory)
+    state = alone("retro", "--steps 20 --progress score --top_k 9")[-1][2]
+    assert [sum(k == 9 for k in pruned[:i]) + 1 for i, k in enumerate(pruned) if k == 3] == [6, 12, 18]
+    assert alone("retro", "--steps 1 --progress score", state=state)[-1][2]["every"] == 6, "whatever --steps is later"

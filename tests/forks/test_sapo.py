@@ -42,3 +42,12 @@ def test_an_update_is_not_refused_for_being_like_what_it_updates():
     edit.utility = 0.1
     assert best([edit], bank, 1.0, 0.8, 45) == [edit]
     assert pytest.approx(0.1) == edit.utility
+
+
+def test_of_two_like_candidates_the_better_enters():
+    """Bug: candidates are compared with the bank only, and one rule in two words enters twice at once."""
+    bank = SkillBank()
+    good = written(bank, 0.4, "Pick size", "Click every size.")
+    like = written(bank, 0.6, "Pick size", "Click every size always.")
+    assert best([good, like], bank, 1.0, 0.8, 45) == [like]
+    assert best([good, like], bank, 1.0, 1.1, 45) == [like, good]

@@ -1,5 +1,7 @@
 """SKILL0: fewer and fewer families show their skills, those first that their skills harm."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from forks.skill0 import allowed, kept, showing, trials_of
@@ -37,3 +39,23 @@ def test_skills_are_withdrawn_in_a_run_of_any_length(play_fork):
     _, rows = play_fork("skill0", "--steps", "3", "--bank", "{bank}", "--probes", "1")
     shown = [row["shown"] for row in rows if "shown" in row]
     assert len(shown) == 3 and shown[0] > 0 and shown[-1] == 0
+
+
+def test_a_family_with_one_task_is_measured(env):
+    """Bug: a family's first task is never played, so one with a single task loses its skills without a measurement."""
+    task = next(task for task in env.train_tasks if env.family(task) == "footwear")
+    world = SimpleNamespace(train_tasks=[task], family=env.family)
+    assert [one for one, *_ in trials_of(world, bank_of(footwear=1), "footwear", ["footwear"], 3, 1)] == [task]
+
+
+def test_a_family_that_cannot_be_measured_keeps_its_skills(alone):
+    """Bug: what was not measured is taken away, as if the skills had done harm."""
+    (_, _, state), = alone("skill0", "--steps 1 --stage 1", bank_of(nowhere=1))
+    assert state["guided"] == ["nowhere"]
+
+
+def test_a_stage_stays_as_long_as_it_was(alone):
+    """Bug: a run of 6 iterations is resumed with --steps 60, and the withdrawn skills come back."""
+    state = alone("skill0", "--steps 6", bank_of(nowhere=1))[-1][2]
+    longer = alone("skill0", "--steps 60", bank_of(nowhere=1), state=state)
+    assert state["stage"] == longer[-1][2]["stage"] == 2

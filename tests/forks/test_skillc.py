@@ -5,6 +5,7 @@ import math
 import pytest
 
 from forks.skillc import two_streams
+from tests.skills import bank_of
 
 
 def test_two_streams_worked_by_hand():
@@ -22,3 +23,11 @@ def test_a_group_without_skills_has_no_gap():
     """Bug: a family whose skills were taken away ends the run with a mean of nothing."""
     a, gap = two_streams([0.0, 10.0], [0, 0], [False, True], 1.0)
     assert gap == 0.0 and a == pytest.approx([-2 * math.sqrt(0.5), 2 * math.sqrt(0.5)], abs=1e-5)
+
+
+def test_families_that_nobody_wins_keep_their_skills(alone):
+    """Bug: a family without a win has gap 0, and loses its skills at the first audit for ever."""
+    flags, bank = "--steps 1 --audit_every 1", bank_of(general=1)
+    assert alone("skillc", flags, bank)[0][2] == {"gaps": {}, "weaned": []}
+    (_, _, state), = alone("skillc", flags, bank, won=lambda e: not e.shown)
+    assert len(state["weaned"]) == 1, "skills that harm are taken away"

@@ -3,7 +3,7 @@
 import pytest
 
 from forks.slim import smoothed, trials_of
-from tests.skills import bank_of
+from tests.skills import SHOE, bank_of
 
 
 def test_audits_are_smoothed():
@@ -22,3 +22,16 @@ def test_a_skill_is_left_out_where_it_is_shown(env):
         assert [s.skill_id for s in without.skills()] == ["general_0", "footwear_1", "footwear_2"]
     assert len({env.family(task) for task, _, _ in trials_of(env, bank, {"general_0"}, 3, 8, 1)}) > 1
     assert trials_of(env, bank, {"footwear_0"}, 1, 5, 1) == [], "with room for one the newest is shown"
+
+
+def test_a_new_text_is_not_judged_by_an_old_record(alone):
+    """Bug: new general skills are retired for what the retired ones did; an updated skill keeps its old text's mean."""
+    flags = "--steps 1 --audit_every 1 --failures 1 --audited"
+    (bank, _, state), = alone("slim", f"{flags} 0 --patience 1 --shown 1 --useless 0.5", bank_of(general=2))
+    assert bank.skills() == [] and state["shown"] == state["ema"] == state["against"] == {}
+    name = f"{alone.family}_0"
+    calls = {"keep_skill": {}, "update_skill": SHOE | {"skill_id": name, "reason": "r"}}
+    kept, new = (alone("slim", f"{flags} 1", bank_of(**{alone.family: 1}), call=lambda e, call=call: call)[0][2]
+                 for call in calls.items())
+    assert (kept["shown"], kept["ema"], kept["against"]) == ({name: 4}, {name: 0.0}, {name: 1})
+    assert new["shown"] == new["ema"] == new["against"] == {}

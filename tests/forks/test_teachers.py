@@ -9,6 +9,7 @@ from torch.nn.functional import softplus
 
 from dualadv_grpo import ACT, FORCED, REVIEW
 from forks.teachers import credit, delta_of, support_of
+from tests.skills import SHOE
 
 A, C, DELTA = 0.7, 0.3, torch.tensor([-2.0, -0.3, 0.0, 0.4, 1.5], dtype=torch.float64)
 
@@ -57,3 +58,11 @@ def test_the_two_prompts_may_have_any_length(before):
                               logp=[0.0, -1.0, -2.0, 0.0, -3.0])
     said = [*before, -0.5, -2.5, 0.0, -9.0]
     assert delta_of(segment, said) == [None, 0.5, -0.5, None, None]
+
+
+def test_a_game_that_does_not_fit_behind_skills_has_plain_grpo(alone, too_long):
+    """Bug: one long transcript ends the run, and again after --resume."""
+    call = "propose_skill", SHOE | {"category": "general"}
+    (_, iteration, _), = alone("teachers", "--steps 1", call=lambda e: call)
+    assert all(e.edit.changed for e in iteration.episodes)
+    assert iteration.notes["taught"] == 0

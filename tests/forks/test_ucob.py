@@ -8,6 +8,8 @@ from dualadv_grpo import ACT
 from envs import Segment
 from forks import ucob
 from forks.ucob import answering, pairs
+from skillbank import SkillBank
+from tests.skills import bank_of
 
 
 def game(*turns):
@@ -59,3 +61,20 @@ def test_the_winners_answer_is_taught_behind_the_other_prompt(play_fork, monkeyp
             assert view[0].ids[:view[0].starts[0]] == prompts[not games[winner].shown]
             kinds.add((bool(games[winner].shown), bool(games[loser].shown)))
     assert next(views, None) is None and len(kinds) >= 2, kinds
+
+
+def test_a_group_that_was_shown_nothing_is_taught_nothing(alone, monkeypatch):
+    """Bug: with an empty memory both halves have one prompt, and the winner's answer is copied behind it."""
+    monkeypatch.setattr(ucob, "answering", lambda *a: Segment.of([1]))
+    monkeypatch.setattr("forks.teachers.reprompt", lambda policy, env, episode, shown: episode.segments)
+    for bank, taught in ((SkillBank(), 0), (bank_of(general=1), 2)):
+        (_, iteration, _), = alone("ucob", "--steps 1", bank, won=lambda e: e.key == 0)
+        assert iteration.notes["taught"] == taught
+
+
+def test_a_game_that_does_not_fit_behind_lessons_is_not_taught(alone, too_long, monkeypatch):
+    """Bug: one long transcript ends the run, and again after --resume."""
+    monkeypatch.setattr(ucob, "answering", lambda view, *a: Segment.of([view[0].ids[0]]))
+    for one, taught in ((3, 2), (1, 1)):  # games 2 and 3 have lessons; 0 and 1 lose to 3, or 0 and 2 to 1
+        (_, iteration, _), = alone("ucob", "--steps 1", bank_of(general=1), won=lambda e, one=one: e.key == one)
+        assert iteration.notes["taught"] == taught

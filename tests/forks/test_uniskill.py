@@ -8,10 +8,11 @@ import torch
 
 import envs
 import policy as policies
-from dualadv_grpo import Objective, per_token, tokens_of, update
+from dualadv_grpo import ACT, Objective, per_token, tokens_of, update
 from forks.uniskill import aligned, floors, pulling, tools_of
 from policy import logprobs
 from skillbank import TOOLS, SkillBank
+from tests.skills import SHOE
 
 
 def test_alignment_worked_by_hand():
@@ -68,3 +69,12 @@ def test_the_update_with_the_floor_has_the_gradient_of_its_loss(env):
     for one, other in zip(got, wanted):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     assert floors(policy, episodes, segments, objective, 0.3, 0.0) == ([], [])
+
+
+def test_a_pair_that_does_not_fit_behind_skills_does_not_count(alone, too_long):
+    """Bug: one long transcript ends the run, and again after --resume; or half of a pair counts as 0."""
+    assert aligned([(-1.0, -2.0, -1.5, -2.0), (None, -1.0, -2.0, -3.0)]) == pytest.approx(0.5)
+    pair = tuple(envs.Episode(-1, "", 0, [], ("s", "u"), [envs.Segment([1], [ACT], [0.0], [0])]) for _ in range(2))
+    call = "propose_skill", SHOE | {"category": "general"}
+    (_, iteration, _), = alone("uniskill", "--steps 1", state={"record": {alone.family: [pair]}}, call=lambda e: call)
+    assert iteration.notes["pairs"] == 4 and iteration.committed == []
