@@ -7,8 +7,8 @@ before they acted (their anchor) are compared by the discounted return that foll
 Difference from SkillMaster: no reviews and no probes, the bank stays as it is (--bank shows one); R pays the episode as
 before; every acting token gets A_act + A_turn. Our choices: the page in full is the anchor, and both advantages are
 divided by the standard deviation, as in the authors' launcher for ALFWorld. --norm mean divides by nothing, as in the
-one for WebShop. Measured in the made-up shop, before an invalid turn's penalty was left out of other turns' returns:
-the README's table of results.
+one for WebShop. Measured in the made-up shop (worlds/webshop/tiny/README.md), before an invalid turn's penalty was left
+out of other turns' returns.
 """
 
 from dataclasses import dataclass

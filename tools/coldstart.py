@@ -384,6 +384,8 @@ def make(flags):
     check.untested(device)
     refuse_large(flags.device, models.size(flags.model))
     policy = policies.load(flags.model, device, seed=flags.seed, world=env.home, text=corpus(env) if new else None)
+    if flags.spread and not flags.like:
+        raise ValueError("--spread: moves vectors apart that another tiny lends; name it with --like")
     if flags.like:
         if not new:
             raise ValueError(f"--like {flags.like}: only a new tiny can be given layers; --model tiny makes one")

@@ -190,6 +190,7 @@ def test_what_stands_in_its_way_is_named(make, tmp_path, monkeypatch):
     assert line.startswith("tools.coldstart: ") and "holds something else" in line and "\n" not in line
     monkeypatch.setattr(sys, "argv", ["coldstart", "--env", "guess"])
     assert "--out" in ends(coldstart.main)[0]
+    assert "name it with --like" in ends(make, tmp_path / "alone", "--spread")[0]
 
 
 def test_a_full_card_is_not_a_damaged_file(make, tmp_path, monkeypatch):
