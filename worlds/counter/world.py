@@ -34,6 +34,7 @@ class World:
         "rules": (-1, "number of the hidden rules; -1: --seed"),
         "evidence": (0.1, "how often scripted players quote the clerk after a refusal"),
         "reading": (0.0, "how often scripted players exercise themselves in reading"),
+        "empty": (0.0, "how often scripted players begin with an empty bank, as a run does"),
         "drift": (0, "a town gets new rules every so many iterations; 0: never"),
         "towns": (TOWNS, "number of towns: each has two rules of its own"),
     }
@@ -43,10 +44,11 @@ class World:
     rules = ("You send parcels. Each town wants its own seal on each kind. Answer <think>one short thought</think>"
              "<action>COLOUR seal</action>, then <action>pay SUM</action>. Follow your skills.")
 
-    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.1, reading=0.0, drift=0, towns=TOWNS):
+    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.1, reading=0.0, empty=0.0, drift=0, towns=TOWNS):
         if not 2 <= towns <= TOWNS:
             raise ValueError(f"--towns {towns}: counter has 2 to {TOWNS}")
-        self.number, self.evidence, self.reading, self.drift = seed if rules < 0 else rules, evidence, reading, drift
+        self.number, self.drift = seed if rules < 0 else rules, drift
+        self.evidence, self.reading, self.empty = evidence, reading, empty
         self.towns = self.named[:towns]
         self.at(0)
         facts = len(self.towns) * len(kinds)  # a round of customers has one of each
@@ -90,6 +92,8 @@ class World:
         other, town = copy.copy(self), self.family(task)
         other.ways = Ways(draw_rules(rng, self.towns))
         # Of the town, in an exercise of all towns, and some general ones; three in ten name any seal, some contradict.
+        if self.empty and rng.random() < self.empty:
+            return other, []
         reads = rng.random() < self.reading
         places = [(who, kind) for who in (self.towns if reads else [town]) for kind in kinds]
         shown = rng.sample(places, rng.randrange(1, 7)) if reads else rng.choices(places, k=rng.randrange(5))
