@@ -14,7 +14,8 @@ the rates of a method are tried, the list has the runs that are reported, and la
 Without --list it prints a table per world as forks/README.md has it, and writes OUT/forks.json: success at a third, two
 thirds and all of --tokens, played as the method is meant to be (with its bank, or without); success on test goals
 without the bank and with it; of the edits, and of those in the bank, the share that is right (useful in the shop);
-tokens, seconds up to --tokens, lines of the file.
+tokens, seconds up to --tokens, lines of the file. OUT/runs.json holds what the table needs of each run; with --known
+FILE such runs, made earlier or elsewhere, are taken and not made again.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from shlex import quote
 from statistics import mean
 
 import envs
-from lib.files import write_atomic
+from lib.files import read_json, write_atomic
 from studies.ablations import (
     TUNING,
     Run,
@@ -44,7 +45,9 @@ from tools.guard import BROKEN, guard
 from tools.report import GOOD, edits_in
 from worlds.webshop.shopper import WAYS
 
-METHODS = {  # row of the table -> command; {bank}: the good skills of the world, given to methods that write none
+# Row of the table -> command. {bank}: the good skills of the world, given to methods that write none; {stage}, {prune}:
+# of methods whose schedule is a share of the run, as WORLDS has it.
+METHODS = {
     "SkillMaster": "train.py",
     "plain GRPO": "train.py --reviews off",
     "GiGPO": "-m forks.gigpo",
@@ -56,7 +59,7 @@ METHODS = {  # row of the table -> command; {bank}: the good skills of the world
     "SAPO": "-m forks.sapo",
     "SKILLC, bank given": "-m forks.skillc --bank {bank}",
     "SLIM": "-m forks.slim",
-    "SKILL0, bank given": "-m forks.skill0 --stage 20 --bank {bank}",
+    "SKILL0, bank given": "-m forks.skill0 --stage {stage} --bank {bank}",
     "ReSkill": "-m forks.reskill",
     "Evolving-RL": "-m forks.evolving",
     "UniSkill": "-m forks.uniskill",
@@ -64,14 +67,16 @@ METHODS = {  # row of the table -> command; {bank}: the good skills of the world
     "its credit in SkillMaster": "-m forks.weaver --acting 1 --alpha 0.3",
     "UniSkill's floor in SkillMaster": "-m forks.weaver --acting 1 --alpha 0.3 --credit 0 --floor 0.01",
     "SkillRL": "-m forks.skillrl",
-    "RetroAgent": "-m forks.retro --progress score",
+    "RetroAgent": "-m forks.retro --progress score --prune_every {prune}",
     "UCOB": "-m forks.ucob",
     "SAGE": "-m forks.sage --used quoted",
     "ACE": "-m forks.prompting --rule ace",
     "GRASP": "-m forks.prompting --rule grasp",
     "EvoSkill": "-m forks.prompting --rule evoskill",
 }
-WORLDS = {"counter": "", "webshop": "--reward graded"}  # world -> flags of every run there
+# World -> flags of every run there, a third of the iterations that SKILL0 has for 90 thousand tokens, a quarter of
+# RetroAgent's.
+WORLDS = {"counter": ("", 40, 11), "webshop": ("--reward graded", 5, 3)}
 RATES = ("2e-4", "6e-4", "2e-3")
 EVERY = 5  # iterations between two evaluations; runs end with one
 
@@ -85,13 +90,31 @@ def run_of(args, world, method, rate, seed):
     """A run, as long as it has to be by what is known of it now. Its part is "tested" when only that is left."""
     words = f"{world} {method} {rate} {seed}"
     name = "".join(c if c.isalnum() else "_" for c in words)
-    bank = args.out / f"{world}_{seed}_bank.json"
-    command = METHODS[method].format(bank=quote(str(bank))) + f" --env {world} --model tiny --eval_every {EVERY}"
-    more = f"{WORLDS[world]} {f'--lr {rate}' if rate else ''} --seed {seed} {args.flags}"
-    points = curve_of(args.out / name, 1)
+    flags, stage, prune = WORLDS[world]
+    command = METHODS[method].format(bank=quote(str(args.out / f"{world}_{seed}_bank.json")), stage=stage, prune=prune)
+    command += f" --env {world} --model tiny --eval_every {EVERY}"
+    more = f"{flags} {f'--lr {rate}' if rate else ''} --seed {seed} {args.flags}"
+    points = record_of(args, name)["points"]
     enough = enough_of(points, args.tokens)
     return Run("tested" if enough and seed < TUNING else "trained", f"{world} {method}", seed, name,
                points[-1][0] if enough else steps_of(points, args.tokens), " ".join(f"{command} {more}".split()))
+
+
+def record_of(args, name):
+    """What the table needs of a run, as --known has it or, where that is further, as its directory has it.
+
+    "points": those of ablations.curve_of; "test": success {without the bank, with it}, {} before it was played;
+    "edits": [of all, of those in the bank] how many are right and how many there are.
+    """
+    run = args.out / name
+    points, known = curve_of(run, 1), args.known.get(name)
+    if known and (not points or known["points"][-1][1] >= points[-1][1]):
+        return known
+    test = test_of(run / f"test_{reached(run)}.json")
+    edits = edits_in(run) if points else []
+    return {"points": points, "test": {protocol: families["all"][0] for protocol, families in test.items()},
+            "edits": [[sum(edit["kind"] in GOOD for edit in some), len(some)]
+                      for some in (edits, [edit for edit in edits if edit["committed"]])]}
 
 
 def enough_of(points, tokens) -> bool:
@@ -110,7 +133,7 @@ def chosen(args, world, method):
     rates = rates_of(method)
     if len(rates) == 1:
         return rates[0]
-    curves = [[curve_of(args.out / run_of(args, world, method, rate, seed).name, 1) for seed in args.tuning]
+    curves = [[record_of(args, run_of(args, world, method, rate, seed).name)["points"] for seed in args.tuning]
               for rate in rates]
     if not all(enough_of(points, args.tokens) for some in curves for points in some):
         return None
@@ -132,14 +155,10 @@ def runs_of(args):
     return runs
 
 
-def tested(args, run):
-    """{protocol: {family: [success, games]}} of a run; {} before it was played on test goals."""
-    return test_of(args.out / run.name / f"test_{reached(args.out / run.name)}.json")
-
-
 def finished(args, run) -> bool:
     """Is nothing left to do for a run?"""
-    return bool(tested(args, run)) if run.seed < TUNING else enough_of(curve_of(args.out / run.name, 1), args.tokens)
+    record = record_of(args, run.name)
+    return bool(record["test"]) if run.seed < TUNING else enough_of(record["points"], args.tokens)
 
 
 def banks(args, runs):
@@ -162,23 +181,24 @@ def rows_of(args):
             runs = [run_of(args, world, method, rate, seed) for seed in range(args.seeds)] if rate is not None else []
             runs = [run for run in runs if finished(args, run)]
             if runs:
-                curves = [curve_of(args.out / run.name, 1) for run in runs]
-                tests = [tested(args, run) for run in runs]
-                edits = [edit for run in runs for edit in edits_in(args.out / run.name)]
+                records = [record_of(args, run.name) for run in runs]
+                curves, tests = [record["points"] for record in records], [record["test"] for record in records]
+                right, right_in_bank = (share(*map(sum, zip(*some))) for some in zip(*(
+                    record["edits"] for record in records)))
                 rows.append({
                     "world": world, "method": method, "lr": rate, "seeds": len(runs),
                     "success": {args.tokens * n // 3: success_at(curves, args.tokens * n // 3) for n in (1, 2, 3)},
-                    "test": {name: spread([test[name]["all"][0] for test in tests]) for name in ("none", "frozen")},
-                    "right": share(edits), "right in bank": share([edit for edit in edits if edit["committed"]]),
+                    "test": {name: spread([test[name] for test in tests]) for name in ("none", "frozen")},
+                    "right": right, "right in bank": right_in_bank,
                     "tokens": round(mean(points[-1][1] for points in curves)),
                     "seconds": round(mean(where(points, 1, args.tokens, 2) for points in curves)),
                     "lines": lines_of_code(method)})
     return rows
 
 
-def share(edits):
-    """The share of some edits that is right, or useful; None of none."""
-    return sum(edit["kind"] in GOOD for edit in edits) / len(edits) if edits else None
+def share(right, all):
+    """None of none."""
+    return right / all if all else None
 
 
 def lines_of_code(method) -> int:
@@ -212,6 +232,7 @@ def main():
     parser.add_argument("--tune", metavar="N", type=int, default=1, help="seeds that choose a rate (default: 1)")
     parser.add_argument("--tokens", metavar="N", type=int, default=90_000, help="of every run (default: 90000)")
     parser.add_argument("--flags", metavar="TEXT", default="", help="more flags, for every run")
+    parser.add_argument("--known", metavar="FILE", type=path_of, help="runs.json of runs that need not be made")
     parser.add_argument("--out", metavar="DIR", type=path_of, default="runs/forks", help="default: %(default)s")
     args = parser.parse_args()
     args.out, args.worlds, args.tuning = Path(args.out), args.worlds.split(","), range(TUNING, TUNING + args.tune)
@@ -221,9 +242,15 @@ def main():
         parser.error(f"--only {args.only}: no method has that in its name: {', '.join(METHODS)}")
     if not (args.seeds > 0 and 0 < args.tune and args.tokens > 0):
         parser.error("--seeds, --tune and --tokens must be at least 1")
+    if args.known and args.flags:
+        parser.error("--known: its runs are those without --flags")
+    try:
+        args.known = read_json(args.known, "give the runs.json of earlier runs") if args.known else {}
+    except (OSError, ValueError) as error:
+        parser.error(f"--known: {error}")
     args.out.mkdir(parents=True, exist_ok=True)
+    runs = runs_of(args)
     if args.list:
-        runs = runs_of(args)
         banks(args, runs)
         done = {run.name for run in runs if finished(args, run)}
         for line in commands(args, runs, done):
@@ -233,6 +260,9 @@ def main():
     for world in args.worlds:
         print(f"{world}\n\n{markdown(rows, world)}\n")
     write_atomic(args.out / "forks.json", json.dumps(rows, indent=1) + "\n")
+    records = args.known | {run.name: record_of(args, run.name) for run in runs if finished(args, run)}
+    lines = [f"{json.dumps(name)}: {json.dumps(record)}" for name, record in records.items()]
+    write_atomic(args.out / "runs.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

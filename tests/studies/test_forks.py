@@ -113,6 +113,11 @@ def test_a_row_worked_by_hand(tmp_path, monkeypatch, capsys):
     assert {name: value.split()[0] for name, value in row["test"].items()} == {"none": "0.250", "frozen": "0.750"}
     assert row["lines"] == len((ROOT / "forks/sapo.py").read_text().splitlines())
     assert any(line.startswith("| SAPO | 2 | 6e-4 |") for line in lines)
+    # The same table elsewhere, where no run is, from the file that this one left; and the third seed is still listed.
+    known, other = ("--known", str(tmp_path / "runs.json")), tmp_path / "other"
+    assert call(monkeypatch, capsys, other, *SOME, *known) == lines
+    listed = call(monkeypatch, capsys, other, "--list", *SOME, *known)
+    assert len(listed) == 1 and "--seed 2 " in listed[0]
 
 
 def test_nothing_finished_is_an_empty_table(tmp_path, monkeypatch, capsys):
@@ -122,7 +127,8 @@ def test_nothing_finished_is_an_empty_table(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("argv, words", [(["--worlds", "moon"], "choose from"), (["--only", "XYZ"], "no method"),
-                                         (["--seeds", "0"], "at least 1")])
+                                         (["--seeds", "0"], "at least 1"), (["--known", "none.json"], "none.json"),
+                                         (["--known", "none.json", "--flags", "--kl 0"], "without --flags")])
 def test_a_wrong_flag_is_one_line(argv, words, tmp_path, monkeypatch, capsys):
     """Bug: a misspelt world is an empty table."""
     with pytest.raises(SystemExit):
