@@ -2,8 +2,8 @@
 DualAdv-GRPO: two advantages, one loss, one update. Torch and nothing else.
 
 An episode is one token sequence in which the policy does two jobs: it acts (ACT tokens), and at the end it reviews what
-happened and edits the skill bank (REVIEW tokens). Acting is paid by the task reward R, reviewing by the utility of the
-edit S. Plain GRPO would add the two; then a lucky episode rewards a useless review. So each reward is normalised only
+happened and edits the skill bank (REVIEW tokens). R pays acting; S, the edit's utility plus shaping, pays reviewing.
+With one advantage from R + S a lucky episode would reward a useless review. So each reward is normalised only
 against rewards of its own kind, within the group of rollouts of one task, and each token gets the advantage of the job
 that it did (paper, section "DualAdv-GRPO"):
 
@@ -179,7 +179,7 @@ def pad(rows, dtype, device) -> torch.Tensor:
 class Objective:
     """What an update minimises, and in which portions."""
 
-    clip: float = 0.2  # c: the ratio rho is clipped to 1 +- c
+    clip: float = 0.2  # c: rho is clipped to 1 +- c. A batch is used once, so rho is 1 but for `Stats.mismatch`
     kl: float = 0.01  # beta, weight of the KL to the reference
     entropy: float = 0.001  # weight of the entropy bonus
     temperature: float = 1.0  # the sampler's
@@ -231,7 +231,7 @@ def update(model, reference, optimizer: AdamW, segments, advantages, logprobs,
     device = next(model.parameters()).device
     model = getattr(optimizer.team, "model", model)  # the sharded one; the one given is whole, to sample
     stats = Stats(tokens=sum(job != FORCED for s in segments for job in s.job))
-    batches, team = micro_batches([len(s.ids) for s in segments], objective.budget), optimizer.team
+    batches, team = micro_batches([len(s.ids) for s in segments if stats.tokens], objective.budget), optimizer.team
     mine = team.deal([len(rows) * len(segments[rows[0]].ids) for rows in batches]) if team else range(len(batches))
     means: dict[int, tuple] = {}  # number of a micro-batch -> its parts of loss, KL, entropy, clipped; log rho (n,)
     for number in progress(mine):

@@ -44,7 +44,7 @@ class Env(Protocol):
     """What a rollout needs of a world: tasks (integers) in families. worlds.World has the rest, worlds.Game a game."""
 
     limit: int  # steps of an episode
-    kl: float  # the paper's beta for this world
+    kl: float  # beta, the weight of the KL where --kl is not given; of WebShop and ALFWorld the paper's
     tail: int  # of an answer without action tags, so many last characters are sent to the game
     rules: str  # beginning of the system message
     source: str  # the data in two or three words, printed with every score
@@ -70,7 +70,7 @@ def project(text: str, tail: int) -> tuple[str, bool]:
     invalid. A valid answer also has a thought, and no CJK character anywhere.
     """
     found = action_in(text)
-    action = (text[-tail:] if found is None else found).strip().lower()
+    action = (text[max(len(text) - tail, 0):] if found is None else found).strip().lower()
     return action, found is not None and has_thought(text) and not re.search(r"[\u4e00-\u9fff]", text)
 
 
@@ -119,7 +119,7 @@ class Segment:
         self.turn += turn
 
 
-Turn = namedtuple("Turn", "page text valid reply after", defaults=("",))  # the page shown, and the page then
+Turn = namedtuple("Turn", "page text valid reply after", defaults=("",))  # page, after: in full, before and then
 
 
 @dataclass
@@ -207,7 +207,7 @@ def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
     answer = max(sampling.act_tokens, sampling.review_tokens)
     question = len(policy.chat.encode(review_prompt("a_family_name", False, 0.0, env.limit, env.limit)))
     most = context - answer - question - 100  # 100: the chat template, and the note on dropped turns
-    task = max(env.train_tasks, key=lambda task: len(env.goal(task)))
+    task = max(env.train_tasks or env.tasks, key=lambda task: len(env.goal(task)))
     needed = len(policy.chat.opening(*first_messages(env, task, env.start(task), [])))
     if needed > most:
         raise ValueError(f"a context of {context} tokens is too short: the task takes up to {needed}, the review's "
@@ -224,6 +224,9 @@ class Play:
     bank: SkillBank  # the review's edit is tried on a copy of it
     prompt: list[int]  # ids of the transcript before the policy's first turn
     reviewing: bool = False  # the policy's next turn is the review
+
+    def room(self, sampling: Sampling) -> int:  # most tokens of the policy's next turn
+        return sampling.review_tokens if self.reviewing else sampling.act_tokens
 
 
 def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampling, with_review: bool,
@@ -249,7 +252,7 @@ def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampl
                 live |= begin(session, free, waiting[:len(free)])
                 waiting = waiting[len(free):]
             active = sorted(live)
-            limits = [sampling.review_tokens if live[c].reviewing else sampling.act_tokens for c in active]
+            limits = [live[c].room(sampling) for c in active]
             messages = {}  # conversation -> ids of the next user message
             for c, turn in zip(active, session.sample(active, limits, temperature=sampling.temperature)):
                 if turn is None:  # it flows, and has not finished its turn
@@ -263,8 +266,7 @@ def play(plays: list[Play], policy: Policy, env: Env, seed: int, sampling: Sampl
                     del live[c]
                     bar.update()
                     continue
-                room = sampling.review_tokens if one.reviewing else sampling.act_tokens
-                messages[c] = go_on(policy.chat, episode, *said, one.game.page, context, room)
+                messages[c] = go_on(policy.chat, episode, *said, one.game.page, context, one.room(sampling))
                 if episode.segments[-1] is not segment:
                     session.reset(c)
             session.feed(list(messages), list(messages.values()))
@@ -367,7 +369,7 @@ def reprompt(policy: Policy, env: Env, episode: Episode, shown: list) -> list[Se
     """The same sampled tokens behind another prompt: the episode's segments as if `shown` had been its skills.
 
     The log-probabilities stay the sampler's, under the prompt that it read; `dualadv_grpo.score` gives those under this
-    one, `per_token(replace(episode, segments=...))` their advantages. GameError where the model cannot read so much.
+    one, `per_token([replace(episode, segments=...)], [a])` the advantages. GameError: the model cannot read so much.
     """
     system, _ = first_messages(env, episode.task, env.start(episode.task), shown)
     prompt = policy.chat.opening(system, episode.messages[1])

@@ -56,7 +56,7 @@ def play_protocol(protocol: str, policy: Policy, env: Env, bank: SkillBank, task
     start = time.time()
     committed: list[Edit] = []
     if protocol == "online":
-        probing = targets.probing_of(args, sampling, 4)
+        probing = targets.probing_of(args, sampling, Probing.k)
         episodes, bank, committed = play_online(policy, env, bank, tasks, probing, args.seed, args.batch)
     else:
         bank = bank if protocol == "frozen" else SkillBank()

@@ -15,7 +15,7 @@ one KV cache that lives as long as the episodes. The released code reads the who
 
 A conversation is one chat and has a fixed number; a row is a place in the cache. Two rules connect them:
   * slot = position: the token at position p of a conversation is in slot p of its row, and attends to slots <= p;
-  * the newest token of a conversation is never in the cache: `sample` begins by reading it, stop tokens too.
+  * the newest token of a conversation is never in the cache: the next `feed` or `sample` reads it, a stop token too.
 """
 
 import math
@@ -213,7 +213,7 @@ def logprobs(model, tokens, mask, temperature=1.0, entropy=False, chunk=1024):
     parts = [checkpoint(head, h, t, use_reentrant=False) if torch.is_grad_enabled() else head(h, t)
              for h, t in zip(hidden.split(chunk), target.split(chunk))]
     zeros = torch.zeros(mask.shape, device=tokens.device)
-    scattered = [zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts)] or [zeros, zeros]
+    scattered = [zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts)]
     return tuple(scattered) if entropy else scattered[0]
 
 
@@ -233,9 +233,9 @@ class Session:
     """`rows` parallel conversations over one KV cache, each with its own length and its own random stream.
 
     seed and keys: conversation c draws its tokens from the stream (seed, keys[c]); keys are the numbers of the
-    conversations by default, and may be set until the first draw. The noise of a draw depends on the stream, on the
-    turn (how often the conversation was sampled) and on the place in the turn, not on the others in the batch. Two
-    conversations with one key get the same noise even where their prompts differ: this pairs the probes.
+    conversations by default. Whoever begins a conversation may set its key and its turn. The noise of a draw depends on
+    the stream, on the turn (how often the conversation was sampled) and on the place in the turn, not on the others in
+    the batch. Two conversations with one key get the same noise even where their prompts differ: this pairs the probes.
     """
 
     PREFILL = 4096  # tokens of one prefill batch, padding included
@@ -267,7 +267,7 @@ class Session:
         """Append token ids (a list per conversation): a ragged prefill of the new tokens only, after what is there."""
         for c, new in zip(conversations, ids):
             if len(new) > self.room(c):
-                raise ValueError(f"row {c}: {len(self.ids[c])} + {len(new)} tokens do not fit {self.max_len}")
+                raise ValueError(f"conversation {c}: {len(self.ids[c])} + {len(new)} tokens do not fit {self.max_len}")
         for c, new in zip(conversations, ids):
             self.ids[c] += new
         # Conversations with equally much to read share a batch, so padding stays small.
@@ -316,9 +316,9 @@ class Session:
         limits = dict(zip(conversations, [max_new] * len(conversations) if isinstance(max_new, int) else max_new))
         for c in conversations:
             if not self.ids[c]:
-                raise ValueError(f"row {c} is empty: feed it a prompt before sampling")
+                raise ValueError(f"conversation {c} is empty: feed it a prompt before sampling")
             if limits[c] - len(self.open.get(c, [[]])[0]) > self.room(c):
-                raise ValueError(f"row {c}: {len(self.ids[c])} + {limits[c]} tokens do not fit {self.max_len}")
+                raise ValueError(f"conversation {c}: {len(self.ids[c])} + {limits[c]} tokens do not fit {self.max_len}")
         out = {c: self.open.pop(c, ([], [])) for c in conversations}
         active = buffers.in_front(self, [c for c in conversations if limits[c] > 0])
         least = max(len(conversations) // 8, 1) if self.flow else len(conversations)

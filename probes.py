@@ -11,7 +11,7 @@ the edited bank and with the bank as it was:
 
 U must be the effect of the edit and of nothing else. So both runs are on the SAME tasks (in the released WebShop code
 the probe environment ignores the chosen goals), and both draw from the SAME random stream, keyed by the task: where the
-skill changes nothing, the two runs are equal token for token, and are played once.
+edit is not in the prompt, the two runs are one, which is played once.
 """
 
 import random
@@ -27,7 +27,7 @@ from skillbank import Edit, SkillBank, skills_prompt
 class Probing:
     """How edits are probed."""
 
-    k: int = 4  # K: probe tasks per edit
+    k: int = 4  # K: probe tasks per edit; edits with one text pool theirs, so that theirs are more
     fresh: int = 8  # further ones for a promising edit, before it is committed
     alpha: float = 0.3  # bonus for the share of comparisons won over those lost (released code: 0.2)
     clip: bool = False  # max(0, U), as in the released code
@@ -43,7 +43,8 @@ def edits_of(episodes: list[Episode]) -> list[Edit]:
 
 def select(env: Env, task: int, k: int, seed: int, used=(), everywhere: bool = False) -> list[int]:
     """k training tasks or fewer of a task's family (or of all), never itself, none of `used` while others are there."""
-    pool = [one for one in env.train_tasks if one != task and (everywhere or env.family(one) == env.family(task))]
+    pool = [one for one in dict.fromkeys(env.train_tasks)  # a world may list a task twice, a probe counts once
+            if one != task and (everywhere or env.family(one) == env.family(task))]
     pool = [one for one in pool if one not in used] or pool
     return random.Random(f"probes/{seed}/{task}").sample(pool, min(k, len(pool)))
 
@@ -124,7 +125,7 @@ def games_of(pairs: list[tuple[Episode, Episode]]) -> list[Episode]:
 
 def confirm(policy: Policy, env: Env, bank: SkillBank, edits: list[Edit], seed: int = 0,
             probing: Probing = Probing()) -> tuple[list[Edit], list[Episode]]:
-    """Probe the most promising edit of each task again, on fresh tasks; returns (those still above 0, episodes).
+    """Probe each task's best edit again, on tasks that are new while there are any: (those still above 0, episodes).
 
     The best of many estimates is too high: an edit that changes nothing on average gets U > 0 at K = 4 with probability
     .16 where nine of ten of its probe pairs tie, .36 where every other one does. Fresh probes do not know which edit

@@ -31,10 +31,9 @@ TOOLS = {
     "update_skill": ("skill_id", "title", "principle", "when_to_apply", "reason"),
     "keep_skill": ("reason",),
 }
-SHAPING = {  # as the released code adds up its launchers' values (a duplicate is a valid call less 0.5), but not_found
-    "added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": -0.4, "duplicate": -0.4, "invalid_arguments": -1.0,
-    "unknown_tool": -1.5, "parse_error": -2.0,
-}
+# What each status pays, as in the released code: a duplicate is a valid call less 0.5. Ours is not_found (theirs 0.1).
+SHAPING = {"added": 0.1, "updated": 0.1, "kept": 0.1, "not_found": -0.4, "duplicate": -0.4, "invalid_arguments": -1.0,
+           "unknown_tool": -1.5, "parse_error": -2.0}
 # Verbs of world actions. A review that calls one of them as a tool has confused acting with reviewing.
 WORLD_ACTIONS = {"search", "click", "buy", "go", "open", "close", "take", "put", "move", "clean", "heat", "cool", "use",
                  "slice", "examine", "inventory", "look"}
@@ -62,7 +61,7 @@ class Skill:
 
 @dataclass
 class SkillBank:
-    """General skills, skills per family, common mistakes. Within a list the last skill is the newest."""
+    """General skills and skills per family; in a list the last one is the newest. No prompt shows common_mistakes."""
 
     general_skills: list = field(default_factory=list)
     task_specific_skills: dict = field(default_factory=dict)
@@ -104,18 +103,18 @@ class SkillBank:
                      if any(skill.skill_id == skill_id for skill in skills)), "general")
 
     def find(self, skill_id):
-        """The skill of that id. StopIteration where there is none."""
-        return next(skill for skill in self.skills() if skill.skill_id == skill_id)
+        """The skill of that id. KeyError where there is none."""
+        return {skill.skill_id: skill for skill in self.skills()}[skill_id]
 
-    def retrieve(self, task, family, k=3):
-        """The skills to show for a task text: up to k general ones, then up to k of its family.
+    def retrieve(self, goal, family, k=3):
+        """The skills to show for a task's text: up to k general ones, then up to k of its family.
 
         Ranked by shared content words, then newest first. The last place is the newest skill's: an edit that no prompt
         shows has no effect, and its probes would measure noise.
         """
         shown = []
         for skills in (self.general_skills, self.task_specific_skills.get(family, [])):
-            ranked = sorted(range(len(skills)), key=lambda i: (-similarity(task, skills[i]), -i))[:k]
+            ranked = sorted(range(len(skills)), key=lambda i: (-similarity(goal, skills[i]), -i))[:k]
             if skills and k > 0 and len(skills) - 1 not in ranked:
                 ranked[-1] = len(skills) - 1
             shown += [skills[i] for i in ranked]
@@ -172,7 +171,7 @@ class SkillBank:
         if any(same_text(vars(other), text) for other in self.skills() if other is not skill) or all(
                 plain(value) == plain(getattr(skill, key)) for key, value in text.items()):  # it changes nothing
             return "duplicate"
-        # An edited skill counts as the newest of its list: it keeps its place while it is probed.
+        # An updated skill becomes the newest of its list, so that every probe's prompt shows it.
         mine = self._list(self.category(skill.skill_id))
         mine.append(Skill(skill.skill_id, **text, extra=skill.extra))
         mine.remove(skill)
@@ -183,7 +182,7 @@ class SkillBank:
         return self.general_skills if category == "general" else self.task_specific_skills.setdefault(category, [])
 
     def _last_id(self) -> int:
-        """The highest number of an id dyn_001, dyn_002 ... that was given. Ids of 10^9 and more do not count."""
+        """The highest number n below 10^9 of an id dyn_n, here or removed, whose successor n + 1 is free; else 0."""
         ids = [*(skill.skill_id for skill in self.skills()), f"dyn_{self.metadata.get('last_id', 0)}"]
         taken = {int(m[1]) for one in ids if (m := re.fullmatch(r"dyn_([0-9]{1,4000})", one))}
         return max((n for n in taken if n < 10**9 and n + 1 not in taken), default=0)
@@ -237,10 +236,10 @@ def same_text(a: dict, b: dict) -> bool:
     return plain(a["title"]) == plain(b["title"]) or plain(a["principle"]) == plain(b["principle"])
 
 
-def similarity(task, skill):
+def similarity(goal, skill):
     """Share of the skill's content words that the task text has, in [0, 1]."""
     mine = content(f"{skill.title} {skill.principle} {skill.when_to_apply}")
-    return len(mine & content(task)) / max(len(mine), 1)
+    return len(mine & content(goal)) / max(len(mine), 1)
 
 
 # ---- The review -----------------------------------------------------------------------------------------------------
@@ -329,8 +328,8 @@ def commit(bank: SkillBank, edits: list[Edit], rule: str = "positive") -> list[E
         raise ValueError(f"commit rule {rule!r}: choose positive, none or all")
     chosen: list[Edit] = []
     for edit in sorted(edits, key=lambda edit: -edit.utility):
-        fits = bank.tried(edit.name, edit.arguments, edit.family).changed
-        if edit.utility > 0 and fits and not any(rivals(edit, better) for better in chosen):
+        free = edit.utility > 0 and not any(rivals(edit, better) for better in chosen)
+        if free and bank.tried(edit.name, edit.arguments, edit.family).changed:
             chosen.append(edit)
     # The worst enters first, so that the best is the newest of its list, as it was probed.
     return [edit for edit in reversed(chosen) if enters(bank, edit)][::-1]

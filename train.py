@@ -5,8 +5,8 @@ Train SkillMaster: one policy that acts in a text world and keeps its own skill 
     python train.py --env webshop --model Qwen/Qwen2.5-1.5B-Instruct --data DIR       # one GPU
 
 The whole method is the loop in `train` below: act, review, probe, normalise, update, commit. Every random choice is a
-function of (seed, step), so no generator state has to be saved: a run that was killed and resumed samples the same
-tasks and the same tokens as one that was not. On a CPU the two are equal bit for bit.
+function of (seed, step), so no generator state has to be saved: a run that was killed and resumed draws the same tasks
+and the same noise as one that was not. On a CPU with as many threads the two are equal bit for bit.
 """
 
 import os
@@ -24,7 +24,7 @@ import torch
 import dualadv_grpo as grpo
 import envs
 import worlds
-from envs import Env, Episode, Sampling, evaluate, rollout
+from envs import Env, Sampling, evaluate, rollout
 from lib import distributed
 from lib.files import print_anything
 from lib.streams import mix
@@ -41,7 +41,7 @@ class Flags:
     model: str = flag("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
     data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
     out: str = flag("", "run directory; '' is runs/<env>-<model>, of a fork with its name behind")
-    resume: bool = flag(False, "continue the run in --out, with its own flags; those of memory, evaluation may change")
+    resume: bool = flag(False, "continue the run in --out, with its flags; --steps, memory and evaluation may change")
     seed: int = flag(0, "seed of all random numbers")
     device: str = flag("", "cpu, cuda, ...; '' is cuda where there is one")
     without: str = flag("", "parts that a GPU does without, by commas: recordings, compilation, bfloat16")
@@ -51,13 +51,13 @@ class Flags:
     steps: int = flag(150, "iterations", 0, group="how much")
     cold_start: int = flag(100, "SFT steps on scripted transcripts before (tools.coldstart has more flags); 0: none", 0)
     tasks: int = flag(8, "tasks per iteration", 1)
-    group: int = flag(8, "rollouts per task: the group of GRPO", 1)
+    group: int = flag(8, "rollouts per task: the group of GRPO; 1: the reward itself is the advantage", 1)
     eval_every: int = flag(10, "iterations between two evaluations, the first before training; 0: never", 0)
     eval_tasks: int = flag(64, "held-out games per evaluation", 1)
     eval_plain: bool = flag(False, "evaluate without skills in the prompt")
     save_every: int = flag(0, "iterations between two checkpoints; 0: 5, or 25 where a checkpoint takes over 10 GB", 0)
 
-    temperature: float = flag(1.0, "sampling temperature in training", 0, group="sampling")
+    temperature: float = flag(1.0, "sampling temperature in training; 0: all of a group alike", 0, group="sampling")
     eval_temperature: float = flag(0.4, "sampling temperature in evaluation", 0)
     act_tokens: int = flag(256, "most tokens per action turn", 8)
     review_tokens: int = flag(512, "most tokens per review", 8)
@@ -76,19 +76,19 @@ class Flags:
     alpha: float = flag(0.3, "bonus for the share of probes won over those lost (released code: 0.2)", 0)
     clip_utility: bool = flag(False, "max(0, U), as in the released code")
     not_found: float = flag(-0.4, "shaping of an update of a skill that is not there (released code: 0.1)")
-    commit: str = flag("positive", "edits that enter the bank: U > 0; none (released training); all, unprobed",
+    commit: str = flag("positive", "edits that enter: positive, U > 0; none (released training); all, unprobed, U = 0",
                        choices=("positive", "none", "all"))
 
     reward: str = flag("success", "R pays 10 for a win, or 10 times the world's graded score",
                        choices=("success", "graded"), group="DualAdv-GRPO")
     advantage: str = flag("dual", "dual; single: one advantage from R + S", choices=("dual", "single"))
-    skill_weight: float = flag(0.2, "lambda: weight of the review's advantage; 0: reviews are not trained", 0)
+    skill_weight: float = flag(0.2, "lambda: weight of the review's advantage (dual); 0: only KL, entropy train it", 0)
     lr: float = flag(1e-6, "learning rate", 0)
-    kl: float = flag(-1.0, "beta: weight of the KL to the reference; -1 is the paper's for the world", -1)
+    kl: float = flag(-1.0, "beta: weight of the KL to the reference; below 0: the world's own", -1)
     clip: float = flag(0.2, "PPO clip: the ratio is kept in 1 +- this", 0)
     entropy: float = flag(0.001, "weight of the entropy bonus", 0)
-    max_norm: float = flag(1.0, "gradient norm above which gradients are scaled down", 0)
-    budget: int = flag(4096, "tokens per micro-batch, padding included", 1)
+    max_norm: float = flag(1.0, "gradient norm above which gradients are scaled down; 0: nothing moves", 0)
+    budget: int = flag(4096, "most tokens per micro-batch, padding included; a longer transcript has its own", 1)
     lora: int = flag(0, "rank of LoRA on the layers' matrices (wants an --lr near 1e-4); 0: train all weights", 0)
     offload: bool = flag(False, "keep optimiser state and master weights in the CPU's memory")
     shard: bool = flag(False, "share what is trained out among the processes of torchrun, by FSDP2")
@@ -149,10 +149,8 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
         clock.lap("update")
 
         # 6: promising edits are probed again on fresh tasks; this is the only place where the bank changes
-        good = edits
-        confirm_games: list[Episode] = []
-        if flags.confirm and flags.commit == "positive":
-            good, confirm_games = confirm(policy, env, bank, edits, seed, probing)
+        again = flags.confirm and flags.commit == "positive"
+        good, confirm_games = confirm(policy, env, bank, edits, seed, probing) if again else (edits, [])
         committed = commit(bank, good, flags.commit)
         clock.lap("confirm")
 
@@ -162,7 +160,7 @@ def train(flags: Flags, env: Env, policy: Policy, reference, optimizer: grpo.Ada
 
 
 def tasks_of(flags: Flags, env: Env, step: int) -> list[int]:
-    """The tasks of an iteration, drawn from the training split by (seed, step)."""
+    """The tasks of an iteration, drawn by (seed, step). It also sets a world that changes (worlds.at) to this step."""
     worlds.at(env, step)
     rng = random.Random(f"{flags.seed}/tasks/{step}")
     return rng.sample(env.train_tasks, min(flags.tasks, len(env.train_tasks)))
@@ -176,8 +174,9 @@ def objective_of(flags: Flags, env: Env) -> grpo.Objective:
 
 def probing_of(flags: Flags) -> Probing:
     """How edits are probed."""
-    return Probing(flags.probes, flags.confirm, flags.alpha, flags.clip_utility, flags.utility, not flags.unpaired,
-                   sampling_of(flags, flags.probe_temperature))
+    return Probing(k=flags.probes, fresh=flags.confirm, alpha=flags.alpha, clip=flags.clip_utility,
+                   utility=flags.utility, paired=not flags.unpaired,
+                   sampling=sampling_of(flags, flags.probe_temperature))
 
 
 def sampling_of(flags: Flags, temperature: float) -> Sampling:
@@ -211,7 +210,7 @@ def dev_games(flags: Flags, env: Env, policy: Policy, bank: SkillBank, step: int
 
 def main(kind=Flags, loop=train, program: str = "train.py"):
     """Open a new run or one to resume, and go through its iterations. A fork has a loop and flags of its own."""
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # on a CPU denormal numbers are slow
     distributed.start()
     print_anything()
     flags = read_flags(kind=kind, program=program)

@@ -501,6 +501,14 @@ def test_forced_tokens_get_no_gradient(tiny):
     assert [(g != 0) for g in leaf.grad[0].tolist()] == mask[0] == [(g != 0) for g in spread.grad[0].tolist()]
 
 
+def test_a_batch_without_a_sampled_token_trains_nothing(tiny):
+    """Bug: ZeroDivisionError, where transcripts without a batch pass."""
+    given = SimpleNamespace(ids=[5, 6], job=[FORCED, FORCED], logp=[0.0] * 2)
+    optimizer = SimpleNamespace(team=None, accumulate=lambda: pytest.fail("trained"), step=lambda max_norm: 0.0)
+    stats = update(tiny.model, tiny.model, optimizer, [given], [(0.0, 0.0)], logprobs, kl=0.1)
+    assert (stats.tokens, stats.loss, stats.grad_norm) == (0, 0.0, 0.0)
+
+
 def test_stats_by_hand(tiny):
     """Bug: the log shows the last micro-batch (GRPO-Zero), a share of the wrong tokens, or a mean of means."""
     # Two rows in two micro-batches: 1 and 3 sampled tokens.

@@ -73,6 +73,11 @@ def test_project(text, action, valid):
     assert project(text, tail=20) == (action, valid)
 
 
+def test_a_world_may_send_nothing_of_an_answer_without_tags():
+    """Bug: text[-0:] is the whole text, so a world that wants none of it gets all of it."""
+    assert project("I would rather not", tail=0) == ("", False)
+
+
 # ---- What is recorded -----------------------------------------------------------------------------------------------
 
 

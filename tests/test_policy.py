@@ -324,11 +324,11 @@ def test_too_long_is_refused_in_words(qwen3):
     """The bug: a transcript beyond the cache wraps, is cut silently, or dies in an index error on the GPU."""
     session = Session(qwen3, 2, 10)
     session.feed([0], prompts(8))
-    with pytest.raises(ValueError, match=r"row 0: 8 \+ 3 tokens do not fit 10"):
+    with pytest.raises(ValueError, match=r"conversation 0: 8 \+ 3 tokens do not fit 10"):
         session.feed([0], prompts(3))
-    with pytest.raises(ValueError, match=r"row 0: 8 \+ 3 tokens do not fit 10"):
+    with pytest.raises(ValueError, match=r"conversation 0: 8 \+ 3 tokens do not fit 10"):
         session.sample([0], 3)
-    with pytest.raises(ValueError, match="row 1 is empty"):
+    with pytest.raises(ValueError, match="conversation 1 is empty"):
         session.sample([1], 3)
     turn, = session.sample([0], 2, stop=())  # to the last slot
     check_turn(qwen3, session, 0, turn)
@@ -340,7 +340,7 @@ def test_a_refused_feed_leaves_the_session_whole(qwen3):
     session = Session(qwen3, 2, 10)
     session.feed([0, 1], prompts(4, 8))
     before = copy.deepcopy(session.ids)
-    with pytest.raises(ValueError, match="row 1"):
+    with pytest.raises(ValueError, match="conversation 1"):
         session.feed([0, 1], prompts(3, 3))
     assert session.ids == before
 

@@ -130,6 +130,13 @@ def test_select_in_small_families():
     assert sorted(select(world, 0, 3, 5, used=(2, 4, 6))) == [2, 4, 6]
 
 
+def test_a_task_that_a_world_lists_twice_is_one_probe():
+    """Bug: where tasks are listed as often as they are to come up, an edit is probed on K - 1 tasks and counts K."""
+    world = World()
+    world.train_tasks = [task for task in world.train_tasks for _ in range(3)]
+    assert all(sorted(select(world, 0, 3, seed)) == [2, 4, 6] for seed in range(5))
+
+
 def test_an_edit_whose_probes_used_a_small_family_up_can_be_confirmed(monkeypatch):
     """Bug: what several rollouts propose pools its probes, no fresh task is left, and U of none is 0: it never enters.
     Real ALFWorld families have nine tasks, and the best edits were lost so."""

@@ -4,6 +4,7 @@ train.py, tools.coldstart and every fork read theirs here. A wrong flag ends the
 """
 
 import argparse
+import math
 import os
 from dataclasses import field, fields
 from pathlib import Path
@@ -110,9 +111,12 @@ def parse(kind, presets, argv=None, program="train.py", text="", place=""):
                                metavar=None if choices else METAVAR[f.type])
     options = worlds.add_options(parser, env)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            parser.error(f"--{name} {value}: must be a finite number")
     for name, f in known.items():
         least = f.metadata["least"]
-        if least is not None and name in given and not given[name] >= least:  # `not >=`, so NaN is refused, too
+        if least is not None and name in given and given[name] < least:
             parser.error(f"--{name} {given[name]}: must be at least {least}")
     if run:
         model = early.model or run["model"]

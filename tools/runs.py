@@ -181,6 +181,8 @@ def opened(flags, env, sampling, program):
     if (flags.utility != "success" or flags.reward == "graded") and not env.graded:
         raise ValueError(f"--utility graded or both, --reward graded: --env {flags.env} has no graded score, games "
                          "are won or lost")
+    if not env.train_tasks:
+        raise ValueError("there is no game to train on: --families, --winnable_only or --data leave none")
     if flags.eval_every and not env.dev_tasks:
         raise ValueError("there are no held-out games to evaluate on; --eval_every 0 trains without")
     leave_out(flags.without)
@@ -367,7 +369,7 @@ def say_small(flags, env):
     wanted, count = flags.probes + flags.confirm, Counter(env.family(task) for task in env.train_tasks)
     few = {family: n - 1 for family, n in sorted(count.items()) if n - 1 < wanted}  # never an edit's own game
     if few and flags.reviews == "on" and flags.commit == "positive":
-        none = " Where none is left for --confirm, no skill of the family is committed." * (
+        none = " Where none is left for --confirm, the same games are played again, with other random numbers." * (
             flags.confirm > 0 and min(few.values()) <= flags.probes)
         print(f"an edit wants {wanted} other training games of its family; there are fewer in "
               + ", ".join(f"{family} ({n})" for family, n in few.items()) + f": fewer probes.{none}", flush=True)

@@ -28,9 +28,10 @@ def test_help_shows_every_knob_with_its_default(capsys):
 
 @pytest.mark.parametrize("flags", [["--nonsense"], ["--lr", "fast"], ["--tasks", "0"], ["--commit", "maybe"],
                                    ["--temperature", "-1"], ["--lr", "nan"], ["--advantage", "triple"],
-                                   ["--step", "3"]])
+                                   ["--step", "3"], ["--lr", "inf"], ["--not_found", "nan"], ["--base", "nan"]])
 def test_a_wrong_flag_gets_one_line(flags, capsys):
-    """argparse prints forty lines of usage before it says what is wrong; and --step must not pass for --steps."""
+    """argparse prints forty lines of usage before it says what is wrong; and --step must not pass for --steps. A rate
+    that is infinite makes every weight nan, and the run goes on."""
     with pytest.raises(SystemExit) as stop:
         train.read_flags(flags)
     error = capsys.readouterr().err

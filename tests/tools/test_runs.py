@@ -219,10 +219,10 @@ def test_a_resumed_run_does_not_need_its_first_bank(run, tmp_path):
 
 
 def test_families_that_are_too_small_to_probe_are_said(capsys):
-    """Bug: with nine games of a family and --probes 8 nothing is ever committed, and nobody is told why."""
+    """Bug: with nine games of a family and --probes 8 the second probes are no fresh games, and nobody is told."""
     env = SimpleNamespace(train_tasks=list(range(30)), family=lambda task: "few" if task < 9 else "many")
     flags = SimpleNamespace(probes=4, confirm=8, reviews="on", commit="positive")
-    for probes, confirm, said in ((4, 8, "few (8): fewer probes.\n"), (8, 8, "no skill"), (8, 0, ""), (4, 4, "")):
+    for probes, confirm, said in ((4, 8, "few (8): fewer probes.\n"), (8, 8, "played again"), (8, 0, ""), (4, 4, "")):
         flags.probes, flags.confirm = probes, confirm
         runs.say_small(flags, env)
         out = capsys.readouterr().out
