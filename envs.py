@@ -350,8 +350,8 @@ def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[
     Returns new Episodes; only their reviews count as sampled. With the rollout's seed and sampling they are as then.
     """
     sampling = sampling or Sampling()
-    plays = []
-    for episode, bank in zip(episodes, banks, strict=True):
+    mine, plays = distributed.mine(len(episodes)), []
+    for episode, bank in [list(zip(episodes, banks, strict=True))[i] for i in mine]:
         # The transcript up to the end of the last action.
         old = next(segment for segment in reversed(episode.segments) if ACT in segment.job)
         end = len(old.job) - old.job[::-1].index(ACT)
@@ -362,7 +362,7 @@ def review_again(policy: Policy, env: Env, episodes: list[Episode], banks: list[
         go_on(policy.chat, again, last.reply, ask(episode, env), last.after, context, sampling.review_tokens)
         del again.segments[:-1]
         plays.append(Play(again, None, bank, list(again.segments[0].ids), reviewing=True))
-    return play(plays, policy, env, seed, sampling, True, "reviews")
+    return distributed.gather(dict(zip(mine, play(plays, policy, env, seed, sampling, True, "reviews"))))
 
 
 def reprompt(policy: Policy, env: Env, episode: Episode, shown: list) -> list[Segment]:

@@ -69,7 +69,7 @@ def main():
     print_anything()
     args = targets.evaluation(PROTOCOLS)
     with guard("eval.py", None, (ValueError, ImportError, *BROKEN)):
-        out = results.place(args, f"eval_{args.split}", "protocols")  # what cannot be written is said before the games
+        out = distributed.from_leader(results.place, args, f"eval_{args.split}", "protocols")  # said before it plays
         policy, env, bank, sampling = targets.open_target(args)
         tasks = env.tasks[:args.limit]
         result = targets.described(args, env, tasks, bank, sampling)

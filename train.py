@@ -191,7 +191,7 @@ def finish(flags: Flags, env: Env, policy: Policy, optimizer: grpo.AdamW, bank: 
     state: what a method of its own wants back when the run is resumed.
     """
     step = iteration.step
-    row = iteration.publish(Path(flags.out), env, bank)
+    row = iteration.publish(Path(flags.out), env, bank, policy.model)
     if flags.eval_every and step % flags.eval_every == 0:
         row |= dev_games(flags, env, policy, bank, step)
     runs.log(flags, row, policy)

@@ -44,10 +44,9 @@ def start():
     if not launched() or this.started:
         return
     import torch.distributed as dist
-
     words = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     this.rank, this.size, this.local, this.here = (int(os.environ[word]) for word in words)
-    this.started, this.stderr = True, sys.stderr
+    this.started, this.stderr, parent = True, sys.stderr, os.getppid()
     if this.size == 1:
         return
     if this.rank:
@@ -60,7 +59,7 @@ def start():
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=this.store, rank=this.rank, world_size=this.size, timeout=PATIENCE)
     this.team = exchange((socket.gethostname(), os.getpid()))
-    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 def watch(parent):
@@ -95,8 +94,10 @@ def together(collective, *tensors):
     """Call a function of torch.distributed. Lost where another process has gone."""
     try:
         collective(*tensors)
-    except RuntimeError:  # gloo's and nccl's, of a connection that was closed
-        raise Lost("another process of this run has gone") from None
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # gloo's and nccl's, of a connection that was closed
+        raise Lost(f"another process of this run has gone ({error!s:.200})") from None
 
 
 def exchange(thing, leave="") -> list:
@@ -104,7 +105,6 @@ def exchange(thing, leave="") -> list:
     if this.size == 1:
         return [thing]
     import torch.distributed as dist
-
     said = torch.frombuffer(bytearray(dumps(thing, leave)), dtype=torch.uint8)
     sizes = [torch.zeros(1, dtype=torch.long) for _ in range(this.size)]
     together(dist.all_gather, sizes, torch.tensor([len(said)]))

@@ -110,13 +110,13 @@ def room_for_bank(args, out):
 
 
 def main():
-    print_anything()
     distributed.start()
+    print_anything()
     args = read_flags()
     with guard("tools.audit", None, (ValueError, ImportError, *BROKEN)):
-        out = results.place(args, "audit", "skills")
+        out = distributed.from_leader(results.place, args, "audit", "skills")
         if args.retire:
-            room_for_bank(args, out)
+            distributed.from_leader(room_for_bank, args, out)
         policy, env, bank, sampling = targets.open_target(args)
         probing = targets.probing_of(args, sampling, 16)
         settings = results.settings_of(args, env, bank, sampling)

@@ -61,7 +61,7 @@ def on_a_small_card(given):
         size = torch.cuda.get_device_properties(torch.device(given.get("device") or "cuda")).total_memory
     except (RuntimeError, AssertionError, ValueError):  # there is no such device: who opens it says so
         return {}
-    if size >= 44e9 or given.get("lora") or given.get("offload"):
+    if size >= 44e9 or {"lora", "offload", "shard"} & given.keys():
         return {}
     print(f"a card of {size / 1e9:.0f} GB: LoRA (--lora 16 --lr 1e-4 --recompute), as training all weights of 1.5B "
           "takes 36 GB; or give --offload, which is slow", flush=True)

@@ -1,5 +1,6 @@
 """How a program ends: with one line that says what is saved, never with a traceback. And whose a run directory is."""
 
+import atexit
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ BROKEN = (worlds.GameError, OSError, SafetensorError, memory.TooSmall, torch.Out
 TRAINING = "--recompute, --offload, a smaller --budget, --rows or --context take less memory"
 PLAYING = "a smaller --rows or --context takes less memory"
 HELD: list[int] = []  # the open run directory that is locked, see `hold`
+WATCHING: list[threading.Thread] = []  # that of `watch_the_others`
 GONE = 3  # seconds in which it shows that another process was killed
 MADE: list[Path] = []  # directories that `claim` made: what is still empty at the end goes away again
 
@@ -41,11 +43,16 @@ class Held(Exception):
 def guard(program, out, errors, less=""):
     """`one_process`, of each process of a run: with an error it ends at once, as the others wait for it."""
     alone(program)
+    if distributed.this.size > 1 and not WATCHING:
+        WATCHING.append(threading.Thread(target=watch_the_others, args=(program, out), daemon=True))
+        WATCHING[0].start()
+        atexit.register(leave, "done")
     try:
         with one_process(program, out, errors, less):
             yield
     except SystemExit as stop:
         if distributed.this.size > 1:
+            leave("ended")
             print_last(stop.code if isinstance(stop.code, str) else "")
             sys.stdout.flush()
             sys.stderr.flush()
@@ -77,6 +84,8 @@ def one_process(program, out, errors, less):
     except SystemExit as stop:
         if stop.code == 128 + signal.SIGTERM:
             print_last(last_words(program, "terminated", out, "told"))
+        if isinstance(stop.code, str) and distributed.this.size > 1:  # a line of a method's own
+            raise SystemExit(last_words(program, stop.code.removeprefix(f"{program}: "), out) or 1) from None
         raise
     except distributed.Lost as lost:
         raise SystemExit(last_words(program, one_line(lost), out, "lost") or 1) from None
@@ -108,7 +117,27 @@ def alone(program):
     """End a program that is made for one process with one line, where torchrun has started it."""
     if distributed.launched() and not distributed.this.started:
         line = f"{program}: does not run on several processes; start it with python instead of torchrun"
-        raise SystemExit(line if os.environ.get("RANK", "0") == "0" else 1)
+        # Status 0 of the others: for any other torchrun would end the first one before it has said it.
+        raise SystemExit(line if os.environ.get("RANK", "0") == "0" else 0)
+
+
+def watch_the_others(program, out):
+    """End this process where another has gone, or speaks for all, and it does not end by itself.
+
+    That is so where it waits for a card: no signal and no exception gets through there.
+    """
+    with suppress(RuntimeError):  # the store was torchrun's, whose end distributed.watch sees
+        while killed(wait=False) is None and not distributed.this.store.check(["said"]):
+            time.sleep(1)
+        time.sleep(2 * GONE)
+        print_last(last_words(program, "another process of this run has gone", out, "lost"))
+        os._exit(1)
+
+
+def leave(why):
+    """Leave word that this process ends, and why: so it was not killed."""
+    with suppress(RuntimeError):  # the store was torchrun's
+        distributed.this.store.set(f"left {distributed.this.rank}", why)
 
 
 def last_words(program, why, out, ends="itself"):

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
-from math import isclose
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -80,10 +80,11 @@ class Iteration:
         self.a_turns = self.a_turns or [[] for _ in self.episodes]
         self.edits = edits_of([*self.episodes, *self.reviewed])
 
-    def publish(self, out, env, bank):
-        """Print the iteration, write its samples and edits, return its row of metrics.jsonl."""
+    def publish(self, out, env, bank, model=None):
+        """Print the iteration, write its samples and edits, return its row of metrics.jsonl. model: trained so far."""
         row = self.row(bank)
-        agree(self.step, bank, row["grad_norm"])
+        if distributed.this.size > 1:
+            agree(self.step, bank, model)
         if hasattr(env, "measures"):  # a world of hidden rules knows what reviews and the bank have found out
             row |= calls(self.episodes) | env.measures(self.episodes, bank)
         if not distributed.leader():
@@ -157,15 +158,17 @@ class Iteration:
                 f"{row['sampled']} tokens, {sum(self.seconds.values()):.0f}s ({seconds})")
 
 
-def agree(step, bank, norm):
-    """distributed.Lost where the processes of a run have come apart: other banks, or other gradient norms."""
-    said = distributed.exchange((worlds.digest(bank.to_dict()), norm))
-    first, length = said[0]
-    for rank, (other, mine) in enumerate(said):
-        if other != first or not (str(mine) == str(length) or isclose(mine, length, rel_tol=1e-4)):
-            what = "bank" if other != first else "gradient"
+def agree(step, bank, model):
+    """distributed.Lost where the processes of a run have come apart: other iterations, banks or weights.
+
+    Gradients are added up before the step, so processes of one kind of machine have the same weights bit for bit.
+    """
+    sums = [torch.sum(weight.detach(), dtype=torch.float64).item() for weight in model.parameters()]
+    said = distributed.exchange({"iteration": step, "bank": worlds.digest(bank.to_dict()), "sum of weights": str(sums)})
+    for rank, other in enumerate(said):
+        for what in [what for what in other if other[what] != said[0][what]][:1]:
             raise distributed.Lost(f"after iteration {step} rank {rank} has another {what} than rank 0: are the "
-                                   "program, its data and torch the same everywhere?")
+                                   "program, its data, torch and the machine the same everywhere?")
 
 
 @cache

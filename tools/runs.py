@@ -160,8 +160,7 @@ def open_run(flags, env, sampling, program="train.py"):
     ValueError or OSError, one line, where that is impossible.
     """
     enter(flags, program)
-    with distributed.leader_first():  # it makes the run, which the others then resume
-        flags.resume = flags.resume or not distributed.leader()
+    with distributed.leader_first():  # it makes the run, which the others then read
         policy, reference, bank, start, trainer, settings = opened(flags, env, sampling, program)
     optimizer = optimizer_of(flags, policy, reference, trainer)
     policy.rows = distributed.from_leader(go_on, flags, settings, policy, start)
@@ -190,7 +189,7 @@ def opened(flags, env, sampling, program):
     check.before_a_run(device)
     refuse_large(flags.device, models.size(out / "reference" if checkpoint else flags.model))
     settings = settings_of(flags, env, program)
-    if flags.resume:
+    if flags.resume or checkpoint:
         check_world(flags, env)
         claim(out, out / "checkpoints", out / "samples")  # they can be written
     bank = SkillBank() if checkpoint else first_bank(flags, env)  # a wrong --bank: say so before the cold start
@@ -228,6 +227,7 @@ def optimizer_of(flags, policy, reference, trainer):
         raise ValueError(f"{checkpoint_of(flags.out) / 'trainer.pt'} is of another model ({one_line(error)}); "
                          f"{ANEW}") from None
     if flags.shard:
+        team.fill()  # of a bfloat16 run that goes on in float32 the parts are exact, what samples is rounded
         optimizer.adam.register_step_post_hook(team.fill)
     return optimizer
 
@@ -237,7 +237,7 @@ def resumed(flags, checkpoint, device):
     policy = policies.load(str(Path(flags.out) / "reference" if flags.lora else checkpoint), device)
     try:
         trainer = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True,
-                             mmap=flags.shard or None)  # N processes, each of which reads its part
+                             mmap=distributed.this.size > 1 or None)  # N processes do not read it N times
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
         raise ValueError(f"{checkpoint / 'trainer.pt'} is cut short or damaged ({one_line(error)}); {ANEW}") from None
     if not isinstance(trainer, dict) or not {"step", "optimizer", "lora"} <= trainer.keys():

@@ -9,6 +9,7 @@ from pathlib import Path
 import envs
 import policy as policies
 import worlds
+from lib import distributed
 from lib.device import pick_device
 from lib.files import read_json
 from probes import Probing
@@ -50,7 +51,8 @@ def read(parser: argparse.ArgumentParser, argv=None, least=(), wanted: bool = Tr
     """
     first, _ = parser.parse_known_args(argv)
     with guard(parser.prog, None, (ValueError, OSError)):
-        model, settings, bank = target_of(first.target) if first.target else ("", {}, None)
+        # The leader's answer is all processes': a run that trains meanwhile has another last checkpoint soon.
+        model, settings, bank = distributed.from_leader(target_of, first.target) if first.target else ("", {}, None)
     parser.add_argument("-h", "--help", action="help", help="show this and stop")
     options = worlds.add_options(parser, first.env or settings.get("env", "webshop"))
     args = parser.parse_args(argv)

@@ -20,7 +20,7 @@ from lib.packing import dumps
 from skillbank import Edit, SkillBank
 from tests.real import ROOT
 from tests.runs import COUNTER
-from tools import guard, runs
+from tools import guard, report, runs
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -106,6 +106,40 @@ def test_two_processes_make_the_run_of_one_and_one_goes_on_with_it(tmp_path):
     assert [step["sharded"] for step in changed] == [[False, True], [True, False]]
     assert changed[1]["processes"] == [2, 1]
     assert weights(out).keys() == weights(one).keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retro", "evolving"])
+def test_a_fork_and_the_evaluation_of_its_run(tmp_path, name):
+    """Bug: reviews of stored episodes differ by process; each process makes the result's file, or its directory."""
+    one, out, result = tmp_path / "one", tmp_path / "two", Path("new") / "place" / "result.json"
+    program = tmp_path / "commands.py"
+    program.write_text(f"import os, sys, eval\nfrom forks import {name}\nimport train\nfor out, command in "
+                       f"zip(sys.argv[1::2], sys.argv[2::2]):\n    sys.argv = ['forks.{name}', *command.split(), "
+                       f"'--out', out]\n    train.main({name}.Flags, {name}.{name}, 'forks.{name}')\n"
+                       f"    sys.argv = ['eval.py', out, '--limit', '9', '--out', out + '/{result}']\n"
+                       f"    eval.main()\n")
+    for run, start in ((one, [sys.executable]), (out, [*TORCHRUN, "2"])):
+        ran = subprocess.run([*start, program, run, " ".join([*COUNTER, "--steps", "2"])], cwd=ROOT, text=True,
+                             env={**ALONE, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=600)
+        assert ran.returncode == 0, ran.stderr
+    same(out, one, 2)
+    first, second = (json.loads((run / result).read_text())["protocols"] for run in (one, out))
+    for protocol in first:
+        assert first[protocol]["episodes"] == second[protocol]["episodes"] and len(first[protocol]["episodes"]) == 9
+
+
+@pytest.mark.parametrize("what", ["iteration", "bank", "sum of weights"])
+def test_processes_that_have_come_apart_are_told(what, team, monkeypatch):
+    """Bug: a process steps with another rate, and its weights are others from then on: gradients are all one sum, so
+    their norm is the same everywhere."""
+    team(0, 2)
+    model = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(distributed, "exchange", lambda said: [said, dict(said)])
+    report.agree(3, SkillBank(), model)
+    monkeypatch.setattr(distributed, "exchange", lambda said: [said, {**said, what: "other"}])
+    with pytest.raises(distributed.Lost, match=f"after iteration 3 rank 1 has another {what} than rank 0"):
+        report.agree(3, SkillBank(), model)
 
 
 @pytest.mark.slow
@@ -319,6 +353,24 @@ train.main()
 """
 
 
+# Rank 1 is gone, and rank 0 waits where no signal gets through, as for a card.
+DEAF = """
+import ctypes, os, signal, sys, torch, train
+from pathlib import Path
+def dying(*rest, real=train.logprobs, **more):
+    latest = Path(sys.argv[sys.argv.index("--out") + 1]) / "latest"
+    if torch.is_grad_enabled() and latest.is_file() and "1" in latest.read_text():
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        lock = ctypes.create_string_buffer(256)
+        for _ in range(2):
+            ctypes.CDLL(None).pthread_mutex_lock(lock)
+    return real(*rest, **more)
+train.logprobs = dying
+train.main()
+"""
+
+
 def children(process):
     """{rank: process id} of the processes that torchrun has started."""
     found = {}
@@ -334,19 +386,19 @@ def children(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="asks Linux for the children of a process")
-@pytest.mark.parametrize("how", ["follower", "shard", "leader", "torchrun", "SIGTERM", "SIGINT", "game", "bug"])
+@pytest.mark.parametrize("how", ["follower", "shard", "leader", "torchrun", "SIGTERM", "SIGINT", "game", "bug", "deaf"])
 def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
     """Bug: a process dies and the others wait for it through the night, or end with a traceback each.
 
-    follower, leader, torchrun: whom kill -9 hits; shard: a follower of a run with --shard, in an update. SIGTERM,
-    SIGINT: what torchrun gets. game, bug: what is raised by one process.
+    follower, leader, torchrun: whom kill -9 hits; shard: a follower of a run with --shard, in an update; deaf: a
+    follower, while the leader hears no signal. SIGTERM, SIGINT: what torchrun gets. game, bug: what one process raises.
     """
     out, program = tmp_path / "run", "train.py"
-    if how in ("game", "bug", "shard"):
+    if how in ("game", "bug", "shard", "deaf"):
         program = tmp_path / "broken.py"
         error = "worlds.GameError('no such game')" if how == "game" else "KeyError('x')"
-        program.write_text(DYING if how == "shard" else BROKEN.format(error=error))
-    run = [*TORCHRUN, "2", str(program), *COUNTER, "--out", str(out)] + ["--shard"] * (how == "shard")
+        program.write_text({"shard": DYING, "deaf": DEAF}.get(how) or BROKEN.format(error=error))
+    run = [*TORCHRUN, "2", str(program), *COUNTER, "--out", str(out)] + ["--shard"] * (how in ("shard", "deaf"))
     # Processes of their own sessions are not the test's: whoever is left at the end is named, and killed.
     with subprocess.Popen([*run, "--steps", "500"], cwd=ROOT, env={**ALONE, "PYTHONPATH": str(ROOT)}, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -357,7 +409,7 @@ def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
         assert len(ranks) == 2 or how in ("game", "bug")
         if how in ("follower", "leader"):
             os.kill(ranks[how == "follower"], signal.SIGKILL)
-        elif how not in ("game", "bug", "shard"):
+        elif how not in ("game", "bug", "shard", "deaf"):
             process.send_signal(signal.SIGKILL if how == "torchrun" else getattr(signal, how))
         begin, text = time.monotonic(), process.stdout.read()  # to the end of the last process that could write
         seconds = time.monotonic() - begin
@@ -365,10 +417,10 @@ def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
     for number in left:
         os.kill(number, signal.SIGKILL)
     lines = [line for line in text.splitlines() if line.startswith("train.py: ")]
-    at_once = seconds < 10 or how in ("game", "bug", "shard")  # of these it is not known when they begin
+    at_once = seconds < 10 or how in ("game", "bug", "shard", "deaf")  # of these it is not known when they begin
     assert not left and len(lines) == 1 and at_once, (seconds, lines, text[-2000:])
     said = {"follower": "rank 1 has ended without a word", "leader": "rank 0 has ended without a word",
-            "shard": "rank 1 has ended without a word",
+            "shard": "rank 1 has ended without a word", "deaf": "rank 1 has ended without a word",
             "torchrun": "torchrun has ended", "SIGTERM": "terminated", "SIGINT": "interrupted",
             "game": "rank 1: no such game", "bug": "rank 1: KeyError: 'x'"}[how]
     assert lines[0].startswith(f"train.py: {said}") and "; step " in lines[0]
