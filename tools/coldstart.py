@@ -401,10 +401,15 @@ def make(flags):
     print(f"wrote {out}; python train.py --env {flags.env} --model {out} trains it", flush=True)
 
 
+def read_flags(argv=None) -> Flags:
+    """The command line. Of a world's presets, which are train.py's, it takes the lengths and no learning rate."""
+    return parse(Flags, PRESETS, argv, "tools.coldstart", "Train a checkpoint on transcripts (SFT).", only=LENGTHS)
+
+
 def main():
     torch.set_flush_denormal(True)
     print_anything()
-    flags = parse(Flags, PRESETS, program="tools.coldstart", text="Train a checkpoint on transcripts (SFT).")
+    flags = read_flags()
     if not flags.out:
         raise SystemExit("tools.coldstart: --out DIR: name the directory of the checkpoint")
     with guard("tools.coldstart", flags.out, (ValueError, ImportError, *BROKEN), LESS):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import worlds
+from lib import distributed
 from lib.device import no_gpu
 from lib.files import expanded, read_json
 from tools.guard import ANEW
@@ -34,9 +35,14 @@ def path_of(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def presets_of(env, presets, data=""):
-    """The presets of a program with those that a world adds for its data ("": made up): {model: {flag: value}}."""
+def presets_of(env, presets, data="", only=None):
+    """The presets of a program with those that a world adds for its data ("": made up): {model: {flag: value}}.
+
+    A world's are for train.py; only: the flags of these that the program takes, None for all.
+    """
     own = worlds.load(env).presets(data) if env in worlds.names() and hasattr(worlds.load(env), "presets") else {}
+    own = {model: {name: value for name, value in preset.items() if only is None or name in only}
+           for model, preset in own.items()}
     return {model: {**presets.get(model, {}), **own.get(model, {})} for model in {**presets, **own}}
 
 
@@ -68,20 +74,22 @@ def on_a_small_card(given):
     return {"lora": 16, "lr": 1e-4, "recompute": True}
 
 
-def parse(kind, presets, argv=None, program="train.py", text="", place=""):
+def parse(kind, presets, argv=None, program="train.py", text="", place="", only=None):
     """The command line as a `kind`, a dataclass of flags, the preset of its model filled in. A flag that is given wins.
 
     kind must have env, model, data, out, device and options; where its default for model is "", that is
     Qwen2.5-1.5B-Instruct on a GPU, else tiny.
     place: the run directory where --out is not given, with {env} and {model}; "": the program has no runs. With it,
     --resume takes what is not given from the run's config.json, and no preset: a run that was begun on one card goes on
-    with the same command on another.
+    with the same command on another. only: the flags that it takes of a world's presets, None for all.
     """
     known = {f.name: f for f in fields(kind) if f.name != "options"}
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser = argparse.ArgumentParser(prog=program, description=text, allow_abbrev=False)
     for one in (first, parser):
-        one.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
+        # Of several processes the leader says it; another's status would end it before it has.
+        one.error = lambda message: parser.exit(2 * distributed.leader(), (  # type: ignore[method-assign]
+            f"{program}: {message}; --help lists the flags\n"))
     for name in ("env", "model", "data", "out", "device"):
         first.add_argument(f"--{name}", default="", type=path_of if name in PATHS else str)
     first.add_argument("--resume", action="store_true")
@@ -94,7 +102,8 @@ def parse(kind, presets, argv=None, program="train.py", text="", place=""):
     out = early.out or place.format(env=early.env or kind.env, model=Path(model).name)
     run = settings_in(out, known, program) if place and early.resume else {}
     env = early.env or run.get("env", kind.env)
-    presets = presets_of(env, presets, early.data or run.get("data") or os.environ.get(f"{env.upper()}_DATA", ""))
+    data = early.data or run.get("data") or os.environ.get(f"{env.upper()}_DATA", "")
+    presets = presets_of(env, presets, data, only)
     group: argparse._ActionsContainer = parser
     for f in known.values():
         group = parser.add_argument_group(f.metadata["group"]) if f.metadata["group"] else group

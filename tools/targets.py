@@ -25,7 +25,8 @@ SAMPLING = [f for f in fields(envs.Sampling) if f.name != "temperature"]  # each
 def parser_of(program: str, text: str) -> argparse.ArgumentParser:
     """A parser with the flags of every command that plays games of a target. A wrong flag ends it with one line."""
     parser = argparse.ArgumentParser(prog=program, description=text, allow_abbrev=False, add_help=False)
-    parser.error = lambda message: parser.exit(2, f"{program}: {message}; --help lists the flags\n")  # type: ignore
+    parser.error = lambda message: parser.exit(2 * distributed.leader(), (  # type: ignore  # see flags.parse
+        f"{program}: {message}; --help lists the flags\n"))
     parser.add_argument("target", nargs="?", type=path_of,
                         help="a run directory of train.py, or a model (directory, HF id, smollm2, tiny)")
     parser.add_argument("--env", choices=worlds.names(), help="world (default: the run's, or webshop)")

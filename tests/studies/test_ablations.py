@@ -18,7 +18,6 @@ from skillbank import SkillBank
 from studies import ablations
 from tests.real import ROOT
 from tools import coldstart, report, targets
-from tools.flags import parse
 from worlds.webshop import catalogue
 from worlds.webshop.shopper import WAYS
 
@@ -68,7 +67,7 @@ def test_every_command_is_one_that_its_program_takes(part, tmp_path, monkeypatch
             runs += 1
         elif program == "-m":
             assert argv[0] == "tools.coldstart"
-            made = parse(coldstart.Flags, coldstart.PRESETS, argv[1:])
+            made = coldstart.read_flags(argv[1:])
             assert made.steps == 1200 and made.muon == 0.005 and made.prompt == 0 and made.batch == 2
             assert made.options["base"] in ablations.RARITY and made.context == 3072
             Path(made.out).mkdir(parents=True)  # as it will be when the runs begin: they have tiny's presets then

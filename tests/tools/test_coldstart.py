@@ -77,6 +77,15 @@ def brief(random_tiny, monkeypatch):
     monkeypatch.setitem(coldstart.PRESETS, random_tiny, dict(batch=1, lr=1e-3))
 
 
+def test_a_worlds_learning_rate_is_not_the_cold_starts():
+    """Bug: a world's preset for train.py, 2e-5 for a pretrained model, is the SFT's rate too, a tenth of its own, and
+    the model never learns to obey; or the lengths that a world has for its model are lost."""
+    made = coldstart.read_flags(["--env", "counter", "--model", "smollm2", "--out", "x"])
+    assert made.lr == coldstart.PRESETS["smollm2"]["lr"] and made.context == 1024
+    assert coldstart.read_flags(["--env", "webshop", "--model", "tiny", "--data", "x"]).lr == 3e-3
+    assert coldstart.read_flags(["--env", "alfworld", "--model", "tiny"]).context == 2048
+
+
 def test_what_it_makes_is_trained_with_the_presets_of_tiny(tmp_path, monkeypatch, one_thread):
     """Bug: a tiny of one's own is trained like a model of 1.5B, and has a second cold start."""
     out = str(tmp_path / "mine")
