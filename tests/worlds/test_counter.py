@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -232,6 +233,31 @@ def test_the_bank_of_all_true_rules_knows_every_fact(env):
         seal for seal in seals if seal != env.ways.rules[towns[0], kinds[0]])), "evidence": "-"}, towns[0])
     asked = [(env.family(task), env.sort(task)) == (towns[0], kinds[0]) for task in env.dev_tasks]
     assert env.measures([], bank)["facts"] == pytest.approx(1 - sum(asked) / len(asked)), "the newest one counts"
+
+
+def test_what_reviews_did_is_counted_by_what_they_knew(env):
+    """Bug: to keep counts as right where a refusal has just shown that a skill is wrong, or as wrong where the rule is
+    known; a game without a review counts as one that wrote nothing down."""
+    task = env.train_tasks[0]
+    town, kind = env.family(task), env.sort(task)
+    wanted, refusal = env.ways.rules[town, kind], env.start(task).step(f"{wrong_seal(env, task)} seal")
+    other = next(seal for seal in seals if seal not in (wanted, *env.ways.rules.values()))
+    keep = tool_call("keep_skill", {"reason": "-"})
+    right, wrong = (tool_call("propose_skill", {"category": town, **skill(town, kind, seal), "evidence": "-"})
+                    for seal in (wanted, other))
+
+    def reviewed(shown, reply, call):
+        edit = call and review(f"<think>-</think>{call}", SkillBank(task_specific_skills={town: shown}), town)
+        return SimpleNamespace(task=task, family=town, shown=shown, turns=[SimpleNamespace(reply=reply)], edit=edit)
+
+    truth, lie = shown((town, kind, wanted)), shown((town, kind, other))
+    row = env.measures([
+        reviewed([], refusal, right), reviewed([], refusal, keep), reviewed([], refusal, None),
+        reviewed(lie, refusal, right), reviewed(lie, refusal, keep), reviewed(lie, refusal, wrong),
+        reviewed(truth, "Accepted.", keep), reviewed(truth, refusal, keep), reviewed(truth, "Accepted.", wrong),
+        reviewed([], "Accepted.", keep)], SkillBank())
+    assert (row["refused"], row["misled"], row["known"]) == (5, 3, 3)
+    assert (row["right_reviews"], row["mended"], row["kept_known"]) == pytest.approx((2 / 5, 1 / 3, 2 / 3))
 
 
 def test_tiny_obeys_and_has_something_left_to_learn(env):

@@ -128,19 +128,28 @@ class World:
         return [*bank.general_skills[::-1], *bank.task_specific_skills.get(town, [])[::-1]]
 
     def measures(self, episodes, bank):
-        """For metrics.jsonl: reviews that write down what a refusal told and no skill, facts that the bank knows."""
-        lost = right = 0
-        for e in episodes:
+        """For metrics.jsonl: what reviews do by what their prompt's skills told, and the facts that the bank knows.
+
+        Of refusals whose rule no skill told (refused) and, of these, a skill had told another (misled): the share that
+        writes the rule down. Of games whose rule a skill told (known): the share that keeps the bank.
+        """
+        refused, misled, known = [], [], []
+        for e in (e for e in episodes if e.edit):
             town, kind = e.family, self.sort(e.task)
-            told = self.ways.known(e.shown, town, kind) == self.ways.rules[town, kind]
-            if e.edit and e.turns[0].reply.startswith("Refused") and not told:
-                rule = e.edit.changed and self.ways.meaning(e.edit.arguments) or ("", "", "")
-                lost += 1
-                right += rule[0] in (town, EVERYBODY) and rule[1] == kind and self.ways.judge(*rule) == "right"
+            told = self.ways.known(e.shown, town, kind)
+            rule = e.edit.changed and self.ways.meaning(e.edit.arguments) or ("", "", "")
+            right = rule[0] in (town, EVERYBODY) and rule[1] == kind and self.ways.judge(*rule) == "right"
+            if told == self.ways.rules[town, kind]:
+                known.append(e.edit.status == "kept")
+            elif e.turns[0].reply.startswith("Refused"):
+                refused.append(right)
+                misled += [right] * bool(told)
         asked = [(self.family(task), self.sort(task)) for task in self.dev_tasks]
         facts = [self.ways.known(self.told(bank, town), town, kind) == self.ways.rules[town, kind]
                  for town, kind in asked]
-        return {"refused": lost, "right_reviews": right / max(lost, 1), "facts": sum(facts) / len(facts)}
+        return {"refused": len(refused), "right_reviews": sum(refused) / max(len(refused), 1),
+                "misled": len(misled), "mended": sum(misled) / max(len(misled), 1),
+                "known": len(known), "kept_known": sum(known) / max(len(known), 1), "facts": sum(facts) / len(facts)}
 
 
 class Counter:
