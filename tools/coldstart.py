@@ -37,7 +37,7 @@ from lib.skillfiles import SKILL
 from policy import logprobs
 from skillbank import Skill, review_prompt, tool_call
 from tools import check, report
-from tools.flags import flag, parse
+from tools.flags import flag, parse, presets_of
 from tools.guard import BROKEN, UNFINISHED, claim, guard
 from worlds.players import WORDINGS
 
@@ -100,7 +100,8 @@ SHARED = ("env", "model", "out", "data", "resume", "seed", "device", "max_norm",
 def of_run(flags) -> Flags:
     """The settings of the cold start that train.py --cold_start N makes."""
     shared = {name: getattr(flags, name) for name in SHARED}
-    return Flags(**{**PRESETS.get(flags.model, {}), **shared, "steps": flags.cold_start})
+    preset = presets_of(flags.env, PRESETS, flags.data, LENGTHS).get(flags.model, {})
+    return Flags(**{**preset, **shared, "steps": flags.cold_start})
 
 
 def cold_start(policy, env, flags: Flags):
@@ -402,8 +403,8 @@ def make(flags):
 
 
 def read_flags(argv=None) -> Flags:
-    """The command line. Of a world's presets, which are train.py's, it takes the lengths and no learning rate."""
-    return parse(Flags, PRESETS, argv, "tools.coldstart", "Train a checkpoint on transcripts (SFT).", only=LENGTHS)
+    """The command line. Of a world's presets, which are train.py's, it takes the lengths, and what is for the SFT."""
+    return parse(Flags, PRESETS, argv, "tools.coldstart", "Train a checkpoint on transcripts (SFT).", lengths=LENGTHS)
 
 
 def main():

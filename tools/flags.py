@@ -35,14 +35,15 @@ def path_of(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def presets_of(env, presets, data="", only=None):
+def presets_of(env, presets, data="", lengths=()):
     """The presets of a program with those that a world adds for its data ("": made up): {model: {flag: value}}.
 
-    A world's are for train.py; only: the flags of these that the program takes, None for all.
+    A world's are for train.py. lengths: those flags of them that the cold start takes, beside what stands under "sft".
     """
     own = worlds.load(env).presets(data) if env in worlds.names() and hasattr(worlds.load(env), "presets") else {}
-    own = {model: {name: value for name, value in preset.items() if only is None or name in only}
-           for model, preset in own.items()}
+    if lengths:
+        own = {model: {**{name: preset[name] for name in lengths if name in preset}, **preset.get("sft", {})}
+               for model, preset in own.items()}
     return {model: {**presets.get(model, {}), **own.get(model, {})} for model in {**presets, **own}}
 
 
@@ -74,14 +75,14 @@ def on_a_small_card(given):
     return {"lora": 16, "lr": 1e-4, "recompute": True}
 
 
-def parse(kind, presets, argv=None, program="train.py", text="", place="", only=None):
+def parse(kind, presets, argv=None, program="train.py", text="", place="", lengths=()):
     """The command line as a `kind`, a dataclass of flags, the preset of its model filled in. A flag that is given wins.
 
     kind must have env, model, data, out, device and options; where its default for model is "", that is
     Qwen2.5-1.5B-Instruct on a GPU, else tiny.
     place: the run directory where --out is not given, with {env} and {model}; "": the program has no runs. With it,
     --resume takes what is not given from the run's config.json, and no preset: a run that was begun on one card goes on
-    with the same command on another. only: the flags that it takes of a world's presets, None for all.
+    with the same command on another. lengths: see presets_of.
     """
     known = {f.name: f for f in fields(kind) if f.name != "options"}
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -103,7 +104,7 @@ def parse(kind, presets, argv=None, program="train.py", text="", place="", only=
     run = settings_in(out, known, program) if place and early.resume else {}
     env = early.env or run.get("env", kind.env)
     data = early.data or run.get("data") or os.environ.get(f"{env.upper()}_DATA", "")
-    presets = presets_of(env, presets, data, only)
+    presets = presets_of(env, presets, data, lengths)
     group: argparse._ActionsContainer = parser
     for f in known.values():
         group = parser.add_argument_group(f.metadata["group"]) if f.metadata["group"] else group

@@ -81,7 +81,11 @@ def test_a_worlds_learning_rate_is_not_the_cold_starts():
     """Bug: a world's preset for train.py, 2e-5 for a pretrained model, is the SFT's rate too, a tenth of its own, and
     the model never learns to obey; or the lengths that a world has for its model are lost."""
     made = coldstart.read_flags(["--env", "counter", "--model", "smollm2", "--out", "x"])
-    assert made.lr == coldstart.PRESETS["smollm2"]["lr"] and made.context == 1024
+    within = coldstart.of_run(train.read_flags(["--env", "counter", "--model", "smollm2"]))  # as a part of a run
+    for one in (made, within):
+        assert (one.lr, one.batch, one.copy, one.context) == (4e-4, 2, 3.0, 1024), "what the counter says of it"
+    assert within.steps * within.batch == 200 and within.options == {**made.options, "rules": 0}
+    assert coldstart.read_flags(["--env", "webshop", "--model", "smollm2"]).lr == coldstart.PRESETS["smollm2"]["lr"]
     assert coldstart.read_flags(["--env", "webshop", "--model", "tiny", "--data", "x"]).lr == 3e-3
     assert coldstart.read_flags(["--env", "alfworld", "--model", "tiny"]).context == 2048
 

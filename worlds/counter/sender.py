@@ -15,7 +15,7 @@ class Sender:
 
     mistaken = False
 
-    def __init__(self, game, ways, skills, rng, evidence=0.1, reading=0.0):
+    def __init__(self, game, ways, skills, rng, evidence=0.4, reading=0.0):
         self.game, self.rng, self.evidence = game, rng, evidence
         self.exercise = [f"{one.title}." for one in skills] if rng.random() < reading else []
         fitting = {ways.meaning(one)[0]: one for one in skills[::-1] if ways.known([one], game.town, game.kind)}

@@ -32,9 +32,9 @@ class World:
     named = towns  # all of them; where an option is called so, this is the list
     options: dict = {
         "rules": (-1, "number of the hidden rules; -1: --seed"),
-        "evidence": (0.1, "how often scripted players quote the clerk after a refusal"),
+        "evidence": (0.4, "how often scripted players quote the clerk after a refusal"),
         "reading": (0.0, "how often scripted players exercise themselves in reading"),
-        "empty": (0.0, "how often scripted players begin with an empty bank, as a run does"),
+        "empty": (0.3, "how often scripted players begin with an empty bank, as a run does"),
         "drift": (0, "a town gets new rules every so many iterations; 0: never"),
         "towns": (TOWNS, "number of towns: each has two rules of its own"),
     }
@@ -44,7 +44,7 @@ class World:
     rules = ("You send parcels. Each town wants its own seal on each kind. Answer <think>one short thought</think>"
              "<action>COLOUR seal</action>, then <action>pay SUM</action>. Follow your skills.")
 
-    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.1, reading=0.0, empty=0.0, drift=0, towns=TOWNS):
+    def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.4, reading=0.0, empty=0.3, drift=0, towns=TOWNS):
         if not 2 <= towns <= TOWNS:
             raise ValueError(f"--towns {towns}: counter has 2 to {TOWNS}")
         self.number, self.drift = seed if rules < 0 else rules, drift
@@ -117,7 +117,8 @@ class World:
     def presets(data):
         every = dict(utility="graded", entropy=0.003, eval_tasks=54)  # a round of customers
         return {"tiny": dict(every, steps=50, eval_tasks=108),
-                "smollm2": dict(every, cold_start=50, lr=2e-5, skill_weight=0.5, context=1024)}
+                "smollm2": dict(every, cold_start=100, sft=dict(batch=2, lr=4e-4, copy=3.0), lr=2e-5, skill_weight=0.5,
+                                context=1024)}
 
     def describe(self):
         sizes = f"{len(self.towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"

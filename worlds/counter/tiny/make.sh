@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../../.."
 OUT=${OUT:-runs}
 HOW=(--env counter --batch 6 --lr 1.5e-3 --muon 0.01 --copy 5 --prompt 0 --context 3072 --act_tokens 96
-     --review_tokens 160 --top_k 4)
+     --review_tokens 160 --top_k 4 --empty 0)
 
 # 1. Reading and copying: thoughts repeat the skills in the prompt and what was said, half of the reviews of a refusal
 #    quote the clerk.
