@@ -44,8 +44,7 @@ def gigpo(flags, env, policy, reference, optimizer, bank, start, state):
         r = [e.rewards(flags.reward == "graded") for e in episodes]  # of each turn
         R = [sum(paid) for paid in r]
         a_act = compared(R, groups, "reward", flags.norm)
-        a_turns = anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, groups, flags.gamma,
-                                    flags.norm)
+        a_turns = anchor_advantages([e.turns for e in episodes], r, groups, flags.gamma, flags.norm)
         segments, advantages = per_token(episodes, a_act, a_turns=a_turns)
         stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective,
                        report.bar("update"))
@@ -54,18 +53,19 @@ def gigpo(flags, env, policy, reference, optimizer, bank, start, state):
             step + 1, episodes, stats, clock.laps, R, a_act, a_turns=a_turns))
 
 
-def anchor_advantages(pages, rewards, groups, gamma: float = 0.95, norm: str = "std") -> list[list[float]]:
+def anchor_advantages(turns, rewards, groups, gamma: float = 0.95, norm: str = "std") -> list[list[float]]:
     """GiGPO's step-level advantage, to be added to A_act on the tokens of a turn.
 
     What followed a turn is its return, see `returns`. It is normalised against the turns of the same group that saw the
     same page before they acted. A page that only one turn saw gives 0.
 
-    pages: per episode the page before each turn; rewards: per episode r of each turn; groups: a label per episode.
+    turns: per episode its envs.Turns; rewards: per episode r of each turn; groups: a label per episode.
     Returns a list per episode with a number per turn.
     """
-    anchors = [(group, page) for seen, group in zip(pages, groups, strict=True) for page in seen]
-    flat = iter(compared([r for paid in rewards for r in returns(paid, gamma)], anchors, "zero", norm))
-    return [[next(flat) for _ in seen] for seen in pages]
+    anchors = [(group, turn.page) for some, group in zip(turns, groups, strict=True) for turn in some]
+    ahead = [r for some, paid in zip(turns, rewards, strict=True) for r in returns(some, paid, gamma)]
+    flat = iter(compared(ahead, anchors, "zero", norm))
+    return [[next(flat) for _ in some] for some in turns]
 
 
 def compared(rewards, groups, alone: str, norm: str) -> list[float]:
@@ -79,15 +79,15 @@ def compared(rewards, groups, alone: str, norm: str) -> list[float]:
             for r, group in zip(rewards, groups)]
 
 
-def returns(paid: list[float], gamma: float) -> list[float]:
-    """R_t = sum_k gamma^(k - t) max(r_k, 0) + min(r_t, 0): an invalid turn's penalty lowers no return but its own.
+def returns(turns, paid: list[float], gamma: float) -> list[float]:
+    """R_t = sum_k gamma^(k - t) (r_k + fine_k) - fine_t: an invalid turn's fine of 0.5 lowers no return but its own.
 
-    paid: r of each turn; below 0 it is a penalty.
+    paid: r of each turn, with its fine.
     """
-    ahead = [0.0]
-    for r in reversed(paid):
-        ahead.append(max(r, 0.0) + gamma * ahead[-1])
-    return [value + min(r, 0.0) for value, r in zip(ahead[:0:-1], paid)]
+    ahead, fines = [0.0], [0.5 * (not turn.valid) for turn in turns]
+    for r, fine in zip(reversed(paid), reversed(fines)):
+        ahead.append(r + fine + gamma * ahead[-1])
+    return [value - fine for value, fine in zip(ahead[:0:-1], fines)]
 
 
 if __name__ == "__main__":

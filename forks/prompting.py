@@ -74,7 +74,8 @@ def prompting(flags, env, policy, reference, optimizer, bank, start, state):
                 edit.utility = gated(edit.before, edit.after, flags.budget)
             committed = commit(bank, edits)
         else:
-            some = random.Random(f"score/{flags.seed}").sample(env.train_tasks, min(flags.score, len(env.train_tasks)))
+            every = list(dict.fromkeys(env.train_tasks))
+            some = random.Random(f"score/{flags.seed}").sample(every, min(flags.score, len(every)))
             child = SkillBank.from_dict(parent.to_dict())
             committed = commit(child, edits_of([e for e in episodes if not e.won])[:flags.rewrites], "all")
             for one in ([] if frontier else [bank]) + ([child] if committed else []):

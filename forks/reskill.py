@@ -70,8 +70,8 @@ def reskill(flags, env, policy, reference, optimizer, bank, start, state):
             if len(trials[-1]) >= flags.trial_steps and len(trials[-1]) * len(episodes) >= flags.trial_games:
                 old, other = (a / (a + b) for a, b in posteriors(trials[-1], M))
                 if flags.decide == "paired":
-                    some = rng.sample(env.train_tasks, min(flags.confirm, len(env.train_tasks)))
-                    pairs = [(task, bank, new) for task in some]
+                    every = list(dict.fromkeys(env.train_tasks))
+                    pairs = [(task, bank, new) for task in rng.sample(every, min(flags.confirm, len(every)))]
                     played = play_pairs(policy, env, pairs, train.probing_of(flags).sampling, seed)
                     old, other = (sum(pair[which].won for pair in played) for which in (0, 1))
                 committed = commit(bank, edits, "all") if other > old else []

@@ -54,8 +54,8 @@ def siri(flags, env, policy, reference, optimizer, bank, start, state):
         # 1: mine, that is ask for the reviews of stored successes
         if stored and (step >= minings[-1] + flags.mine_every if minings else len(stored) >= flags.need):
             mined = review_again(policy, env, stored, [pool] * len(stored), mix(seed, 1), sampling, ask)
-            for edit in edits_of(mined):
-                pool.apply(edit.name, edit.arguments, edit.family)
+            for edit in [pool.apply(edit.name, edit.arguments, edit.family) for edit in edits_of(mined)]:
+                gains.pop(edit.skill_id, None)  # a text is not judged by the one whose place it takes
             stored = []
             minings.append(step)
 
@@ -75,7 +75,7 @@ def siri(flags, env, policy, reference, optimizer, bank, start, state):
         r = [e.rewards(flags.reward == "graded") for e in episodes]
         R = [sum(paid) for paid in r]
         a_act = group_advantage(R, groups, alone="reward")
-        a_turns = anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, groups)
+        a_turns = anchor_advantages([e.turns for e in episodes], r, groups)
         gain = [gain_of([R[i] for i in range(len(R)) if groups[i] == g], half) for g in range(len(tasks))]
         for one, mine in zip(guides, gain):
             for skill in one:

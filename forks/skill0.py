@@ -52,7 +52,7 @@ def skill0(flags, env, policy, reference, optimizer, bank, start, state):
     length = state.get("stage") or flags.stage or max(1, ceil(flags.steps / 3))  # of a stage, whatever --steps is later
     for step in range(start, flags.steps):
         clock, seed = report.Clock(), mix(flags.seed, step)
-        stage = min(step // length, 2)
+        stage, tasks = min(step // length, 2), train.tasks_of(flags, env, step)  # first: a world may change with it
         played = []
         if step % length % flags.measure_every == 0 and stage < 2:
             trials = {family: trials_of(env, bank, family, guided, flags.probes, seed) for family in guided}
@@ -64,8 +64,7 @@ def skill0(flags, env, policy, reference, optimizer, bank, start, state):
             guided = kept(gains, allowed(len(families), stage))
             clock.lap("measure")
         shown = showing(bank, guided) if stage < 2 else SkillBank()
-        episodes = rollout(policy, env, train.tasks_of(flags, env, step), shown, flags.group, seed, sampling,
-                           with_review=False)
+        episodes = rollout(policy, env, tasks, shown, flags.group, seed, sampling, with_review=False)
         clock.lap("act")
 
         groups = [i // flags.group for i in range(len(episodes))]
@@ -100,7 +99,7 @@ def showing(bank: SkillBank, guided: list[str]) -> SkillBank:
 
 def trials_of(env, bank: SkillBank, family: str, guided: list[str], k: int, seed: int) -> list:
     """k training tasks of a family, each with the bank as shown but for this family's skills, and with them."""
-    tasks = [task for task in env.train_tasks if env.family(task) == family]
+    tasks = [task for task in dict.fromkeys(env.train_tasks) if env.family(task) == family]
     return [(task, showing(bank, [other for other in guided if other != family]), showing(bank, guided))
             for task in random.Random(f"measure/{seed}/{family}").sample(tasks, min(k, len(tasks)))]
 

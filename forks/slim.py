@@ -105,7 +105,7 @@ def trials_of(env, bank, ids, top_k: int, k: int, seed: int) -> list:
     """Up to k training tasks whose prompt shows a skill of these ids, each with the bank without them and with it."""
     without = copy.deepcopy(bank)
     without.remove(ids)
-    tasks = [task for task in env.train_tasks
+    tasks = [task for task in dict.fromkeys(env.train_tasks)
              if any(s.skill_id in ids for s in bank.retrieve(env.goal(task), env.family(task), top_k))]
     some = random.Random(f"audit/{seed}/{min(ids)}").sample(tasks, min(k, len(tasks)))
     return [(task, without, bank) for task in some]

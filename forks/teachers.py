@@ -17,8 +17,8 @@ Difference from SkillMaster:
 - a skill is not tried in games: what it makes likelier is credit for the tokens that were played;
 - reviews are not trained, nothing is probed, no bank is kept; the test shows no skills.
 Ours: the teacher's skills are each game's own review, written in hindsight, or those of --bank (--skills bank); where a
-review writes none, or the model cannot read so much, a game has plain GRPO. SGSD with one teacher for its eight; its c.
-All terms stand beside GRPO's advantage (--rl 0 leaves that out). Measured: nothing yet.
+review writes none, or the model cannot read so much, a game has plain GRPO. Reviews' tokens count in the mean, KL and
+entropy. SGSD with one teacher for eight; its c. Terms stand beside GRPO's (--rl 0: without). Measured: nothing yet.
 """
 
 from dataclasses import dataclass

@@ -61,7 +61,7 @@ def ucob(flags, env, policy, reference, optimizer, bank, start, state):
         r = [e.rewards(flags.reward == "graded") for e in episodes]
         R = [sum(paid) for paid in r]
         a_act = group_advantage(R, labels, alone="reward")
-        a_turns = anchor_advantages([[turn.page for turn in e.turns] for e in episodes], r, labels)
+        a_turns = anchor_advantages([e.turns for e in episodes], r, labels)
         segments, advantages = per_token(episodes, a_act, a_turns=a_turns)
         guided = [i % flags.group >= flags.group - half for i in range(len(episodes))]
         taught = []  # (gap, answer behind the other prompt); where a group was shown nothing, there is no other prompt
@@ -96,7 +96,7 @@ def pairs(episodes, rewards, labels) -> list[tuple]:
     """
     pages: dict = {}
     for i, (e, paid) in enumerate(zip(episodes, rewards)):
-        for t, (turn, ahead) in enumerate(zip(e.turns, returns(paid, 0.95))):
+        for t, (turn, ahead) in enumerate(zip(e.turns, returns(e.turns, paid, 0.95))):
             if turn.valid:
                 pages.setdefault((labels[i], turn.page), []).append((ahead / 10, (i, t)))
     found = []

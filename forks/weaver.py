@@ -80,7 +80,8 @@ def weaver(flags, env, policy, reference, optimizer, bank, start, state):
                        report.bar("update"))
         clock.lap("update")
 
-        good, confirm_games = confirm(policy, env, bank, edits, seed, probing) if flags.confirm else (edits, [])
+        again = flags.confirm and flags.commit == "positive"
+        good, confirm_games = confirm(policy, env, bank, edits, seed, probing) if again else (edits, [])
         committed = commit(bank, good, flags.commit)
         clock.lap("confirm")
         train.finish(flags, env, policy, optimizer, bank, report.Iteration(

@@ -153,7 +153,7 @@ class Gate:
         if utility(*self.scores(first, number)) <= 0:
             return False, False, False
         again = select(env, task, fresh, number + 10**6, first, self.attack.category == "general")
-        if utility(*self.scores(again, number + 10**6)) <= 0:
+        if fresh and utility(*self.scores(again, number + 10**6)) <= 0:
             return True, False, False
         return True, True, self.audited(number)
 

@@ -42,7 +42,7 @@ from studies.ablations import (
 )
 from tools.flags import path_of
 from tools.guard import BROKEN, guard
-from tools.report import GOOD, edits_in
+from tools.report import GOOD, edits_in, written
 from worlds.webshop.shopper import WAYS
 
 # Row of the table -> command. {bank}: the good skills of the world, given to methods that write none; {stage}, {prune}:
@@ -90,7 +90,8 @@ def run_of(args, world, method, rate, seed):
     """A run, as long as it has to be by what is known of it now. Its part is "tested" when only that is left."""
     words = f"{world} {method} {rate} {seed}"
     name = "".join(c if c.isalnum() else "_" for c in words)
-    flags, stage, prune = WORLDS[world]
+    flags, *shares = WORLDS[world]
+    stage, prune = (max(1, round(iterations * args.tokens / 90_000)) for iterations in shares)
     command = METHODS[method].format(bank=quote(str(args.out / f"{world}_{seed}_bank.json")), stage=stage, prune=prune)
     command += f" --env {world} --model tiny --eval_every {EVERY}"
     more = f"{flags} {f'--lr {rate}' if rate else ''} --seed {seed} {args.flags}"
@@ -114,7 +115,7 @@ def record_of(args, name):
     edits = edits_in(run) if points else []
     return {"points": points, "test": {protocol: families["all"][0] for protocol, families in test.items()},
             "edits": [[sum(edit["kind"] in GOOD for edit in some), len(some)]
-                      for some in (edits, [edit for edit in edits if edit["committed"]])]}
+                      for some in (written(edits), [edit for edit in edits if edit["committed"]])]}
 
 
 def enough_of(points, tokens) -> bool:

@@ -55,7 +55,7 @@ def evidence(policy, env, away, sampling, limit, seed):
     for e in envs.rollout(policy, away, games, SkillBank(), 1, seed, sampling, with_review=True):
         pair = e.family, away.sort(e.task)
         there, here = away.ways.rules[pair], env.ways.rules[pair]
-        if e.turns[0].reply.startswith("Refused") and there != here and e.edit:
+        if e.turns[-1].reply.startswith("Refused") and there != here and e.edit:
             rule = away.ways.meaning(e.edit.arguments) if e.edit.changed else None
             fits = rule and rule[0] in (pair[0], EVERYBODY) and rule[1] == pair[1]
             counts["none" if not rule else "the clerk's words" if fits and rule[2] == there
@@ -92,7 +92,7 @@ def study(args):
     theirs = [SkillBank.load(one.bank) for one in opened]
     for i, one in enumerate(opened):
         policy, env, bank, sampling = targets.open_target(one)
-        away = envs.make("counter", "train", rules=env.number + ELSEWHERE)
+        away = envs.make("counter", "train", **{**one.options, "rules": env.number + ELSEWHERE})
         other = theirs[i - 1] if len(theirs) > 1 else None
         for name, row in {"banks": banks(policy, env, bank, other, sampling, args.games),
                           "evidence": evidence(policy, env, away, sampling, args.games, mix(0, i)),

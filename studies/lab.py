@@ -224,6 +224,8 @@ def main():
     args = parser.parse_args()
     if unknown := set(args.parts.split(",")) - set(PARTS):
         parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    if args.probes < 4:
+        parser.error(f"--probes {args.probes}: must be at least 4, the K of an estimate")
     torch.set_flush_denormal(True)
     settings = results.flags_of(args)
     try:

@@ -109,7 +109,7 @@ class Iteration:
         """reviews.jsonl: of every episode with a review what was played, which call it made, and what that was paid."""
         return [{"step": self.step, "episode": i, "task": e.task, "family": e.family, "won": e.won, "score": e.score,
                  "tool": e.edit.name, "status": e.edit.status,
-                 "kind": ways.kind.get(ways.meaning(e.edit.arguments)) if e.edit.changed else None,
+                 "kind": kind_of(e.edit, ways) if e.edit.changed else None,
                  "R": self.R[i], "S": self.S[i], "a_act": float(self.a_act[i]), "a_skill": float(self.a_skill[i])}
                 for i, e in enumerate(self.episodes) if e.edit]
 
@@ -251,11 +251,16 @@ def edit_rows(step, episodes, committed, ways):
     # A method may commit what was written in an earlier iteration.
     edits += [(None, edit) for edit in committed if not any(edit is other for _, other in edits)]
     return [{"step": step, "episode": i, "task": edit.task, "family": edit.family, "name": edit.name,
-             "category": edit.category, "arguments": edit.arguments,
-             "kind": ways.kind.get(ways.meaning(edit.arguments)), "probes": edit.probes, "before": edit.before,
-             "after": edit.after, "utility": edit.utility, "confirmed": edit.confirmed,
+             "category": edit.category, "arguments": edit.arguments, "kind": kind_of(edit, ways),
+             "probes": edit.probes, "before": edit.before, "after": edit.after, "utility": edit.utility,
+             "confirmed": edit.confirmed,
              "committed": edit in committed, "skill_id": edit.skill_id if edit in committed else ""}
             for i, edit in edits]
+
+
+def kind_of(edit, ways):
+    """One of KINDS, by an edit's words and the list that they are for; None of words that no scripted player uses."""
+    return ways.kind.get(ways.meaning({**edit.arguments, "category": edit.category}))
 
 
 def fate(edit, committed):
@@ -356,10 +361,15 @@ def edits_in(run):
     return rows
 
 
+def written(edits):
+    """Rows of edits.jsonl without the second one of an edit that was committed later than it was written."""
+    return [edit for edit in edits if edit.get("episode", 0) is not None]
+
+
 def digest(run):
     """A run in four lines: success, what was proposed, what was committed, what K probes alone would have committed."""
     rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_in(run)
-    last = max(row["step"] for row in rows)
+    last, new = max(row["step"] for row in rows), written(edits)
 
     names = next((names for names in KINDS if any(edit["kind"] in names for edit in edits)), KINDS[0])
 
@@ -368,22 +378,22 @@ def digest(run):
         return {name: kinds.count(name) for name in names}
 
     def mean_u(name):
-        some = [edit["utility"] for edit in edits if edit["kind"] == name]
+        some = [edit["utility"] for edit in new if edit["kind"] == name]
         return f"{name} {sum(some) / max(len(some), 1):+.2f} ({len(some)})"
 
     def share(some):
         return count(some)[names[0]] / max(len(some), 1)
 
     best = {}  # the edit each task would have committed without confirmation
-    for edit in sorted(edits, key=lambda edit: -edit["utility"]):
+    for edit in sorted(new, key=lambda edit: -edit["utility"]):
         if edit["utility"] > 0:
             best.setdefault((edit["step"], edit["task"]), edit)
     evals = ", ".join(f"{row['eval_success']:.3f} at {row['step']}" for row in rows if "eval_success" in row)
     return "\n".join([
         f"{run}: held-out success {evals}; "
         f"{sum(map(seconds_of, rows)):.0f}s of iterations",
-        f"  share of {names[0]} edits {share([e for e in edits if e['step'] <= 5]):.2f} in iterations 1-5, "
-        f"{share([e for e in edits if e['step'] > last - 5]):.2f} in the last five",
+        f"  share of {names[0]} edits {share([e for e in new if e['step'] <= 5]):.2f} in iterations 1-5, "
+        f"{share([e for e in new if e['step'] > last - 5]):.2f} in the last five",
         f"  mean U: {', '.join(map(mean_u, names))}",
         f"  committed {count([e for e in edits if e['committed']])}, without confirmation {count(best.values())}"])
 
@@ -401,7 +411,7 @@ def plot(runs, file):
         success[name] = [(step, p, p - error, p + error) for (step, p, _), error in zip(evals, errors)]
         # The share of useful edits, five iterations at a time; words that no player uses count by their utility.
         bins = {}
-        for edit in edits:
+        for edit in written(edits):
             good = edit["kind"] in GOOD if edit["kind"] else edit["utility"] > 0
             bins.setdefault((edit["step"] - 1) // 5, []).append(good)
         useful[name] = [(5 * b + 3, sum(some) / len(some)) for b, some in bins.items()]

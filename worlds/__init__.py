@@ -67,6 +67,9 @@ def open_world(name: str, split: str, data: str | None, seed: int, options: dict
     world = load(name)
     if unknown := {option for option, value in options.items() if value} - world.options.keys():
         raise ValueError(f"--{min(unknown)}: --env {name} has no such option")
+    for option in options.keys() & world.options.keys():
+        if isinstance(world.options[option][0], float) and not 0 <= options[option] <= 1:
+            raise ValueError(f"--{option} {options[option]}: is a share, from 0 to 1")
     return world(split, data, seed, **{option: options[option] for option in options.keys() & world.options.keys()})
 
 

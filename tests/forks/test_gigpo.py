@@ -2,6 +2,7 @@
 
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,9 +12,15 @@ from forks.gigpo import anchor_advantages, compared, returns
 from tools import report
 
 
+def seen_by(*episodes):
+    """The turns of some episodes that saw these pages, all of them valid."""
+    return [[SimpleNamespace(page=page, valid=True) for page in pages] for pages in episodes]
+
+
 def test_step_level_advantages_worked_by_hand():
     """Bug: returns are discounted forwards, an anchor is shared between two tasks, or a page seen once is compared."""
-    pages = [["home", "list", "list"], ["home", "item"], ["home", "list"]]
+    pages = seen_by(["home", "list", "list"], ["home", "item"], ["home", "list"])
+    pages[0][1].valid = False
     rewards = [[0.0, -0.5, 10.0], [0.0, 0.0], [0.0, 10.0]]
     home, seen, other = anchor_advantages(pages, rewards, ["a", "a", "b"], gamma=0.5)
     # Returns of task a: home 10 / 4 = 2.5, list 10 / 2 - 0.5 = 4.5, list 10; home 0, item 0.
@@ -25,15 +32,18 @@ def test_step_level_advantages_worked_by_hand():
 def test_a_penalty_lowers_no_return_but_its_own_turns():
     """Bug: the turn before an invalid answer is blamed for it."""
     # 10 / 4 = 2.5; 10 / 2 - 0.5 = 4.5; 10. Were it discounted, the first would be (-0.5 + 10 / 2) / 2 = 2.25.
-    assert returns([0.0, -0.5, 10.0], 0.5) == [2.5, 4.5, 10.0]
-    assert returns([0.0, -0.5], 0.5) == [0.0, -0.5] and returns([], 0.5) == []
+    home, slip, end = seen_by(["home", "list", "list"])[0]
+    slip.valid = False
+    assert returns([home, slip, end], [0.0, -0.5, 10.0], 0.5) == [2.5, 4.5, 10.0]
+    assert returns([home, slip], [0.0, -0.5], 0.5) == [0.0, -0.5] and returns([], [], 0.5) == []
+    assert returns([home, slip], [0.0, 9.5], 1.0) == [10.0, 9.5], "it won, in an answer without a thought"
 
 
 def test_advantages_without_the_spread():
     """Bug: --norm mean changes one of the two advantages only, or compares what has nothing to be compared with."""
     assert compared([10.0, 0.0, 2.0, 3.0], ["a", "a", "a", "b"], "reward", "mean") == [6.0, -4.0, -2.0, 3.0]
     assert compared([10.0, 0.0, 3.0], ["a", "a", "b"], "zero", "mean") == [5.0, -5.0, 0.0]
-    pages, rewards = [["home", "list"], ["home"]], [[0.0, 10.0], [0.0]]
+    pages, rewards = seen_by(["home", "list"], ["home"]), [[0.0, 10.0], [0.0]]
     assert anchor_advantages(pages, rewards, [0, 0], 0.5, "mean") == [[2.5, 0.0], [-2.5]]
 
 

@@ -5,6 +5,8 @@ import torch
 
 from dualadv_grpo import policy_loss
 from forks.siri import gain_of, teaching
+from skillbank import SkillBank
+from worlds.counter.sender import skill
 
 
 def test_a_gain_is_the_guided_half_less_the_other_in_wins():
@@ -12,6 +14,20 @@ def test_a_gain_is_the_guided_half_less_the_other_in_wins():
     assert gain_of([0.0, 10.0, 10.0, 10.0], 2) == 0.5
     assert gain_of([10.0, 0.0, -0.5], 1) == pytest.approx((-0.5 - 5.0) / 10)
     assert gain_of([10.0], 0) == 0.0
+
+
+def test_an_updated_skill_has_no_record(alone):
+    """Bug: a new text is judged by the games of the one whose place it takes, and is retired before it was tried."""
+    bank = SkillBank()
+    bank.apply("propose_skill", {"category": alone.family, **skill(alone.family, "glass", "red"), "evidence": "-"},
+               alone.family)
+    again = {"skill_id": "dyn_001", **skill(alone.family, "glass", "blue"), "reason": "-"}
+    won, = alone("siri", "--steps 1", SkillBank(), won=lambda e: True)[-1:]
+    stored = won[2]["stored"]
+    (_, _, state), = alone("siri", "--steps 1 --need 1 --tests 1", SkillBank(), call=lambda e: ("update_skill", again),
+                           state={"pool": bank, "stored": stored[:1], "gains": {"dyn_001": [-0.5] * 8}, "minings": []})
+    assert state["pool"].find("dyn_001").title.endswith("blue seal")
+    assert len(state["gains"].get("dyn_001", [])) <= 1, "what is there is of this iteration"
 
 
 def test_only_good_actions_teach_and_none_for_much():

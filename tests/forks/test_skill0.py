@@ -26,6 +26,8 @@ def test_a_family_is_measured_with_its_skills_against_without(env):
         assert [s.skill_id for s in whole.skills()] == ["general_0", "apparel_0", "footwear_0", "footwear_1"]
     assert len(showing(bank, []).skills()) == 1 and len(bank.skills()) == 4
     assert trials_of(env, bank, "no such family", [], 3, 1) == []
+    twice = SimpleNamespace(train_tasks=[7, 7, 7, 8], family=lambda task: "footwear")
+    assert sorted(task for task, _, _ in trials_of(twice, bank, "footwear", ["footwear"], 3, 1)) == [7, 8]
 
 
 def test_a_bank_must_be_given(play_fork):

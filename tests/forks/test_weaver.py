@@ -41,6 +41,13 @@ def test_the_same_review_is_read_without_its_game():
     assert sum(depends) > 0, "what the clerk says makes the seal that is written likelier"
 
 
+def test_unprobed_edits_enter_without_a_confirmation(play_fork, monkeypatch):
+    """Bug: --commit all commits what was confirmed only, and is not the ablation that it is in train.py."""
+    monkeypatch.setattr("forks.weaver.confirm", lambda *rest: pytest.fail("confirmed"))
+    run, rows = play_fork("weaver", "--steps", "1", "--commit", "all", "--acting", "1")
+    assert rows[0]["committed"] > 0 and rows[0]["confirm_sampled"] == 0
+
+
 @pytest.mark.slow
 def test_without_its_credit_it_is_skillmaster(play_fork, monkeypatch, tmp_path):
     """Bug: the loop is not train.py's, and a figure for the credit, or for the floor, is one for something else."""

@@ -99,7 +99,10 @@ def test_a_row_worked_by_hand(tmp_path, monkeypatch, capsys):
     kinds = [("right", True), ("wrong", False), ("half", False), ("wrong", True)]
     for seed, last in enumerate((0.5, 0.7)):
         run = made(tmp_path, f"counter_SAPO_6e_4_{seed}", [0.0, 0.2, last], edits=[
-            {"kind": kind, "committed": committed} for kind, committed in kinds])
+            {"kind": kind, "committed": committed} for kind, committed in kinds[:3]])
+        with open(run / "edits.jsonl", "a") as file:  # written before, committed now: in the bank, and no new edit
+            file.write('{"step": 2, "episode": 0, "kind": "wrong", "committed": false}\n'
+                       '{"step": 9, "episode": null, "kind": "wrong", "committed": true}\n')
         protocols = {name: {"families": {"all": {"success": success, "n": 4}}}
                      for name, success in (("none", 0.25), ("frozen", 0.75))}
         (run / "test_10.json").write_text(json.dumps({"protocols": protocols}))
@@ -118,6 +121,13 @@ def test_a_row_worked_by_hand(tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, capsys, other, *SOME, *known) == lines
     listed = call(monkeypatch, capsys, other, "--list", *SOME, *known)
     assert len(listed) == 1 and "--seed 2 " in listed[0]
+
+
+def test_schedules_scale_with_the_tokens(tmp_path, monkeypatch, capsys):
+    """Bug: with fewer tokens a method that withdraws its bank in thirds never withdraws it."""
+    flags = "--list", "--tokens", "9000", "--worlds", "counter", "--only", "SKILL0"
+    line, *_ = call(monkeypatch, capsys, tmp_path, *flags)
+    assert "--stage 4 " in line
 
 
 def test_nothing_finished_is_an_empty_table(tmp_path, monkeypatch, capsys):

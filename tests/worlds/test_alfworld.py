@@ -64,6 +64,7 @@ def test_a_download_is_found_as_alfworld_finds_it(download, monkeypatch):
     unseen = envs.make("alfworld", "valid_unseen")
     assert [unseen.family(task) for task in unseen.tasks] == ["look_at_obj_in_light"]
     assert unseen.tasks == envs.make("alfworld", "test").tasks == env.dev_tasks  # there is no valid_seen here
+    assert envs.make("alfworld", "dev").tasks == env.dev_tasks, "dev is what runs are evaluated on"
     assert not set(unseen.tasks) & set(unseen.train_tasks) and unseen.train_tasks == env.train_tasks
     assert f"{FAMILY} 3/0/0" in env.describe() and "games in" in env.describe() and env.describe() == unseen.describe()
 

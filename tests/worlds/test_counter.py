@@ -9,10 +9,11 @@ import pytest
 import envs
 import policy as policies
 import train
+import worlds
 from skillbank import Skill, SkillBank, review
 from tests.real import ROOT
 from tools.coldstart import demonstrations, tool_call
-from tools.report import edit_rows
+from tools.report import edit_rows, kind_of
 from worlds.counter.rules import SKILL, kinds, towns, unseen
 from worlds.counter.sender import EVERYBODY, seals, skill
 from worlds.counter.world import LUCK
@@ -41,9 +42,9 @@ def test_the_rules_follow_the_seed():
     first, again, other = (train.read_flags(["--env", "counter", "--seed", seed]).options for seed in ("4", "4", "5"))
     assert first == again and first["rules"] == 4 and other["rules"] == 5
     assert train.read_flags(["--env", "counter", "--seed", "4", "--rules", "9"]).options["rules"] == 9
-    worlds = [envs.make("counter", **options) for options in (first, again, other)]
-    assert worlds[0].ways.rules == worlds[1].ways.rules != worlds[2].ways.rules
-    assert worlds[0].describe() != worlds[2].describe(), "a resumed run, or eval.py, would not notice other rules"
+    made = [envs.make("counter", **options) for options in (first, again, other)]
+    assert made[0].ways.rules == made[1].ways.rules != made[2].ways.rules
+    assert made[0].describe() != made[2].describe(), "a resumed run, or eval.py, would not notice other rules"
 
 
 def test_one_kind_wants_the_same_everywhere(env):
@@ -141,6 +142,19 @@ def test_fewer_towns_are_a_world_of_their_own(env):
     assert small.describe() != env.describe()
     with pytest.raises(ValueError, match="--towns 1: counter has 2 to 24"):
         envs.make("counter", towns=1)
+
+
+@pytest.mark.parametrize("count", range(2, 25))
+def test_every_town_has_customers_of_every_kind(count):
+    """Bug: of five towns one alone ever sends the common kind, as town and round go in step."""
+    few = envs.make("counter", rules=3, towns=count)
+    assert {(few.family(task), few.sort(task)) for task in few.train_tasks} == set(few.ways.rules)
+
+
+def test_drifting_rules_are_another_world():
+    """Bug: eval.py RUN --drift 0 plays the rules of the first iteration, and takes them for the run's."""
+    still, moving = (worlds.identity(envs.make("counter", rules=3, drift=drift)) for drift in (0, 2))
+    assert worlds.other_games(still, moving) and not worlds.other_games(still, still)
 
 
 def test_players_obey_a_skill_that_fits(env):
@@ -258,6 +272,18 @@ def test_what_reviews_did_is_counted_by_what_they_knew(env):
         reviewed([], "Accepted.", keep)], SkillBank())
     assert (row["refused"], row["misled"], row["known"]) == (5, 3, 3)
     assert (row["right_reviews"], row["mended"], row["kept_known"]) == pytest.approx((2 / 5, 1 / 3, 2 / 3))
+    slow = reviewed([], refusal, right)
+    slow.turns.insert(0, SimpleNamespace(reply="There is no such seal."))
+    assert env.measures([slow], SkillBank())["refused"] == 1, "the second turn was refused"
+
+
+def test_a_rule_in_another_towns_list_is_half_right(env):
+    """Bug: an update, which names no list, counts as right where no customer of that town is ever shown it."""
+    told = SkillBank(task_specific_skills={towns[0]: shown((towns[0], kinds[0], seals[0]))})
+    rule = towns[1], kinds[0], env.ways.rules[towns[1], kinds[0]]
+    call = tool_call("update_skill", {"skill_id": "dyn_001", **skill(*rule), "reason": "-"})
+    edit = review(f"<think>-</think>{call}", told, towns[0])
+    assert edit.changed and kind_of(edit, env.ways) == "half"
 
 
 def test_tiny_obeys_and_has_something_left_to_learn(env):

@@ -10,6 +10,16 @@ import envs
 import eval as evaluation
 import train
 from tools import coldstart
+from worlds.players import WORDINGS
+
+
+def test_habits_have_as_many_wordings_as_players_ask_for():
+    """Bug: a player's update writes the words that are there, and a cold start teaches a call that changes nothing."""
+    ways = envs.make("guess").ways
+    for family in ("general", *ways.families):
+        for field in ("title", "principle"):
+            first, second = ([text[field] for text in ways.texts(family, wording)] for wording in range(WORDINGS))
+            assert first and not set(first) & set(second)
 
 
 def test_guess_is_won_by_halving():

@@ -1,5 +1,6 @@
 """The scripted shoppers must show that habits decide the game in the made-up shop."""
 
+import gzip
 import random
 import re
 from collections import Counter
@@ -8,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 import envs
+from tests.real import GOLDEN
 from worlds.webshop import shopper as shopper_module
 from worlds.webshop.catalogue import ASSORTMENT
+from worlds.webshop.shop import WebShop
 from worlds.webshop.shopper import HABITS, REAL_WAYS, STEPS, TITLE, WAYS, RealShopper, Shopper, results
 
 FILES = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json")
@@ -258,6 +261,39 @@ def test_a_mistake_of_a_real_shopper_is_shown_answered_and_not_learned(real_shop
             time_left = player.moves + 5 + len(player.options) <= STEPS
             lacking = clicked if absent and clicked in player.options and time_left else None
     assert seen["recovered"] > 5 and seen["slip"] > 5, seen
+
+
+def test_real_shoppers_search_what_people_say(tmp_path):
+    """Bug: on human goals a shopper searches the shop's own word, which the task does not hold: nobody can learn it."""
+    for name in FILES:
+        (tmp_path / name).write_bytes(gzip.decompress((GOLDEN / f"webshop_{name}.gz").read_bytes()))
+    shop, hidden = WebShop(tmp_path, human_goals=True), 0
+    for goal in range(len(shop.goals)):
+        said = set(re.findall(r"\w+", shop.goals[goal]["instruction_text"].lower()))
+        game = shop.clone()
+        game.reset(goal)
+        player = RealShopper(game, goal, "general", [], random.Random(goal))
+        player.habits = set()
+        words = re.findall(r"\w+", player._search()[1].removeprefix("search"))
+        assert set(words) <= said, (words, shop.goals[goal]["instruction_text"])
+        hidden += not set(re.findall(r"\w+", shop.goals[goal]["query"])) <= said
+    assert hidden, "of some goals the shop's word is not said"
+
+
+def test_a_slip_onto_what_the_page_has_is_none(shops):
+    """Bug: the product opens, the shopper takes another for the open one, or none, and a cold start breaks off."""
+    game = shops[False].clone()
+    game.reset(0)
+    player = RealShopper(game, 0, "general", [], random.Random(0))
+    observation = game.step(player._search()[1])[0]
+    first, second = results(observation, game.available_actions()["clickables"])[:2]
+    away = next(asin for asin in shops[False].products if asin.lower() not in observation.lower())
+    for drawn, clicked in ((second.asin, first), (away, None)):
+        chance = SimpleNamespace(random=iter((0.0, 0.9)).__next__, choice=lambda products, drawn=drawn: drawn)
+        player.opened, player.rng = None, chance
+        _, action = player._open(first, "")
+        assert player.mistaken == (clicked is None) and player.opened == clicked
+        assert action == f"click[{clicked.asin if clicked else away.lower()}]"
 
 
 def test_exercises_in_the_made_up_shop_are_refused(monkeypatch):

@@ -105,6 +105,12 @@ def test_options_are_the_worlds_own(capsys):
         envs.make("guess", human_goals=True)
     assert envs.make("guess", human_goals=False).tasks
     assert envs.make("webshop", base=0.0).base == 0, "0 is a value, not a missing one"
+    for wrong in ({"base": 1.5}, {"base": -0.1}):
+        with pytest.raises(ValueError, match="--base .*: is a share, from 0 to 1"):
+            envs.make("webshop", **wrong)
+    for wrong in ({"rules": -2}, {"drift": -1}, {"data": "somewhere"}, {"evidence": 7.0}):
+        with pytest.raises(ValueError, match=f"--{min(wrong)} "):
+            envs.make("counter", **wrong)
     with pytest.raises(SystemExit):
         train.read_flags(["--help"])
     text = capsys.readouterr().out

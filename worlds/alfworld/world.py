@@ -71,7 +71,7 @@ class World:
                             for i in range(n) for family in rooms.FAMILIES]
                      for name, n in {**GENERATED, "train": games}.items()}
         if not found["train"]:
-            raise ValueError(f"{root or self.source}: no training games, on which skills are probed")
+            raise ValueError(f"{root if named else self.source}: no training games, on which skills are probed")
         # A task is a number into self.games: (family, the task's text, how to load it, dialect, checksum).
         self.games, self.splits = [], {}
         for name, records in found.items():
@@ -81,10 +81,10 @@ class World:
         name = ALIASES.get(split, split)
         if name not in self.splits:
             raise ValueError(f"--split {split}: ALFWorld has {', '.join(SPLITS)}; dev is valid_seen, test valid_unseen")
-        if not self.splits[name]:
-            raise ValueError(f"{root}: no games in {name}")
-        self.tasks, self.train_tasks = self.splits[name], self.splits["train"]
         self.dev_tasks = self.splits["valid_seen"] or self.splits["valid_unseen"]
+        self.tasks, self.train_tasks = self.dev_tasks if split == "dev" else self.splits[name], self.splits["train"]
+        if not self.tasks:
+            raise ValueError(f"{root}: no games in {name}")
 
     @staticmethod
     def presets(data):

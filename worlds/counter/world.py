@@ -47,6 +47,10 @@ class World:
     def __init__(self, split, data=None, seed=0, rules=-1, evidence=0.4, reading=0.0, empty=0.3, drift=0, towns=TOWNS):
         if not 2 <= towns <= TOWNS:
             raise ValueError(f"--towns {towns}: counter has 2 to {TOWNS}")
+        if rules < -1 or drift < 0:
+            raise ValueError(f"--rules {rules}, --drift {drift}: must be at least -1 and at least 0")
+        if data:
+            raise ValueError(f"--data {data}: counter makes its parcels up; leave it out")
         self.number, self.drift = seed if rules < 0 else rules, drift
         self.evidence, self.reading, self.empty = evidence, reading, empty
         self.towns = self.named[:towns]
@@ -60,8 +64,9 @@ class World:
 
     def stays_away(self, task):
         """Three in four customers with the kind that has one seal everywhere do: practice alone finds that seal."""
-        common = len({self.ways.rules[town, self.sort(task)] for town in self.towns}) == 1
-        return common and (task + task // (len(self.towns) * len(kinds))) % 4 > 0
+        common, count = len({self.ways.rules[town, self.sort(task)] for town in self.towns}) == 1, len(self.towns)
+        turn = task % count if count % 2 else task  # the number itself goes in step with 5 towns: four would never come
+        return common and (turn + task // (count * len(kinds))) % 4 > 0
 
     def at(self, step):
         """The rules of iteration `step`, counted from 0."""
@@ -122,7 +127,7 @@ class World:
 
     def describe(self):
         sizes = f"{len(self.towns)} towns, {len(kinds)} kinds of parcel, {len(seals)} seals"
-        return f"counter, rules {self.number}: {sizes}"
+        return f"counter, rules {self.number}: {sizes}" + f", changed every {self.drift} iterations" * (self.drift > 0)
 
     def told(self, bank, town):
         """What a bank tells a town's customers, the newest first."""
@@ -142,7 +147,7 @@ class World:
             right = rule[0] in (town, EVERYBODY) and rule[1] == kind and self.ways.judge(*rule) == "right"
             if told == self.ways.rules[town, kind]:
                 known.append(e.edit.status == "kept")
-            elif e.turns[0].reply.startswith("Refused"):
+            elif e.turns[-1].reply.startswith("Refused"):
                 refused.append(right)
                 misled += [right] * bool(told)
         asked = [(self.family(task), self.sort(task)) for task in self.dev_tasks]
@@ -180,7 +185,7 @@ class Counter:
         return f"Accepted. Postage is {self.fees[0]} and insurance is {self.fees[1]} coins. Pay the sum."
 
     def pay(self, action):
-        paid = re.fullmatch(r"pay (\d+)(?: coins)?", action)
+        paid = re.fullmatch(r"pay (\d{1,9})(?: coins)?", action)
         if not paid:
             return "Say what you pay."
         self.done, self.won = True, int(paid[1]) == sum(self.fees)

@@ -1,4 +1,7 @@
-"""The smallest world: guess a hidden number in six turns. worlds/README.md walks through this file."""
+"""The smallest world: guess a hidden number in six turns. worlds/README.md walks through this file.
+
+There are 90 different games, so its held-out ones are not new; another world's should be.
+"""
 
 import random
 
@@ -6,9 +9,11 @@ from worlds.players import Habit, Player, Ways
 
 HIGHEST = {"low numbers": 30, "high numbers": 60}  # family -> its numbers are 1 .. this
 HABITS = (
-    Habit("halve", "useful", ("{family}: guess the middle",), ("Guess the middle of what is left of {family}.",),
+    Habit("halve", "useful", ("{family}: guess the middle", "{family}: halve them"),
+          ("Guess the middle of what is left of {family}.", "Halve {family} with each guess."),
           "Before each guess.", "A guess should halve what is left."),
-    Habit("top", "harmful", ("{family}: guess high",), ("Guess the highest of {family} that is left.",),
+    Habit("top", "harmful", ("{family}: guess high", "{family}: start at the top"),
+          ("Guess the highest of {family} that is left.", "Begin with the highest of {family}."),
           "Before each guess.", "High numbers are many."))
 WAYS = Ways(HABITS, HIGHEST, {"general": "all numbers"})
 
@@ -59,7 +64,7 @@ class Guess:
         self.done, self.won, self.score = False, False, 0.0
 
     def step(self, action):
-        guess = int(action) if action.isdecimal() else 0
+        guess = int(action) if action.isdecimal() and len(action) < 10 else 0
         if guess == self.secret:
             self.done, self.won, self.score, verdict = True, True, 1.0, "it!"
         elif guess < self.secret:

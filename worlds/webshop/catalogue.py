@@ -113,6 +113,8 @@ OPTION_PHRASES = (" in {}", ", and choose {}", ", {}")
 
 def make(directory, products=252, seed=0):
     """Write the catalogue's three files into `directory`, byte for byte the same for the same arguments."""
+    if products > len(HALVES) ** 2:
+        raise ValueError(f"{products} products: there are ids for {len(HALVES) ** 2}")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = directory / "items_shuffle_1000.json"

@@ -26,6 +26,7 @@ from collections import namedtuple
 
 from worlds.players import BASE, Habit, Player, Ways
 from worlds.webshop.catalogue import ASSORTMENT
+from worlds.webshop.shop import NO_LIMIT
 
 PAGES, STEPS = 2, 15  # pages of results the shopper looks at per search (the shop has at most five); moves per episode
 # How often a shopper of real data clicks what the page of results lacks, and how often it calls an option there that
@@ -168,7 +169,7 @@ class Shopper(Player):
             fits = [result for result in fits if result.price <= limit]
         if fits:
             thoughts = [self.because("match", "I compare titles.")] if self.titles and "match" in self.habits else []
-            if "price" in self.habits:
+            if "price" in self.habits and limit < NO_LIMIT:
                 thoughts.append(self.because("price", f"I need a price lower than {limit:.2f}."))
             return self._open(fits[0], " ".join(thoughts) or "I try this one.")
         key = "match" if self.titles and "match" in self.habits else "price"
@@ -244,6 +245,9 @@ class RealShopper(Shopper):
     def _search(self):
         # As the task says it, "color: navy, and size: 8": a small model copies best what stands behind the same words.
         kind, named = self.goal["query"], ", and ".join(self.said.get(value, value) for value in self.options)
+        task = self.goal["instruction_text"].lower()
+        if kind not in task:  # people seldom use the shop's own word: then all that they say is searched for
+            kind = task.split(", and price")[0]
         self.searches, self.page = self.searches + 1, 1
         if self.searches > 1:
             return "I search again with the qualities.", f"search[{kind} {' '.join(self.goal['attributes'])} {named}]"
@@ -258,8 +262,10 @@ class RealShopper(Shopper):
             self.mistaken = True
             if self.rng.random() < 0.5:
                 return "I buy it now.", "click[buy now]"
-            result = result._replace(asin=self.rng.choice(list(self.shop.products)).lower())
-        else:
+            other = self.rng.choice(list(self.shop.products)).lower()
+            self.mistaken = other not in self.shop.available_actions()["clickables"]  # what is there would open
+            result = result._replace(asin=other) if self.mistaken else result
+        if not self.mistaken:
             self.opened, self.chosen, self.misread = result, [], []
         line = f"{' '.join(shown(result.title).split()[-2:])} {result.tag}".strip()
         return f"{thought} So {line} [{result.asin}].", f"click[{result.asin}]"
