@@ -117,4 +117,4 @@ def valid_text(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """An exception's message in one line: some libraries write paragraphs, or nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return next((row for row in str(error).splitlines() if row.strip()), type(error).__name__)

@@ -128,7 +128,7 @@ def lend(model, tokenizer, folder, apart=False):
     spare = iter(sorted(i for word, i in theirs.items() if word not in mine))  # the frequent ones first
     rows = [theirs[word] if word in theirs else next(spare, -1) for word in sorted(mine, key=mine.get)]
     state = model.state_dict()
-    words, new = weights["model.embed_tokens.weight"], state["model.embed_tokens.weight"]
+    words, new = weights["model.embed_tokens.weight"].float(), state["model.embed_tokens.weight"].float().cpu()
     if words.shape[1] != new.shape[1]:
         raise ValueError(f"--like {folder}: is no tiny")
     drawn = words.mean(0) + words.std(0) * new / new.std()  # `tiny` drew them, from its seed

@@ -122,6 +122,8 @@ def check(data, where):
          "neither is there; is it a skill bank?")
     for name, kind in BANK.items():
         need(isinstance(data.get(name, kind()), kind), name, f"must be a {'list' if kind is list else 'object'}")
+    need(not data.get("task_specific_skills", {}).get("general"), "task_specific_skills.general",
+         "is no family; move its skills to general_skills")
     lists = {"general_skills": data.get("general_skills", [])}
     lists |= {f"task_specific_skills.{k}": v for k, v in data.get("task_specific_skills", {}).items()}
     seen = {}

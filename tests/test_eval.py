@@ -181,6 +181,8 @@ def test_other_games_than_the_runs_are_refused_or_said(train_in_process, quick, 
     assert "\n" not in stop.value.code
     assert quick(tmp_path / "run", "--data", shop, "--protocols", "none") == ["none"]
     assert "run was trained in" in capsys.readouterr().out, "asked for, and said"
+    assert quick(tmp_path / "run", "--env", "guess", "--protocols", "none") == ["none"], "another world, on purpose"
+    assert "run was trained in" in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())  # of before worlds had fingerprints
     (tmp_path / "run" / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "fingerprint"}))
     assert quick(tmp_path / "run", "--protocols", "none") == ["none"]
@@ -191,7 +193,7 @@ def test_other_games_than_the_runs_are_refused_or_said(train_in_process, quick, 
     (["/no/model"], "/no/model"), (["MODEL", "--split", "tset"], "tset"),
     (["MODEL", "--bank", "/no/bank"], "/no/bank"), (["MODEL", "--data", "/no/data"], "/no/data"),
     (["MODEL", "--protocols", "warm"], "warm"), (["MODEL", "--x"], "--x"), (["MODEL", "--limit", "0"], "--limit"),
-    (["MODEL", "--temperature", "-1"], "--temperature"),
+    (["MODEL", "--temperature", "-1"], "--temperature"), (["MODEL", "--temperature", "inf"], "--temperature"),
     (["MODEL", "--context", "300"], "--context"), (["MODEL", "--out", "."], "--out ."),
 ])
 def test_bad_input_ends_with_one_line(flags, what, model, monkeypatch, capsys):

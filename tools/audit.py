@@ -69,8 +69,9 @@ def judge(by_family, alpha):
     return {"games": len(deltas), "utility": u, "interval": [u - 2 * error, u + 2 * error],
             "wins": sum(d > 0 for d in deltas), "losses": sum(d < 0 for d in deltas),
             "hurts": {family: mean for family, (mean, _) in each.items() if mean < 0},
-            "harms": [family for family, (mean, wide) in each.items() if mean + 3 * wide < 0],
-            "harmful": u + 2 * error < 0}
+            "harms": [family for family, (mean, wide) in each.items()
+                      if len(by_family[family]) > 1 and mean + 3 * wide < 0],  # one pair has no standard error
+            "harmful": len(deltas) > 1 and u + 2 * error < 0}
 
 
 def table(rows):

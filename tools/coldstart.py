@@ -15,6 +15,7 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
+import math
 import random
 import time
 import zlib
@@ -37,7 +38,7 @@ from lib.skillfiles import SKILL
 from policy import logprobs
 from skillbank import Skill, review_prompt, tool_call
 from tools import check, report
-from tools.flags import flag, parse, presets_of
+from tools.flags import flag, parse, preset_of, presets_of
 from tools.guard import BROKEN, UNFINISHED, claim, guard
 from worlds.players import WORDINGS
 
@@ -67,8 +68,8 @@ class Flags:
     eps: float = flag(1e-8, "what AdamW adds to it: of much smaller gradients it makes smaller steps", 0)
     prompt: float = flag(0.0, "weight of the loss on prompt and page tokens", 0)
     copy: float = flag(1.0, "weight of the loss on words copied from the task or a page", 0)
-    keep_absent: bool = flag(False, "leave the vectors of words alone that a step's transcripts do not have; else each "
-                                    "step pushes them all one way")
+    keep_absent: bool = flag(False, "no gradient for the vectors of words that a step's transcripts do not have (what "
+                                    "Adam remembers still moves them a little); else each step pushes them all one way")
     max_norm: float = flag(1.0, "gradient norm above which gradients are scaled down", 0)
     budget: int = flag(4096, "tokens per micro-batch, padding included", 1)
     offload: bool = flag(False, "keep optimiser state and master weights in the CPU's memory")
@@ -100,7 +101,9 @@ SHARED = ("env", "model", "out", "data", "resume", "seed", "device", "max_norm",
 def of_run(flags) -> Flags:
     """The settings of the cold start that train.py --cold_start N makes."""
     shared = {name: getattr(flags, name) for name in SHARED}
-    preset = presets_of(flags.env, PRESETS, flags.data, LENGTHS).get(flags.model, {})
+    data = flags.data or os.environ.get(f"{flags.env.upper()}_DATA", "")
+    preset = preset_of(flags.model, presets_of(flags.env, PRESETS, data, LENGTHS))
+    preset = {name: value for name, value in preset.items() if name != "cold_start"}
     return Flags(**{**preset, **shared, "steps": flags.cold_start})
 
 
@@ -134,7 +137,7 @@ def cold_start(policy, env, flags: Flags):
         present = sorted({token for ids, _ in rows for token in ids}) if flags.keep_absent else None
         losses.append(sft_step(policy, rows, weights, flags.prompt, flags.budget,
                                partial(optimizers.accumulate, present)))
-        # Warm up over a fiftieth, then straight down to a twentieth of the peak.
+        # Warm up over a fiftieth, then straight down (from .03 above the peak) to a twentieth of it.
         done = (step + 1) / len(batches)
         optimizers.step(min(done / 0.02, 1.05 - done))
         left = (time.monotonic() - begun) / (step + 1 - first) * (len(batches) - step - 1)
@@ -161,7 +164,8 @@ def settings_of(flags: Flags, env) -> dict:
     """
     kept = {name: value for name, value in {**vars(flags), **flags.options}.items()
             if name not in ("resume", "device", "out", "data", "options", "chats", "like")}
-    read = zlib.crc32(Path(flags.chats).read_bytes()) if flags.chats else worlds.identity(env)["fingerprint"]
+    read = worlds.identity(env)["fingerprint"]  # of chats, too: a new tiny's words are the world's
+    read = f"{zlib.crc32(Path(flags.chats).read_bytes())} for {read}" if flags.chats else read
     return {**kept, "transcripts from": read, "threads": torch.get_num_threads()}
 
 
@@ -169,8 +173,10 @@ def restore(file, policy, optimizers, settings):
     """(first step, cut transcripts, losses) of a saved cold start, whose weights and moments are put in place."""
     try:  # to the CPU: a card that holds the model and its optimiser has no room for both once more
         state = torch.load(file, map_location="cpu", weights_only=True)
-        policy.model.load_state_dict(state["model"])
-        optimizers.load_state_dict(state["optimizers"])
+        before = {**settings, **state.get("settings", {})}
+        if all(before[name] == value or name in FREE for name, value in settings.items()):  # else it is said below
+            policy.model.load_state_dict(state["model"])
+            optimizers.load_state_dict(state["optimizers"])
     except torch.OutOfMemoryError:  # the file is whole
         raise
     except Exception as error:  # zipfile, pickle and torch have many for a damaged file
@@ -178,7 +184,7 @@ def restore(file, policy, optimizers, settings):
                          "start again") from None
     changed = []
     for name, value in settings.items():
-        if (was := state.get("settings", {}).get(name, value)) != value:
+        if (was := before[name]) != value:
             if name not in FREE:
                 raise ValueError(f"--resume: {file} was begun with {name} {was}, this is {value}; give the same flags "
                                  "and data")
@@ -250,10 +256,11 @@ class Optimizers:
 
     def step(self, scale):
         """One step at `scale` times the peak learning rates."""
-        self.adam.step(self.flags.max_norm, self.flags.lr * scale)
+        norm = self.adam.step(self.flags.max_norm, self.flags.lr * scale)
         if self.muon:
             self.muon.param_groups[0]["lr"] = self.flags.muon * scale
-            self.muon.step()
+            if math.isfinite(norm):  # as AdamW's
+                self.muon.step()
             self.muon.zero_grad()
 
 
@@ -379,12 +386,15 @@ def make(flags):
         raise ValueError(f"--out {out}: holds an unfinished cold start; --resume goes on with it, with the same flags")
     env = envs.make(flags.env, "train", flags.data, **flags.options)
     print(f"{env.describe()}, {len(env.train_tasks)} to train on", flush=True)
+    if not env.train_tasks and not flags.chats:
+        raise ValueError("there is no game to write transcripts of: --families, --winnable_only or --data leave none")
     new = flags.model == "tiny"
     lengths = {name: getattr(flags, name) for name in LENGTHS}
     device = pick_device(flags.device)
     check.untested(device)
     refuse_large(flags.device, models.size(flags.model))
-    policy = policies.load(flags.model, device, seed=flags.seed, world=env.home, text=corpus(env) if new else None)
+    dtype = torch.float32 if flags.muon else None  # Muon has no master weights: bfloat16 would round small steps away
+    policy = policies.load(flags.model, device, dtype, corpus(env) if new else None, flags.seed, env.home)
     if flags.spread and not flags.like:
         raise ValueError("--spread: moves vectors apart that another tiny lends; name it with --like")
     if flags.like:

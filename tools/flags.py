@@ -4,6 +4,8 @@ train.py, tools.coldstart and every fork read theirs here. A wrong flag ends the
 """
 
 import argparse
+import errno
+import inspect
 import math
 import os
 from dataclasses import field, fields
@@ -19,7 +21,7 @@ from tools.guard import ANEW
 from tools.owned import config_of
 
 METAVAR: dict = {int: "N", float: "X", str: "TEXT"}
-PATHS = {"data", "out", "bank", "chats", "model"}  # flags whose ~ is the home directory, where they are text
+PATHS = {"data", "out", "bank", "chats", "model", "like"}  # flags whose ~ is the home directory, where they are text
 
 
 def flag(default, text, least=None, choices=None, group=None):
@@ -30,9 +32,14 @@ def flag(default, text, least=None, choices=None, group=None):
 def path_of(text: str) -> str:
     """For argparse's `type`: a path, with the home directory in place of a ~ that the shell left."""
     try:
-        return expanded(text)
+        path = expanded(text)
+        os.stat(path)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # Path.resolve makes a RuntimeError of it
+            raise argparse.ArgumentTypeError(f"{path}: its links run in a circle") from None
+    return path
 
 
 def presets_of(env, presets, data="", lengths=()):
@@ -134,7 +141,7 @@ def parse(kind, presets, argv=None, program="train.py", text="", place="", lengt
     else:
         small = {} if given.get("model") or model == "tiny" else on_a_small_card(given)
         # What a subclass defines anew is its own default, whatever the model.
-        anew = vars(kind).get("__annotations__", {}) if kind.__base__ is not object else {}
+        anew = inspect.get_annotations(kind) if kind.__base__ is not object else {}
         preset = preset_of(model, presets)
         base = {name: value for name, value in preset.items() if name in known and name not in anew} | small
     seed = given.get("seed", known["seed"].default) if "seed" in known else 0

@@ -369,6 +369,8 @@ def written(edits):
 def digest(run):
     """A run in four lines: success, what was proposed, what was committed, what K probes alone would have committed."""
     rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_in(run)
+    if not rows:
+        raise ValueError(f"{run}/metrics.jsonl is empty: nothing to report yet")
     last, new = max(row["step"] for row in rows), written(edits)
 
     names = next((names for names in KINDS if any(edit["kind"] in names for edit in edits)), KINDS[0])
@@ -401,11 +403,11 @@ def digest(run):
 def plot(runs, file):
     """Draw runs (directories) into a picture: held-out success, what is proposed, what is in the bank."""
     success, useful, bank = {}, {}, {}
-    for run in runs:
+    names = [Path(run).resolve().name for run in runs]
+    for run, name in zip(runs, names if len(set(names)) == len(runs) else runs):
         rows, edits = lines_of(Path(run) / "metrics.jsonl"), edits_in(run)
         if not rows:
             raise ValueError(f"{run}/metrics.jsonl is empty: nothing to plot yet")
-        name = Path(run).name
         evals = [(row["step"], row["eval_success"], row["eval_n"]) for row in rows if "eval_success" in row]
         errors = [(p * (1 - p) / n) ** 0.5 for _, p, n in evals]
         success[name] = [(step, p, p - error, p + error) for (step, p, _), error in zip(evals, errors)]
@@ -426,6 +428,7 @@ def main():
                                      allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=path_of, help="run directories of train.py")
     parser.add_argument("--plot", metavar="PNG", type=path_of, help="draw the runs' curves into this picture")
+    parser.error = lambda message: parser.exit(2, f"tools.report: {message}; --help lists the flags\n")  # type: ignore
     args = parser.parse_args()
     print_anything()
     with guard("tools.report", None, (ValueError, OSError)):

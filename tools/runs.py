@@ -246,7 +246,7 @@ def resumed(flags, checkpoint, device):
         report.cut(Path(flags.out) / file, trainer["step"])
     use_memory(flags, policy)
     weights, state = coldstart.saved_bytes(policy.model)
-    check_room(flags.out, weights + (0 if flags.lora else state), "the next checkpoint")
+    check_room(Path(flags.out) / "checkpoints", weights + (0 if flags.lora else state), "the next checkpoint")
     print(f"resuming {flags.out} after step {trainer['step']}")
     return policy, SkillBank.load(checkpoint / "skills.json"), trainer["step"], trainer
 
@@ -281,8 +281,8 @@ def go_on(flags, settings, policy, step):
 def new_run(flags, env, sampling, settings, device):
     """The policy of a new run (of LoRA without its adapters), cold-started where asked for, saved as its reference."""
     out = Path(flags.out)
-    # Killed between the cold start and the first checkpoint?
-    if flags.resume and (out / "reference" / "config.json").is_file():
+    # Killed between the cold start and the first checkpoint? Or has the leader made it?
+    if (flags.resume or not distributed.leader()) and (out / "reference" / "config.json").is_file():
         begin_logs(out)
         policy = policies.load(str(out / "reference"), device)
         envs.prompt_limit(policy, env, sampling)  # --context may be shorter now
@@ -302,7 +302,11 @@ def new_run(flags, env, sampling, settings, device):
     use_memory(flags, policy)
     weights, state = coldstart.saved_bytes(policy.model)
     # An old checkpoint stays while the next one is written.
-    check_room(out, 3 * weights + (0 if flags.lora else 2 * state), "the reference with two checkpoints")
+    saved = 2 * (weights + (0 if flags.lora else state))
+    linked = (out / "checkpoints").is_symlink()  # to a larger disk
+    check_room(out, weights if linked else weights + saved, "the reference with two checkpoints")
+    if linked:
+        check_room(out / "checkpoints", saved, "two checkpoints")
     if flags.cold_start:
         if flags.shard:
             fits.alone(flags, policy)

@@ -1,6 +1,7 @@
 """What eval.py, tools.watch and tools.audit are given: a run or a model, its world and its bank."""
 
 import argparse
+import math
 import os
 import re
 from dataclasses import fields
@@ -68,7 +69,7 @@ def read(parser: argparse.ArgumentParser, argv=None, least=(), wanted: bool = Tr
                     for name, default in options.items()}
     for name, most in {"temperature": 0, "act_tokens": 1, "review_tokens": 1, "context": 1, "rows": 1, "top_k": 0,
                        **dict(least)}.items():
-        if getattr(args, name) is not None and not getattr(args, name) >= most:  # `not >=`, so NaN is refused, too
+        if getattr(args, name) is not None and not most <= getattr(args, name) < math.inf:  # so NaN is refused, too
             parser.error(f"--{name} {getattr(args, name)}: must be at least {most}")
     return args
 
@@ -116,10 +117,11 @@ def target_of(path):
 def open_world(args):
     """(world, bank) of eval.py's target; flags win over the run's settings. One-line errors."""
     settings, bank = args.settings, SkillBank.load(args.bank) if args.bank else SkillBank()
-    env = envs.make(args.env, args.split, args.data or settings.get("data"), **args.options)
+    data = settings.get("data") if args.env == settings.get("env") else None  # another world's is no use here
+    env = envs.make(args.env, args.split, args.data or data, **args.options)
     if changed := worlds.other_games(settings, worlds.identity(env)):
         # Other games are played where they are asked for.
-        if not (args.data or args.given.keys() & args.options.keys()):
+        if not (args.data or args.given.keys() & {"env", *args.options}):
             raise ValueError(f"{args.target} was trained in {changed}; give --data: the run's data, or other data on "
                              "purpose")
         print(f"{args.target} was trained in {changed}")

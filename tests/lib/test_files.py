@@ -9,7 +9,7 @@ import pytest
 
 import eval as evaluation
 import train
-from lib.files import expanded, read_json, try_to_write
+from lib.files import expanded, one_line, read_json, try_to_write
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
@@ -119,3 +119,9 @@ def test_a_file_that_is_no_json_object_is_named(content, tmp_path):
     with pytest.raises(ValueError, match="config.json .*; restore it") as caught:
         read_json(tmp_path / "config.json", "restore it")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text, line", [("\nfoo\nbar", "foo"), ("", "ValueError"), (" \n", "ValueError"), ("x", "x")])
+def test_an_error_is_one_line_that_says_something(text, line):
+    """Bug: transformers' messages begin with a newline, and what is printed is nothing."""
+    assert one_line(ValueError(text)) == line

@@ -32,6 +32,14 @@ SKILLRL = {
 }
 
 
+def test_general_is_no_family(tmp_path):
+    """Bug: a family of that name opens, and the first update of its skill ends a run with list.remove(x)."""
+    (tmp_path / "skills.json").write_text(json.dumps({"task_specific_skills": {
+        "general": SKILLRL["task_specific_skills"]["apparel"]}}))
+    with pytest.raises(ValueError, match="task_specific_skills.general.* is no family; move its skills"):
+        SkillBank.load(tmp_path / "skills.json")
+
+
 def test_a_skillrl_file_opens_and_saves_unchanged(tmp_path):
     """Bug: fields of other tools are lost, so that a bank which went through us once is poorer for it."""
     path = tmp_path / "skills.json"

@@ -37,6 +37,13 @@ def test_an_audit_finds_the_harmful_skill(env, tiny):
     assert "HARMFUL" in audit.table(found).splitlines()[-1] and len(bank.skills()) == 4, "the bank itself stays"
 
 
+def test_one_pair_of_games_condemns_no_skill():
+    """Bug: one difference has no spread, so its error is 0, and a skill is retired for one lost game."""
+    one, two = audit.judge({"shoes": [-1.0]}, 0.3), audit.judge({"shoes": [-1.0, -0.9]}, 0.3)
+    assert not one["harmful"] and not one["harms"] and one["hurts"] == {"shoes": -1.3}
+    assert two["harmful"] and two["harms"] == ["shoes"]
+
+
 def test_the_command_retires_the_harmful_skills(tmp_path, monkeypatch, capsys):
     """Bug: the bank is written with the harmful skill, or over the one that was audited."""
     SkillBank([skill(1, "general", "search"), skill(3, "general", "skip")]).save(tmp_path / "bank.json")

@@ -165,6 +165,10 @@ def test_the_command_prints_a_line_each_and_its_status_tells(monkeypatch, capsys
     assert ends(check.main, ["--device", "cpu", "--checks", "bad,good"])[1] == 1
     bad, good = map(json.loads, capsys.readouterr().out.splitlines())
     assert bad["why"] == "RuntimeError: CUDA error: an illegal memory access" and good["ok"]
+    monkeypatch.setattr(check, "CHECKS", {"one": lambda device, model: check.WITHOUT.add("recordings") or {}})
+    assert ends(check.main, ["--device", "cpu", "--checks", "one"])[1] == 1
+    assert "without recordings" in json.loads(capsys.readouterr().out.splitlines()[1])["why"], "it went on without"
+    check.WITHOUT.clear()
     assert ends(check.main, ["--device", "abacus"])[1] == 1
     assert json.loads(capsys.readouterr().out)["check"] == "device"
     assert ends(check.main, ["--device", "cpu", "--checks", "three"])[1] == 2

@@ -77,7 +77,19 @@ def brief(random_tiny, monkeypatch):
     monkeypatch.setitem(coldstart.PRESETS, random_tiny, dict(batch=1, lr=1e-3))
 
 
-def test_a_worlds_learning_rate_is_not_the_cold_starts():
+def test_a_step_that_is_no_number_changes_nothing():
+    """Bug: AdamW skips it, Muon makes it, and the layers are nan where the words are not."""
+    policy = policies.load("tiny")
+    optimizers = coldstart.Optimizers(policy, coldstart.Flags(muon=0.01, lr=1e-3))
+    before = [weight.clone() for weight in policy.model.parameters()]
+    for weight in policy.model.parameters():
+        weight.grad = torch.full_like(weight, float("nan"))
+    optimizers.accumulate()
+    optimizers.step(1.0)
+    assert all(torch.equal(one, other) for one, other in zip(before, policy.model.parameters()))
+
+
+def test_a_worlds_learning_rate_is_not_the_cold_starts(tmp_path):
     """Bug: a world's preset for train.py, 2e-5 for a pretrained model, is the SFT's rate too, a tenth of its own, and
     the model never learns to obey; or the lengths that a world has for its model are lost."""
     made = coldstart.read_flags(["--env", "counter", "--model", "smollm2", "--out", "x"])
@@ -85,6 +97,9 @@ def test_a_worlds_learning_rate_is_not_the_cold_starts():
     for one in (made, within):
         assert (one.lr, one.batch, one.copy, one.context) == (4e-4, 2, 3.0, 1024), "what the counter says of it"
     assert within.steps * within.batch == 200 and within.options == {**made.options, "rules": 0}
+    (tmp_path / "config.json").write_text('{"made_from": "smollm2"}')
+    again = coldstart.of_run(train.read_flags(["--env", "counter", "--model", str(tmp_path), "--cold_start", "5"]))
+    assert (again.lr, again.batch, again.steps) == (4e-4, 2, 5), "a checkpoint of it"
     assert coldstart.read_flags(["--env", "webshop", "--model", "smollm2"]).lr == coldstart.PRESETS["smollm2"]["lr"]
     assert coldstart.read_flags(["--env", "webshop", "--model", "tiny", "--data", "x"]).lr == 3e-3
     assert coldstart.read_flags(["--env", "alfworld", "--model", "tiny"]).context == 2048
@@ -182,6 +197,8 @@ def test_a_cold_start_goes_on_bit_for_bit(kind, run, make, brief, tmp_path, monk
     if kind != "lora":
         line, _ = ends(begin, "parts", "--resume", "--lr", "0.5")
         assert "was begun with lr 0.001, this is 0.5" in line and "\n" not in line
+        line, _ = ends(begin, "parts", "--resume", "--muon", "0" if "muon" in kind else "0.25")
+        assert "was begun with muon" in line, "its moments do not fit, and the file is whole"
     losses()
     begin("parts", "--resume")
     printed, parts = losses()

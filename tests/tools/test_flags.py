@@ -119,6 +119,17 @@ def test_paths_may_begin_with_the_home_directory(read, monkeypatch, capsys):
     assert "--out: ~/x: there is no home directory" in error and error.count("\n") == 1
 
 
+def test_a_link_that_runs_in_a_circle_is_one_line(tmp_path, capsys, monkeypatch):
+    """Bug: RuntimeError: Symlink loop, and a traceback; or ~ is the home directory for some paths alone."""
+    (tmp_path / "loop").symlink_to("loop")
+    for command in (train.read_flags, coldstart.read_flags):
+        with pytest.raises(SystemExit):
+            command(["--out", str(tmp_path / "loop")])
+        assert "run in a circle" in capsys.readouterr().err
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert coldstart.read_flags(["--like=~/x", "--out=~/y"]).like == str(tmp_path / "x")
+
+
 def test_flags_win_over_presets():
     """A preset that overrode a flag would make a run lie about its settings."""
     assert train.read_flags(["--model", "tiny"]).lr == train.PRESETS["tiny"]["lr"]

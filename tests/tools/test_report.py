@@ -1,5 +1,6 @@
 """What a run leaves behind for people must be true and must survive a kill."""
 
+import shutil
 import sys
 
 import pytest
@@ -102,7 +103,7 @@ def test_edits_keep_the_words_and_every_probe(tmp_path):
     assert (row["probes"], row["before"], row["after"], row["utility"]) == ([1, 2], [0.0, 1.5], [1.75, 1.5], 0.5)
 
 
-def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
+def test_plot_draws_runs_and_names_what_is_wrong(tmp_path, monkeypatch):
     """Bug: a picture of nothing; or a traceback where a directory is no run, or matplotlib is not there."""
     pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -117,9 +118,17 @@ def test_plot_draws_runs_and_names_what_is_wrong(tmp_path):
     assert [edit["kind"] for edit in report.edits_in(run)] == [text["kind"] for text in texts[1:8]]
     report.plot([run, run], tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[1:4] == b"PNG"
+    twin = shutil.copytree(run, tmp_path / "other" / "run")
+    with monkeypatch.context() as patch:
+        drawn = []
+        patch.setattr(report, "draw", lambda panels, *rest, **more: drawn.extend(panels))
+        report.plot([run, twin], tmp_path / "x.png")
+        assert all(len(panel.curves) == 2 for panel in drawn), "two runs of one name"
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match="empty"):
         report.plot([run], tmp_path / "y.png")
+    with pytest.raises(ValueError, match="empty"):
+        report.digest(run)
     assert not (tmp_path / "y.png").exists()
 
 

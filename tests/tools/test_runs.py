@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import envs
 import policy as policies
 import train
 from dualadv_grpo import AdamW
-from lib import checkpoints, memory
+from lib import checkpoints, distributed, memory
 from skillbank import Skill, SkillBank
 from tests.runs import die, ends
 from tests.skills import bank_of
@@ -216,6 +217,18 @@ def test_a_resumed_run_does_not_need_its_first_bank(run, tmp_path):
     (tmp_path / "bank.json").unlink()
     run(tmp_path / "run", "--bank", str(tmp_path / "bank.json"), "--steps", "2", "--resume")
     assert SkillBank.load(tmp_path / "run" / "skills.json").find("dyn_001").title == "Look first"
+
+
+def test_the_leader_alone_makes_the_cold_start(tmp_path, monkeypatch):
+    """Bug: each process of torchrun makes it again and writes over the reference that the others read."""
+    flags = train.read_flags(f"--env counter --model tiny --cold_start 1 --out {tmp_path / 'run'}".split())
+    env, sampling, made = envs.make("counter", **flags.options), train.sampling_of(flags, 1.0), []
+    monkeypatch.setattr(coldstart, "cold_start", lambda *rest: made.append(distributed.this.rank))
+    runs.enter(flags, "train.py")
+    runs.opened(flags, env, sampling, "train.py")
+    monkeypatch.setattr(distributed.this, "rank", 1)
+    runs.opened(flags, env, sampling, "train.py")
+    assert made == [0]
 
 
 def test_families_that_are_too_small_to_probe_are_said(capsys):
