@@ -7,7 +7,8 @@ A skill that helps may have been guessed, or known from a transcript of the cold
                rules: a bank that helps only in the town where it was written holds what was found out there
     evidence   the policy plays another town, with an empty bank, and reviews its refusals: does it write down what that
                clerk says (it reads the evidence), or what its own town wants (it remembers)?
-    unseen     facts whose wording stood in no transcript of the cold start, against all others: how many are known
+    unseen     facts whose wording stood in no transcript of the cold start, against all others: how many are known;
+               and whether the rule that holds everywhere is known as a general one
     paid       the mean advantage of a review, where the seal was refused (lost) and where it was accepted, by what it
                did: why each job is normalised against its own kind. Runs with one advantage stand beside those with two
 
@@ -65,12 +66,17 @@ def evidence(policy, env, away, sampling, limit, seed):
 
 
 def known(env, bank):
-    """{wording unseen in the cold start, or seen: share of these facts that the bank knows}."""
+    """{wording unseen in the cold start, or seen: share of these facts that the bank knows}.
+
+    everywhere: is the rule that holds in all towns there as what it is, a general skill?
+    """
     found = defaultdict(list)
     for (town, kind), seal in env.ways.rules.items():
         told = env.ways.known(env.told(bank, town), town, kind) == seal
         found["unseen" if unseen(town, kind, seal) else "seen"].append(told)
-    return {name: mean(told) for name, told in found.items()}
+    general = {env.ways.meaning(one) for one in bank.general_skills}
+    right = any(env.ways.kind.get(rule) == "right" and rule[0] == EVERYBODY for rule in general)
+    return {name: mean(told) for name, told in found.items()} | {"everywhere": float(right)}
 
 
 def paid(run):

@@ -49,13 +49,17 @@ def test_reviews_follow_the_evidence_or_what_the_weights_remember(env, monkeypat
 def test_the_oracle_knows_every_rule_and_unseen_ones_are_counted_apart(env):
     """Bug: facts whose wording the cold start showed count as induced."""
     bank = induced.hand_written(env.ways, towns)
-    assert induced.known(env, bank) == {"seen": 1.0, "unseen": 1.0}
-    assert induced.known(env, SkillBank()) == {"seen": 0.0, "unseen": 0.0}
+    assert induced.known(env, bank) == {"seen": 1.0, "unseen": 1.0, "everywhere": 0.0}
+    assert induced.known(env, SkillBank()) == {"seen": 0.0, "unseen": 0.0, "everywhere": 0.0}
+    text, = env.ways.texts("general")
+    bank.apply("propose_skill", {"category": "general", **{k: text[k] for k in ("title", "principle", "when_to_apply")},
+                                 "evidence": "-"}, towns[0])
+    assert induced.known(env, bank)["everywhere"] == 1.0
     some = SkillBank()
     for (town, kind), seal in env.ways.rules.items():
         if unseen(town, kind, seal):
             some.apply("propose_skill", {"category": town, **skill(town, kind, seal), "evidence": "-"}, town)
-    assert some.skills() and induced.known(env, some) == {"seen": 0.0, "unseen": 1.0}
+    assert some.skills() and induced.known(env, some) == {"seen": 0.0, "unseen": 1.0, "everywhere": 0.0}
 
 
 def test_advantages_are_told_apart_by_what_was_played_and_done(tmp_path):
