@@ -55,9 +55,9 @@ def siri(flags, env, policy, reference, optimizer, bank, start, state):
         if stored and (step >= minings[-1] + flags.mine_every if minings else len(stored) >= flags.need):
             mined = review_again(policy, env, stored, [pool] * len(stored), mix(seed, 1), sampling, ask)
             for edit in [pool.apply(edit.name, edit.arguments, edit.family) for edit in edits_of(mined)]:
-                gains.pop(edit.skill_id, None)  # a text is not judged by the one whose place it takes
-            stored = []
-            minings.append(step)
+                if edit.changed:  # a text is not judged by the one whose place it takes
+                    gains.pop(edit.skill_id, None)
+            stored, minings = [], [*minings, step]
 
         # 2: act, the last half of each group with one skill, where the pool has one for the task
         tasks = train.tasks_of(flags, env, step)

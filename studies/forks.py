@@ -197,9 +197,9 @@ def rows_of(args):
     return rows
 
 
-def share(right, all):
-    """None of none."""
-    return right / all if all else None
+def share(right, count):
+    """The share of the edits that is right; None where there are no edits."""
+    return right / count if count else None
 
 
 def lines_of_code(method) -> int:
