@@ -252,8 +252,7 @@ class Session:
         self.cache, self.spare, self.graphs = self.buffers.cache, self.buffers.spare, self.buffers.graphs
         self.tokens, self.positions = self.buffers.tokens, self.buffers.positions
         self.seeds, self.logp = self.buffers.seeds, self.buffers.logp
-        # Reading tokens on the host makes a GPU wait, so there we sample 8 between two reads and drop what follows a
-        # stop token.
+        # Reading tokens on the host makes a GPU wait: there 8 are drawn at once, and what follows a stop is dropped.
         self.block = 8 if self.graphs else 1
         self.flow = False  # True: `sample` does not wait for the longest turns
         self.open: dict[int, tuple[list, list]] = {}  # turns that `sample` has begun and not finished

@@ -9,9 +9,8 @@ the edited bank and with the bank as it was:
     delta_k = s_k(bank with the edit) - s_k(bank without)
     U       = mean_k delta_k + alpha (wins - losses) / K               wins, losses: signs of the delta_k
 
-U must be the effect of the edit and of nothing else. So both runs are on the SAME tasks (in the released WebShop code
-the probe environment ignores the chosen goals), and both draw from the SAME random stream, keyed by the task: where the
-edit is not in the prompt, the two runs are one, which is played once.
+U must be the effect of the edit alone. So both runs are on the SAME tasks (in the released WebShop code the probe
+environment ignores the chosen goals), and draw from the SAME random stream, the task's: equal prompts are one run.
 """
 
 import random
@@ -77,7 +76,7 @@ def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: b
 
 def play_pairs(policy: Policy, env: Env, pairs: list[tuple[int, SkillBank, SkillBank]], sampling: Sampling,
                seed: int = 0, paired: bool = True, desc: str = "probes") -> list[tuple[Episode, Episode]]:
-    """Play each task with two banks, without reviews: [(task, bank, other bank)] -> [(Episode, Episode)].
+    """Play each task with two banks, without reviews: [(task, bank, other bank)] -> [(Episode, Episode)], the outcomes.
 
     Games of equal task and shown skills are played once. paired: both draw from the task's stream, else each its own.
     """
@@ -89,9 +88,9 @@ def play_pairs(policy: Policy, env: Env, pairs: list[tuple[int, SkillBank, Skill
         return task, shown
 
     named = [(game(task, one), game(task, other)) for task, one, other in pairs]
-    tasks = [task for task, _ in games]
+    tasks, banks = [task for task, _ in games], list(games.values())
     keys = [mix(task) if paired else mix(task, i) for i, task in enumerate(tasks)]
-    episodes = rollout(policy, env, tasks, list(games.values()), 1, seed, sampling, False, keys, desc)
+    episodes = rollout(policy, env, tasks, banks, 1, seed, sampling, False, keys, desc, True)
     played = dict(zip(games, episodes))
     return [(played[one], played[other]) for one, other in named]
 

@@ -100,8 +100,8 @@ def together(collective, *tensors):
         raise Lost(f"another process of this run has gone ({error!s:.200})") from None
 
 
-def exchange(thing, leave="") -> list:
-    """What each process has to say, in the order of ranks. leave: a field of dataclasses that is not sent."""
+def exchange(thing, leave=()) -> list:
+    """What each process has to say, in the order of ranks. leave: names of fields of records that are not sent."""
     if this.size == 1:
         return [thing]
     import torch.distributed as dist
@@ -115,7 +115,7 @@ def exchange(thing, leave="") -> list:
             for rank, (part, size) in enumerate(zip(parts, map(int, sizes)))]
 
 
-def gather(things: dict, leave="") -> list:
+def gather(things: dict, leave=()) -> list:
     """All the things of all processes, {number: thing} of each, in the order of their numbers."""
     every = {number: thing for some in exchange(things, leave) for number, thing in some.items()}
     return [every[number] for number in sorted(every)]

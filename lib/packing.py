@@ -13,20 +13,22 @@ LONG = 16  # numbers in a list that is worth an array
 
 
 class Packer(pickle.Pickler):
-    """A pickler for dataclasses; leave: a field that is not sent, and is None where it arrives."""
+    """A pickler for dataclasses and named tuples; leave: fields that are not sent, and are None where they arrive."""
 
     def __init__(self, file, leave):
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
-        self.leave = leave
+        self.leave = frozenset(leave)
 
     def reducer_override(self, thing):
+        if isinstance(thing, tuple) and hasattr(thing, "_fields") and not self.leave.isdisjoint(thing._fields):
+            return type(thing), tuple(None if name in self.leave else getattr(thing, name) for name in thing._fields)
         if not dataclasses.is_dataclass(thing) or isinstance(thing, type):
             return NotImplemented
-        fields = {name: None if name == self.leave else packed(value) for name, value in vars(thing).items()}
+        fields = {name: None if name in self.leave else packed(value) for name, value in vars(thing).items()}
         return restored, (type(thing), fields)
 
 
-def dumps(thing, leave="") -> bytes:
+def dumps(thing, leave=()) -> bytes:
     """A thing as bytes, which pickle.loads reads."""
     file = io.BytesIO()
     Packer(file, leave).dump(thing)

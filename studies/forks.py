@@ -81,6 +81,11 @@ RATES = ("2e-4", "6e-4", "2e-3")
 EVERY = 5  # iterations between two evaluations; runs end with one
 
 
+def methods(text) -> list[str]:
+    """The method of that name, or else those whose name has it in it."""
+    return [text] if text in METHODS else [name for name in METHODS if text in name]
+
+
 def rates_of(method):
     """The learning rates to choose from; "" of a method that trains nothing."""
     return ("",) if "forks.prompting" in METHODS[method] else RATES
@@ -146,7 +151,7 @@ def runs_of(args):
     """The runs that can be made now: those that try rates, and of a method whose rate is chosen those reported."""
     runs = []
     for world in args.worlds:
-        for method in (name for name in METHODS if args.only in name):
+        for method in methods(args.only):
             rates = rates_of(method)
             if len(rates) > 1:
                 runs += [run_of(args, world, method, rate, seed) for seed in args.tuning for rate in rates]
@@ -177,7 +182,7 @@ def rows_of(args):
     """The table: a row per world and method of which a run is finished."""
     rows = []
     for world in args.worlds:
-        for method in (name for name in METHODS if args.only in name):
+        for method in methods(args.only):
             rate = chosen(args, world, method)
             runs = [run_of(args, world, method, rate, seed) for seed in range(args.seeds)] if rate is not None else []
             runs = [run for run in runs if finished(args, run)]
@@ -228,7 +233,7 @@ def main():
     parser = argparse.ArgumentParser(description="Compare the forks with SkillMaster at equal sampled tokens.")
     parser.add_argument("--list", action="store_true", help="print the commands of the runs that are not finished")
     parser.add_argument("--worlds", metavar="LIST", default=",".join(WORLDS), help="default: %(default)s")
-    parser.add_argument("--only", metavar="TEXT", default="", help="only the methods whose name has this in it")
+    parser.add_argument("--only", metavar="TEXT", default="", help="one method, or all with this in their name")
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help="seeds that are reported (default: 3)")
     parser.add_argument("--tune", metavar="N", type=int, default=1, help="seeds that choose a rate (default: 1)")
     parser.add_argument("--tokens", metavar="N", type=int, default=90_000, help="of every run (default: 90000)")
@@ -239,7 +244,7 @@ def main():
     args.out, args.worlds, args.tuning = Path(args.out), args.worlds.split(","), range(TUNING, TUNING + args.tune)
     if unknown := set(args.worlds) - WORLDS.keys():
         parser.error(f"--worlds {','.join(sorted(unknown))}: choose from {', '.join(WORLDS)}")
-    if not any(args.only in name for name in METHODS):
+    if not methods(args.only):
         parser.error(f"--only {args.only}: no method has that in its name: {', '.join(METHODS)}")
     if not (args.seeds > 0 and 0 < args.tune and args.tokens > 0):
         parser.error("--seeds, --tune and --tokens must be at least 1")

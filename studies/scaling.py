@@ -1,5 +1,5 @@
 """
-Does an iteration keep its speed on more processes? `python -m studies.scaling` (--help), on a machine with nothing else.
+Does an iteration keep its speed on more processes? `python -m studies.scaling` (--help), on an idle machine.
 
 Weak scaling: N processes of torchrun with N times the tasks, so that each has as many episodes as one process alone.
 Three kinds of run in turns, --pairs times: one process alone on one core; N of those at once, each on its own core,

@@ -159,6 +159,9 @@ def forecast(flags, policy) -> Forecast:
         how = Training(**{**vars(settings(flags, cfg, itemsize, flags.kl != 0)), **more})
         return sum(of_training(cfg, how).values())
 
+    if flags.offload:
+        offloaded(cfg, settings(flags, cfg, itemsize, False))
+
     cache = memory.of_rollout(cfg, flags.rows, min(flags.context, cfg.max_len), itemsize, Session.PREFILL)
     plain, recomputed = needed(), needed(recompute=True)
     keep = recomputed + cache <= available
@@ -174,6 +177,7 @@ def forecast(flags, policy) -> Forecast:
     less: dict = {"recompute": True, "offload": True}
     # It was begun on a larger card.
     if flags.resume and not flags.offload and not flags.shard and needed(**less) <= available:
+        offloaded(cfg, settings(flags, cfg, itemsize, False))
         said = (f"training would take {plain / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
                 f"{policy.device}: it goes on as with --recompute --offload, which is slow")
         return Forecast(True, False, said, True)
@@ -188,6 +192,16 @@ def forecast(flags, policy) -> Forecast:
     smaller += ", or more processes" * flags.shard
     raise ValueError(f"training takes {plain / 1e9:.1f} GB with these flags, {available / 1e9:.1f} GB may be "
                      f"used on {policy.device}; " + (f"{' or '.join(fit)} would fit" if fit else smaller))
+
+
+def offloaded(cfg, how: Training):
+    """ValueError where --offload does not fit the computer's memory, of which each process here has its share."""
+    trained, available = of_layers(cfg, how)[2], memory.SHARE * memory.free("cpu")
+    needed = 16 * trained  # master weights, moments and gradients, in float32
+    if needed > available:
+        raise ValueError(f"--offload takes {needed / 1e9:.1f} GB of the computer's memory in each process, "
+                         f"{available / 1e9:.1f} GB are free for each; a run with --lora 16, with a smaller --model or "
+                         "on fewer processes takes less")
 
 
 def alone(flags, policy):

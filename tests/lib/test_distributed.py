@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 import envs
+from dualadv_grpo import ACT, FORCED
 from lib import distributed, sharding
 from lib.packing import dumps
+from probes import worth
 from skillbank import Edit, SkillBank
 from tests.real import ROOT
 from tests.runs import COUNTER
@@ -277,11 +279,23 @@ def test_an_episode_arrives_as_it_was_in_few_bytes():
     edit = Edit("added", "propose_skill", {}, SkillBank())
     turns = [envs.Turn("page", "text", True, "reply")]
     episode = envs.Episode(1, "shoes", 3, [], ("a", "b"), [segment], turns, edit=edit)
-    content = dumps({3: episode}, "edit")
+    content = dumps({3: episode}, ("edit",))
     there = pickle.loads(content)[3]
     assert there.segments == [segment] and there.turns == episode.turns and there.edit is None
     assert len(content) < 50_000 < len(pickle.dumps(segment))
     assert pickle.loads(dumps(envs.Segment(list(range(20)), logp=[0.1] * 20))).logp == [0.1] * 20, "no float32"
+
+
+def test_of_a_probe_only_the_outcome_is_sent():
+    """Bug: hundreds of transcripts that nobody reads go to every process; or what U and the tokens are counted by."""
+    turns = [envs.Turn("page " * 500, "text", valid, "reply " * 50, "page " * 500) for valid in (True, False)]
+    segment = envs.Segment(list(range(4000)), [FORCED, ACT] * 2000, [-0.5] * 4000, [0] * 4000, [17])
+    episode = envs.Episode(1, "shoes", 3, [], ("a" * 999, "b" * 999), [segment], turns, True, 0.5)
+    content = dumps({3: episode}, ("edit", *envs.SAID))
+    there = pickle.loads(content)[3]
+    assert len(content) < 5_000 < len(dumps({3: episode})) / 4
+    assert worth(there, 15, "both") == worth(episode, 15, "both") and there.rewards() == episode.rewards()
+    assert there.segments[0].job == segment.job and there.segments[0].ids is there.turns[0].page is None
 
 
 class Store(dict):
@@ -353,6 +367,20 @@ train.main()
 """
 
 
+# The leader's disk takes no more than the first kilobytes of a file, once its first checkpoint is written.
+FULL = """
+import os, resource, sys, train
+from pathlib import Path
+def full(*rest, real=train.logprobs, **more):
+    latest = Path(sys.argv[sys.argv.index("--out") + 1]) / "latest"
+    if os.environ["RANK"] == "0" and latest.is_file() and "1" in latest.read_text():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    return real(*rest, **more)
+train.logprobs = full
+train.main()
+"""
+
+
 # Rank 1 is gone, and rank 0 waits where no signal gets through, as for a card.
 DEAF = """
 import ctypes, os, signal, sys, torch, train
@@ -386,18 +414,20 @@ def children(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="asks Linux for the children of a process")
-@pytest.mark.parametrize("how", ["follower", "shard", "leader", "torchrun", "SIGTERM", "SIGINT", "game", "bug", "deaf"])
+@pytest.mark.parametrize("how", ["follower", "shard", "leader", "torchrun", "SIGTERM", "SIGINT", "game", "bug", "deaf",
+                                 "disk"])
 def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
     """Bug: a process dies and the others wait for it through the night, or end with a traceback each.
 
     follower, leader, torchrun: whom kill -9 hits; shard: a follower of a run with --shard, in an update; deaf: a
-    follower, while the leader hears no signal. SIGTERM, SIGINT: what torchrun gets. game, bug: what one process raises.
+    follower, while the leader hears no signal. SIGTERM, SIGINT: what torchrun gets. game, bug: what one process raises;
+    disk: the leader's is full.
     """
     out, program = tmp_path / "run", "train.py"
-    if how in ("game", "bug", "shard", "deaf"):
+    if how in ("game", "bug", "shard", "deaf", "disk"):
         program = tmp_path / "broken.py"
         error = "worlds.GameError('no such game')" if how == "game" else "KeyError('x')"
-        program.write_text({"shard": DYING, "deaf": DEAF}.get(how) or BROKEN.format(error=error))
+        program.write_text({"shard": DYING, "deaf": DEAF, "disk": FULL}.get(how) or BROKEN.format(error=error))
     run = [*TORCHRUN, "2", str(program), *COUNTER, "--out", str(out)] + ["--shard"] * (how in ("shard", "deaf"))
     # Processes of their own sessions are not the test's: whoever is left at the end is named, and killed.
     with subprocess.Popen([*run, "--steps", "500"], cwd=ROOT, env={**ALONE, "PYTHONPATH": str(ROOT)}, text=True,
@@ -409,7 +439,7 @@ def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
         assert len(ranks) == 2 or how in ("game", "bug")
         if how in ("follower", "leader"):
             os.kill(ranks[how == "follower"], signal.SIGKILL)
-        elif how not in ("game", "bug", "shard", "deaf"):
+        elif how not in ("game", "bug", "shard", "deaf", "disk"):
             process.send_signal(signal.SIGKILL if how == "torchrun" else getattr(signal, how))
         begin, text = time.monotonic(), process.stdout.read()  # to the end of the last process that could write
         seconds = time.monotonic() - begin
@@ -417,12 +447,12 @@ def test_all_end_at_once_with_one_line_and_the_run_goes_on(tmp_path, how):
     for number in left:
         os.kill(number, signal.SIGKILL)
     lines = [line for line in text.splitlines() if line.startswith("train.py: ")]
-    at_once = seconds < 10 or how in ("game", "bug", "shard", "deaf")  # of these it is not known when they begin
+    at_once = seconds < 10 or how in ("game", "bug", "shard", "deaf", "disk")  # of these it is not known when they begin
     assert not left and len(lines) == 1 and at_once, (seconds, lines, text[-2000:])
     said = {"follower": "rank 1 has ended without a word", "leader": "rank 0 has ended without a word",
             "shard": "rank 1 has ended without a word", "deaf": "rank 1 has ended without a word",
             "torchrun": "torchrun has ended", "SIGTERM": "terminated", "SIGINT": "interrupted",
-            "game": "rank 1: no such game", "bug": "rank 1: KeyError: 'x'"}[how]
+            "game": "rank 1: no such game", "bug": "rank 1: KeyError: 'x'", "disk": "rank 0: XX"}[how]
     assert lines[0].startswith(f"train.py: {said}") and "; step " in lines[0]
     ran = subprocess.run([*TORCHRUN, "3", "train.py", *COUNTER, "--out", out, "--resume", "--steps", "2"], cwd=ROOT,
                          env=ALONE, capture_output=True, text=True, timeout=300)

@@ -123,6 +123,12 @@ def test_a_row_worked_by_hand(tmp_path, monkeypatch, capsys):
     assert len(listed) == 1 and "--seed 2 " in listed[0]
 
 
+def test_a_whole_name_is_one_method():
+    """Bug: SkillMaster alone cannot be asked for, as two other rows have its name in theirs."""
+    assert forks.methods("SkillMaster") == ["SkillMaster"] and len(forks.methods("in SkillMaster")) == 2
+    assert forks.methods("") == list(forks.METHODS) and not forks.methods("XYZ")
+
+
 def test_schedules_scale_with_the_tokens(tmp_path, monkeypatch, capsys):
     """Bug: with fewer tokens a method that withdraws its bank in thirds never withdraws it."""
     flags = "--list", "--tokens", "9000", "--worlds", "counter", "--only", "SKILL0"

@@ -155,6 +155,18 @@ def test_a_run_of_a_larger_card_goes_on(monkeypatch):
     assert "--context" not in str(refused.value)
 
 
+def test_offload_asks_for_the_computers_memory(monkeypatch):
+    """Bug: eight processes with --offload fill the memory of their machine, and the system kills one without a word."""
+    card, free = Card(policies.load("tiny")), {"cuda:0": 1e12, "cpu": 1e12}
+    trained = sum(p.numel() for p in card.model.parameters())
+    monkeypatch.setattr(memory, "free", lambda device: free[str(device)])
+    assert not fits.forecast(flags("--offload"), card).said
+    free["cpu"] = 15 * trained / memory.SHARE  # master weights, two moments and gradients: 16 bytes each
+    with pytest.raises(ValueError, match=r"--offload takes 0\.\d GB of the computer's memory"):
+        fits.forecast(flags("--offload"), card)
+    assert not fits.forecast(flags(), card).offload, "without the flag nothing is kept there"
+
+
 def test_several_cards_are_told_of_shard(monkeypatch):
     """Bug: eight cards refuse 7B and name --offload, which is slow; with --shard they name it again."""
     card = Card(policies.load("tiny"))
