@@ -84,6 +84,7 @@ class Sampling:
     context: int = 8192  # tokens of one transcript before its oldest turns are dropped
     rows: int = 64  # episodes played at once
     top_k: int = 3  # skills shown: so many general ones, and so many of the task's family
+    outcomes: bool = False  # nobody reads what is said: of games of other processes the fields in SAID are None
 
 
 @dataclass
@@ -156,12 +157,11 @@ def first_messages(env: Env, task: int, game: Game, shown: list) -> tuple[str, s
 
 def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[SkillBank], group: int = 1,
             seed: int = 0, sampling: Sampling | None = None, with_review: bool = True, keys: list[int] | None = None,
-            desc: str = "rollout", outcomes: bool = False) -> list[Episode]:
+            desc: str = "rollout") -> list[Episode]:
     """Play each task `group` times; with_review asks for the skill review at the end of each episode.
 
     bank: one for all tasks, or a list with one per task. keys: the random stream of each episode (task-major), by
     default its number: an episode's draws depend on (seed, key) and on its own transcript, not on those beside it.
-    outcomes: nobody reads what was said, and of what other processes of torchrun play the fields in SAID are None.
     """
     sampling = sampling or Sampling()
     most = prompt_limit(policy, env, sampling)
@@ -170,7 +170,7 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
     plays = [prepare(policy, env, tasks[i // group], banks[i // group], keys[i] if keys else i, sampling.top_k, most)
              for i in mine]
     played = play(plays, policy, env, seed, sampling, with_review, desc)
-    episodes = distributed.gather(dict(zip(mine, played)), ("edit", *SAID * outcomes))
+    episodes = distributed.gather(dict(zip(mine, played)), ("edit", *SAID * sampling.outcomes))
     for i, episode in enumerate(episodes):  # the others send no banks: an edit follows from its text
         if with_review and episode.edit is None:
             episode.edit = review(episode.review, banks[i // group], episode.family, episode.task)

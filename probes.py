@@ -90,7 +90,7 @@ def play_pairs(policy: Policy, env: Env, pairs: list[tuple[int, SkillBank, Skill
     named = [(game(task, one), game(task, other)) for task, one, other in pairs]
     tasks, banks = [task for task, _ in games], list(games.values())
     keys = [mix(task) if paired else mix(task, i) for i, task in enumerate(tasks)]
-    episodes = rollout(policy, env, tasks, banks, 1, seed, sampling, False, keys, desc, True)
+    episodes = rollout(policy, env, tasks, banks, 1, seed, sampling, False, keys, desc)
     played = dict(zip(games, episodes))
     return [(played[one], played[other]) for one, other in named]
 

@@ -16,7 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -176,7 +176,7 @@ def probing_of(flags: Flags) -> Probing:
     """How edits are probed."""
     return Probing(k=flags.probes, fresh=flags.confirm, alpha=flags.alpha, clip=flags.clip_utility,
                    utility=flags.utility, paired=not flags.unpaired,
-                   sampling=sampling_of(flags, flags.probe_temperature))
+                   sampling=replace(sampling_of(flags, flags.probe_temperature), outcomes=True))
 
 
 def sampling_of(flags: Flags, temperature: float) -> Sampling:

@@ -42,18 +42,19 @@ def play(args, processes, seeds, root) -> list:
 
     Each run has as many cores as processes; the runs do not share cores.
     """
-    cores, runs = sorted(os.sched_getaffinity(0)), []
+    cores: list = sorted(os.sched_getaffinity(0))
+    runs: list = []  # (directory, process)
     for i, seed in enumerate(seeds):
-        out, mine = root / f"{processes}_{len(seeds)}_{seed}", cores[i * processes:(i + 1) * processes]
+        out, own = root / f"{processes}_{len(seeds)}_{seed}", cores[i * processes:(i + 1) * processes]
         shutil.rmtree(out, ignore_errors=True)
         with open(f"{out}.log", "w") as log:
             runs.append((out, subprocess.Popen(
                 command(args, processes, seed, out), stdout=log, stderr=log, cwd=Path(__file__).parents[1],
-                env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=partial(os.sched_setaffinity, 0, mine))))
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=partial(os.sched_setaffinity, 0, own))))
     for out, process in runs:
         if process.wait():
-            log = Path(f"{out}.log").read_text(errors="replace").strip().splitlines()
-            raise ValueError(f"a run of train.py has failed: {log[-1] if log else 'it says nothing'}")
+            said = Path(f"{out}.log").read_text(errors="replace").strip().splitlines()
+            raise ValueError(f"a run of train.py has failed: {said[-1] if said else 'it says nothing'}")
     return [lines_of(out / "metrics.jsonl")[1:] for out, _ in runs]
 
 
@@ -77,10 +78,9 @@ def compare(args, root) -> list[dict]:
     n, pairs = args.processes, []
     for pair in range(args.pairs):
         first = pair * (n + 1)
-        (alone,) = play(args, 1, [first], root)
-        at_once = play(args, 1, list(range(first, first + n)), root)
-        (together,) = play(args, n, [first + n], root)
-        alone, at_once, together = speeds(alone), summed(list(map(speeds, at_once))), speeds(together)
+        alone = speeds(*play(args, 1, [first], root))
+        at_once = summed([speeds(rows) for rows in play(args, 1, list(range(first, first + n)), root)])
+        together = speeds(*play(args, n, [first + n], root))
         pairs.append({part: None if None in (alone[part], at_once[part], together[part]) else
                       (alone[part], together[part] / (n * alone[part]), together[part] / at_once[part])
                       for part in together})
