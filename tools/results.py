@@ -56,7 +56,7 @@ def settings_of(args, env, bank, sampling) -> dict:
     target = Path(args.target)
     own = {name: value for name, value in vars(args).items() if isinstance(value, int | float | str | list)
            and name not in UNNAMED | {"data", "bank", "model"}}
-    played = {name: value for name, value in asdict(sampling).items() if name != "rows"}
+    played = {name: value for name, value in asdict(sampling).items() if name not in ("rows", "outcomes")}
     return {"target": str(target.resolve()) if target.exists() else args.target, "model": Path(args.model).name,
             "split": args.split, **own, **args.options, **played,
             "fingerprint": worlds.identity(env)["fingerprint"], "bank": worlds.digest(bank.to_dict())}

@@ -20,7 +20,7 @@ from tools.flags import path_of, preset_of, presets_of
 from tools.guard import ANEW, checkpoint_of, guard
 from tools.runs import fit
 
-SAMPLING = [f for f in fields(envs.Sampling) if f.name != "temperature"]  # each is a flag
+SAMPLING = [f for f in fields(envs.Sampling) if f.name not in ("temperature", "outcomes")]  # each is a flag
 
 
 def parser_of(program: str, text: str) -> argparse.ArgumentParser:

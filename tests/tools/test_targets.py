@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import envs
+import train
 from eval import PROTOCOLS
 from skillbank import Skill, SkillBank
 from tests.real import ROOT
 from tests.runs import ends
 from tools import audit
-from tools.targets import evaluation, open_target, probing_of
+from tools.targets import SAMPLING, evaluation, open_target, probing_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,6 +34,11 @@ def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
         assert args.settings["act_tokens"] == 9 and args.env == "webshop"
         _, _, bank, sampling = open_target(args)
         assert len(bank.skills()) == skills and sampling.act_tokens == 9
+
+
+def test_how_processes_share_games_is_no_flag():
+    """Bug: a field of Sampling that is no flag of train.py shows in --help of eval.py, "as in train.py"."""
+    assert {f.name for f in SAMPLING} <= vars(train.Flags()).keys()
 
 
 def test_a_checkpoint_is_played_under_the_rules_of_its_iteration(tmp_path):
