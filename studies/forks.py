@@ -8,8 +8,8 @@ each that is not finished, which can be stopped and listed again. Two at a time,
     python -m studies.forks --list | tr '\\n' '\\0' | OMP_NUM_THREADS=1 xargs -0 -t -n 1 -P 2 sh -c
 
 Call that line until it lists nothing. How many tokens an iteration takes differs by method and is not known before: a
-run is five iterations long at first, and the next list gives it as many as its tokens so far say that it needs. When
-the rates of a method are tried, the list has the runs that are reported, and last their test goals.
+run is one iteration long at first. By its tokens so far the next list gives it as many as it needs, and ten
+evaluations. When the rates of a method are tried, the list has the runs that are reported, and last their test goals.
 
 Without --list it prints a table per world as forks/README.md has it, and writes OUT/forks.json: success at a third, two
 thirds and all of --tokens, played as the method is meant to be (with its bank, or without); success on test goals
@@ -78,7 +78,7 @@ METHODS = {
 # RetroAgent's.
 WORLDS = {"counter": ("", 40, 11), "webshop": ("--reward graded", 5, 3)}
 RATES = ("2e-4", "6e-4", "2e-3")
-EVERY = 5  # iterations between two evaluations; runs end with one
+EVALUATIONS = 10  # of a run, about: of methods that sample much in an iteration, too, the way up is seen
 
 
 def methods(text) -> list[str]:
@@ -98,12 +98,12 @@ def run_of(args, world, method, rate, seed):
     flags, *shares = WORLDS[world]
     stage, prune = (max(1, round(iterations * args.tokens / 90_000)) for iterations in shares)
     command = METHODS[method].format(bank=quote(str(args.out / f"{world}_{seed}_bank.json")), stage=stage, prune=prune)
-    command += f" --env {world} --model tiny --eval_every {EVERY}"
-    more = f"{flags} {f'--lr {rate}' if rate else ''} --seed {seed} {args.flags}"
     points = record_of(args, name)["points"]
-    enough = enough_of(points, args.tokens)
+    enough, every = enough_of(points, args.tokens), every_of(points, args.tokens)
+    command += f" --env {world} --model tiny --eval_every {every}"
+    more = f"{flags} {f'--lr {rate}' if rate else ''} --seed {seed} {args.flags}"
     return Run("tested" if enough and seed < TUNING else "trained", f"{world} {method}", seed, name,
-               points[-1][0] if enough else steps_of(points, args.tokens), " ".join(f"{command} {more}".split()))
+               points[-1][0] if enough else steps_of(points, args.tokens, every), " ".join(f"{command} {more}".split()))
 
 
 def record_of(args, name):
@@ -128,10 +128,16 @@ def enough_of(points, tokens) -> bool:
     return bool(points) and points[-1][1] >= tokens
 
 
-def steps_of(points, tokens) -> int:
-    """The iterations that a run needs for so many tokens, by what it took so far; a multiple of EVERY."""
+def every_of(points, tokens) -> int:
+    """Iterations between two evaluations, by the tokens of those so far; 1 in a new run."""
     step, spent = points[-1][:2] if points else (0, 0)
-    return EVERY * (ceil(tokens * step / spent / EVERY) if spent else 1)
+    return max(1, round(tokens * step / spent / EVALUATIONS)) if spent else 1
+
+
+def steps_of(points, tokens, every: int) -> int:
+    """The iterations that a run needs for so many tokens, by what it took so far; a multiple of `every`."""
+    step, spent = points[-1][:2] if points else (0, 0)
+    return every * (ceil(tokens * step / spent / every) if spent else 1)
 
 
 def chosen(args, world, method):

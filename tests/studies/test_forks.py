@@ -55,7 +55,7 @@ def test_every_command_is_one_that_its_program_takes(tmp_path, monkeypatch, caps
         program, argv = (words[1], words[2:-3]) if words[1] == "train.py" else (words[2], words[3:-3])
         kind = train.Flags if program == "train.py" else import_module(program).Flags
         flags = train.read_flags(argv, kind, program)
-        assert flags.steps == forks.EVERY and flags.eval_every == forks.EVERY and not flags.resume
+        assert flags.steps == 1 and flags.eval_every == 1 and not flags.resume
         assert str(flags.lr) == "0.0" if "prompting" in program else flags.lr in (2e-4, 6e-4, 2e-3)
         assert not flags.bank or (tmp_path / "it's here" / flags.bank.rpartition("/")[2]).is_file()
     files = {f"forks.{path.stem}" for path in (ROOT / "forks").glob("*.py")}
@@ -64,11 +64,19 @@ def test_every_command_is_one_that_its_program_takes(tmp_path, monkeypatch, caps
 
 def test_a_run_goes_on_until_its_tokens_are_there():
     """Bug: methods are compared at equal iterations, or a run is listed for ever without a further iteration."""
-    assert forks.steps_of([], 900) == 5
-    assert forks.steps_of([(0, 0, 0.0, 0.1), (5, 500, 1.0, 0.2)], 900) == 10
-    assert forks.steps_of([(0, 0, 0.0, 0.1), (5, 40, 1.0, 0.2)], 900) == 115, "112.5 iterations of 8 tokens"
-    assert forks.steps_of([(10, 899, 1.0, 0.2)], 900) == 15
+    assert forks.every_of([], 900) == forks.steps_of([], 900, 1) == 1
+    assert forks.steps_of([(0, 0, 0.0, 0.1), (5, 500, 1.0, 0.2)], 900, 1) == 9
+    assert forks.steps_of([(0, 0, 0.0, 0.1), (5, 40, 1.0, 0.2)], 900, 11) == 121, "112.5 iterations of 8 tokens"
+    assert forks.steps_of([(10, 899, 1.0, 0.2)], 900, 5) == 15
     assert forks.enough_of([(10, 900, 1.0, 0.2)], 900) and not forks.enough_of([(10, 899, 1.0, 0.2)], 900)
+
+
+def test_every_run_is_evaluated_about_ten_times():
+    """Bug: of a method that samples a fifth of the tokens in each iteration only the end is seen, and rates that differ
+    look alike."""
+    assert forks.every_of([(1, 20_000, 1.0, 0.2)], 90_000) == 1
+    assert forks.every_of([(0, 0, 0.0, 0.2), (1, 2_250, 1.0, 0.2)], 90_000) == 4
+    assert forks.every_of([(20, 30_000, 1.0, 0.2)], 90_000) == 6
 
 
 def test_the_list_goes_from_rates_to_reported_runs_to_test_goals(tmp_path, monkeypatch, capsys):
@@ -82,7 +90,7 @@ def test_the_list_goes_from_rates_to_reported_runs_to_test_goals(tmp_path, monke
     made(tmp_path, "counter_SAPO_6e_4_0", [0.0, 0.2])
     run = made(tmp_path, "counter_SAPO_6e_4_1", [0.0, 0.2, 0.5])
     lines = call(monkeypatch, capsys, tmp_path, "--list", *SOME)
-    assert "--steps 10 --resume" in lines[0] and "eval.py" not in lines[0]
+    assert "--steps 9 --resume" in lines[0] and "eval.py" not in lines[0]
     assert "eval.py" in lines[1] and "train" not in lines[1] and "forks.sapo" not in lines[1]
     played = {name: {"families": {"all": {"success": 0.5, "n": 4}}} for name in ("none", "frozen")}
     (run / "test_10.json").write_text(json.dumps({"protocols": played}))
