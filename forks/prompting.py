@@ -15,9 +15,8 @@ Difference from SkillMaster:
 - one commit rule in place of U and its confirmation;
 - with evoskill a whole bank is scored, on the same tasks each time.
 Ours: the policy writes its own edits, where the papers ask large models; what ACE's counters say is kept in skills.json
-and is in no prompt; training tasks stand for validation tasks; a bank's score is its share of wins (--utility graded:
-its mean score), and no second goal makes the frontier a Pareto front; a child that is its parent is not scored.
-Measured: nothing yet.
+and is in no prompt; training tasks stand for validation tasks; games count by their score with --utility graded; no
+second goal makes the frontier a Pareto front; a child that is its parent is not scored. Measured: nothing yet.
 """
 
 import random
@@ -28,7 +27,7 @@ import train
 from dualadv_grpo import Stats
 from envs import evaluate, rollout
 from lib.streams import mix
-from probes import edits_of, games_of, play_pairs
+from probes import edits_of, games_of, play_pairs, select
 from skillbank import SkillBank, commit
 from tools import report
 from tools.flags import flag
@@ -39,8 +38,7 @@ class Flags(train.Flags):
     reviews: str = flag("on", "rules decide on them", choices=("on",), group="as far as the rule probes")
     lr: float = flag(0.0, "without effect: there is no update", 0)
     kl: float = flag(0.0, "without effect", 0)
-    rule: str = flag("ace", "what enters the bank", choices=("ace", "grasp", "evoskill"),
-                     group="prompting")
+    rule: str = flag("ace", "what enters the bank", choices=("ace", "grasp", "evoskill"), group="prompting")
     budget: int = flag(0, "grasp: tasks won before that an edit may lose", 0)
     rewrites: int = flag(1, "evoskill: edits that make a child", 1)
     score: int = flag(16, "evoskill: training tasks that score a bank", 1)
@@ -50,6 +48,7 @@ class Flags(train.Flags):
 def prompting(flags, env, policy, reference, optimizer, bank, start, state):
     """Iterations start .. flags.steps - 1."""
     sampling, calm = (train.sampling_of(flags, t) for t in (flags.temperature, flags.probe_temperature))
+    worth = "score" if flags.utility == "graded" else "won"  # of a game
     outcomes = state.get("outcomes", {})  # task -> was its last game won?
     frontier = state.get("frontier", [])  # [(score, bank)], the best first
     for step in range(start, flags.steps):
@@ -70,7 +69,7 @@ def prompting(flags, env, policy, reference, optimizer, bank, start, state):
             for edit in edits:
                 mine = [(task, pair) for (one, task), pair in zip(trials, pairs) if one is edit]
                 edit.probes = [task for task, _ in mine]
-                edit.before, edit.after = ([float(pair[i].won) for _, pair in mine] for i in (0, 1))
+                edit.before, edit.after = ([float(getattr(pair[i], worth)) for _, pair in mine] for i in (0, 1))
                 edit.utility = gated(edit.before, edit.after, flags.budget)
             committed = commit(bank, edits)
         else:
@@ -81,7 +80,7 @@ def prompting(flags, env, policy, reference, optimizer, bank, start, state):
             for one in ([] if frontier else [bank]) + ([child] if committed else []):
                 games = evaluate(policy, env, one, some, calm)
                 played += games
-                frontier.append((mean(e.score if flags.utility == "graded" else e.won for e in games), one))
+                frontier.append((mean(getattr(e, worth) for e in games), one))
             frontier = sorted(frontier, key=lambda one: -one[0])[:flags.frontier]
             bank = frontier[0][1]
             committed = committed if bank is child else []
@@ -101,12 +100,14 @@ def count(episodes, bank: SkillBank) -> None:
 
 
 def balanced(env, outcomes: dict, edit, k: int, seed: int) -> list[int]:
-    """k tasks that the edit may touch, half of them won when they were last played, as far as there are such."""
+    """k tasks that the edit may touch, half of them won when they were last played; where too few were, others, too."""
     mine = [task for task in outcomes if task != edit.task and edit.category in ("general", env.family(task))]
     rng = random.Random(f"gate/{seed}/{edit.task}")
     won, lost = (rng.sample(some, len(some)) for some in ([t for t in mine if outcomes[t]],
                                                           [t for t in mine if not outcomes[t]]))
-    return (won[:max(k - k // 2, k - len(lost))] + lost)[:k]
+    mine = (won[:max(k - k // 2, k - len(lost))] + lost)[:k]
+    more = select(env, edit.task, k - len(mine), seed, outcomes, edit.category == "general")
+    return mine + [task for task in more if task not in mine]
 
 
 def gated(before: list[float], after: list[float], budget: int) -> float:

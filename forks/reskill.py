@@ -9,8 +9,8 @@ version with the higher posterior mean stays. Advantages are normalised in the g
 Difference from SkillMaster:
 - what is tested is a whole new bank, by the games that are trained on, and over several iterations, in which the policy
   learns to use it; SkillMaster probes each edit on other games at once; reviews are not trained.
-Ours: a bundle is one edit per task, from one iteration's reviews; the paper's is a larger model's, from assertions.
---decide paired: then both versions play --confirm training tasks with paired random numbers. Measured: nothing yet.
+Ours: a bundle is one edit per task, from one iteration's reviews; the paper's is a larger model's, from assertions; a
+game counts by its score with --reward graded. --decide paired: both play --confirm tasks. Measured: nothing yet.
 """
 
 import random
@@ -42,10 +42,11 @@ def reskill(flags, env, policy, reference, optimizer, bank, start, state):
     if flags.decide == "paired" and not flags.confirm:
         raise SystemExit("forks.reskill: --decide paired plays --confirm tasks; give it more than 0")
     objective, sampling = train.objective_of(flags, env), train.sampling_of(flags, flags.temperature)
+    worth = "score" if flags.reward == "graded" else "won"  # of a game
     new, edits, M = state.get("new"), state.get("edits", []), state.get("M", inf)  # edits: of new, while on trial
     trials = state.get("trials", [])  # each a list of steps: ((games, wins) of the old one, the same of the new one)
     for step in range(start, flags.steps):
-        clock, seed = report.Clock(), mix(flags.seed, step)
+        clock, seed, committed, played = report.Clock(), mix(flags.seed, step), [], []
         rng = random.Random(f"versions/{seed}")
         tasks = [task for task in train.tasks_of(flags, env, step) for _ in range(flags.group)]
         p = chance(*posteriors(trials[-1], M), rng) if edits else 0.0
@@ -58,14 +59,13 @@ def reskill(flags, env, policy, reference, optimizer, bank, start, state):
         segments, single = per_token(episodes, a_act)
         stats = update(policy.model, reference, optimizer, segments, whitened(segments, single), logprobs, objective)
         clock.lap("update")
-        committed, played = [], []
         if not edits:
             new, M = SkillBank.from_dict(bank.to_dict()), horizon(trials)
             first = {e.task: e.edit for e in reversed(episodes) if e.edit.changed}  # of each task
             edits = commit(new, list(first.values()), "all")
             trials += [[]] if edits else []
         else:
-            won = [[e.won for e, take in zip(episodes, takes) if take == which] for which in (False, True)]
+            won = [[getattr(e, worth) for e, take in zip(episodes, takes) if take == which] for which in (False, True)]
             trials[-1].append([(len(some), sum(some)) for some in won])
             if len(trials[-1]) >= flags.trial_steps and len(trials[-1]) * len(episodes) >= flags.trial_games:
                 old, other = (a / (a + b) for a, b in posteriors(trials[-1], M))

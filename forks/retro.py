@@ -11,8 +11,8 @@ Difference from SkillMaster:
 - a lesson enters untried, if the policy knew whether it had won; the trained games that show it tell what it is worth;
 - reviews are normalised over the batch (REINFORCE++).
 Ours: cos is the share of a lesson's words that the task has, of its family's lessons, with no least value; the test
-shows a family's highest u; no weight falls, no u shrinks. --progress score asks for no subtasks, which the tiny models
-cannot list: phi is the graded score, the review knows the outcome, every lesson enters. Measured: nothing yet.
+shows those of highest u that were in games; no u shrinks. --progress score asks for no subtasks, which tiny models
+cannot list: phi, and what u follows, is the graded score, and every lesson enters. Measured: nothing yet.
 """
 
 import copy
@@ -68,14 +68,14 @@ def retro(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("update")
         for i, task in enumerate(tasks):
             best[task] = max(best.get(task, 0.0), mean(e.won for e in episodes[i * flags.group:(i + 1) * flags.group]))
-        for won, skill in [(e.won, skill) for e in episodes for skill in e.shown]:
+        for game, skill in [(e, skill) for e in episodes for skill in e.shown]:
             u, n = uses.get(skill.skill_id, (0.5, 1))
-            uses[skill.skill_id] = 0.95 * u + 0.05 * won, n + 1
+            uses[skill.skill_id] = 0.95 * u + 0.05 * (game.score if flags.progress == "score" else game.won), n + 1
         known = [e.edit for e, (_, won) in zip(reviewed, told) if e.edit.changed and won == e.won]
         stored = commit(memory, known, "all")
         uses = {i: one for i, one in uses.items() if i not in [e.skill_id for e in stored if e.status == "updated"]}
-        memory = memory if (step + 1) % every else the_best(memory, uses, 3, 0.5)
-        train.finish(flags, env, policy, optimizer, the_best(memory, uses, flags.top_k, 0.5), report.Iteration(
+        memory = memory if (step + 1) % every else the_best(memory, uses, 3, 0.0)
+        train.finish(flags, env, policy, optimizer, the_best(memory, uses, flags.top_k, 0.0), report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, extra, a_skill, committed=stored, reviewed=reviewed,
             notes={"lessons": len(memory.skills())}), {"memory": memory, "uses": uses, "best": best, "every": every})
 

@@ -36,6 +36,7 @@ class Flags(train.Flags):
     reviews: str = flag("on", "they write the skills", choices=("on",), group="only --commit has an effect")
     chain: int = flag(2, "games of a chain", 2, group="SAGE")
     bonus: float = flag(5.0, "reward of using a skill in a win, and of having written it, where a win pays 10", 0)
+    enough: float = flag(1.0, "score from which a game counts as a win", 0)
     used: str = flag("shown", "what counts as using a skill", choices=("shown", "quoted"))
 
 
@@ -57,7 +58,7 @@ def sage(flags, env, policy, reference, optimizer, bank, start, state):
         clock.lap("act")
 
         # 2: one reward for both jobs
-        using, writing = uses(games, flags.used == "quoted")
+        using, writing = uses(games, flags.used == "quoted", flags.enough)
         episodes = sum(games, [])
         R = [sum(e.rewards(flags.reward == "graded")) + flags.bonus * (used + (wrote > 0))
              for e, used, wrote in zip(episodes, using, writing)]
@@ -80,14 +81,15 @@ def sage(flags, env, policy, reference, optimizer, bank, start, state):
             notes={"used": mean(using), "wrote": mean(writing)}))
 
 
-def uses(games: list[list], quoted: bool) -> tuple[list[int], list[int]]:
+def uses(games: list[list], quoted: bool, enough: float = 1.0) -> tuple[list[int], list[int]]:
     """For each game, place by place: did it win with a skill of its chain; how many later wins used what it wrote.
 
     games: per place of the chains an episode of each chain. quoted: a skill is used where a turn says its title.
     """
     def used(episode) -> set:
         said = plain(" ".join(turn.text for turn in episode.turns))
-        return {skill.skill_id for skill in episode.shown if episode.won and (not quoted or plain(skill.title) in said)}
+        won = episode.won or enough < 1 and episode.score >= enough
+        return {skill.skill_id for skill in episode.shown if won and (not quoted or plain(skill.title) in said)}
 
     using = [int(bool(used(e))) for some in games for e in some]
     writing = [sum(e.edit.skill_id in used(later[c]) for later in games[place + 1:]) if e.edit and e.edit.changed else 0

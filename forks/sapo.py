@@ -10,8 +10,8 @@ Difference from SkillMaster:
 - one review of a group is paid, by REINFORCE without a baseline; skills that harm are blamed less than others are paid;
 - skills enter in batches: U > 0, among the best fifth, and not too like a skill that is there.
 Ours, as it is not public: the candidate is the group's first edit; the weight of blame; likeness is the share of common
-words; a text that is written again is tested again. Not here: taking skills out by the policy's likelihood of them.
-Measured: nothing yet.
+words, so gamma is high, or a rule could not be corrected in one word; a text that is written again is tested again.
+Not here: taking skills out by the policy's likelihood of them. Measured: nothing yet.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Flags(train.Flags):
     reviews: str = flag("on", "a candidate is one", choices=("on",), group="nothing is probed; without effect")
     promote_every: int = flag(5, "iterations between two promotions", 1, group="SAPO")
     share: float = flag(0.2, "rho: of the candidates that wait, the share that may enter", 0)
-    alike: float = flag(0.8, "gamma: share of common words from which a candidate counts as known", 0)
+    alike: float = flag(0.95, "gamma: share of common words from which a candidate counts as known", 0)
     most: int = flag(45, "skills that the bank may hold", 0)
     blame: float = flag(0.5, "weight of a utility below 0, where one above 0 has 1", 0)
 

@@ -9,9 +9,9 @@ Difference from SkillMaster:
 - skills are mined from stored successes, asked for with a question of their own; writing them earns nothing;
 - a skill is tested by the groups that are played anyway, so there are no probes;
 - what skills do goes into the weights: success without the bank is the result (eval.py plays both).
-Ours, as it is not public: all constants; one skill per guided game, the one tested least; both halves are one group of
-GiGPO; advantages below 0 teach nothing; the taught tokens stand in the one mean, KL and entropy of the update.
-Measured: nothing yet.
+Ours, as it is not public: all constants; one skill per guided game, tested to the end before the next one is; both
+halves are one group of GiGPO; advantages below 0 teach nothing; the taught tokens stand in the one mean, KL and entropy
+of the update. Measured: nothing yet.
 """
 
 import copy
@@ -62,12 +62,12 @@ def siri(flags, env, policy, reference, optimizer, bank, start, state):
         # 2: act, the last half of each group with one skill, where the pool has one for the task
         tasks = train.tasks_of(flags, env, step)
         guides = [sorted(pool.retrieve(env.goal(task), env.family(task), flags.top_k),
-                         key=lambda skill: len(gains.get(skill.skill_id, [])))[:1] for task in tasks]
+                         key=lambda skill: n if (n := len(gains.get(skill.skill_id, []))) >= flags.tests else -n)[:1]
+                  for task in tasks]
         banks = [bank for one in guides for bank in [SkillBank()] * (flags.group - half) + [SkillBank(one)] * half]
         episodes = rollout(policy, env, [task for task in tasks for _ in range(flags.group)], banks, 1, seed, sampling,
                            with_review=False)
-        won = [e for e in episodes if not e.shown and (e.won or e.score >= flags.enough)]
-        stored = (stored + won)[-flags.need:]
+        stored = (stored + [e for e in episodes if not e.shown and (e.won or e.score >= flags.enough)])[-flags.need:]
         clock.lap("act")
 
         # 3: GiGPO's advantages; a skill's gain is that of the half that it guided

@@ -9,9 +9,8 @@ Difference from SkillMaster:
 - a skill is measured after it entered and again and again, not once before; it can leave the bank;
 - reviews are asked for where a family needs them, of stored failures, and are not trained;
 - the general skills are measured as one.
-Ours: the audit plays training tasks with paired random numbers, where the paper's decisions rest on validation tasks;
-the policy writes the edits in place of a larger model; a family's own success is what must be low; the world's KL,
-where the paper has none. Measured: nothing yet.
+Ours: the audit plays training tasks with paired random numbers, the paper's validation tasks; the policy writes the
+edits in place of a larger model; a family's own success must be low; the world's KL. Measured: nothing yet.
 """
 
 import copy
@@ -33,7 +32,7 @@ from tools.flags import flag
 @dataclass
 class Flags(train.Flags):
     reviews: str = flag("off", "asked for in audits only", choices=("off",),
-                        group="audits play --probes games of a skill at --probe_temperature; the others have no effect")
+                        group="audits use --probes, --probe_temperature and --utility; the others have no effect")
     audit_every: int = flag(5, "iterations between two audits", 1, group="SLIM")
     audited: int = flag(4, "skills of families that an audit leaves out, those shown most", 0)
     useless: float = flag(0.001, "smoothed utility below which an audit counts against a skill", -1)
@@ -48,6 +47,7 @@ class Flags(train.Flags):
 def slim(flags, env, policy, reference, optimizer, bank, start, state):
     """Iterations start .. flags.steps - 1. A unit is a skill's id, or "general"."""
     objective, sampling = train.objective_of(flags, env), train.sampling_of(flags, flags.temperature)
+    worth = "score" if flags.utility == "graded" else "won"  # of a game
     shown, ema, against = (state.get(name, {}) for name in ("shown", "ema", "against"))  # per unit
     lost, games = state.get("lost", {}), state.get("games", {})  # per family: failures; was each since an audit won?
     for step in range(start, flags.steps):
@@ -80,7 +80,7 @@ def slim(flags, env, policy, reference, optimizer, bank, start, state):
             for unit, pairs in trials.items():
                 if pairs:
                     some = [next(outcomes) for _ in pairs]
-                    ema[unit] = smoothed(ema.get(unit), mean(b.won - a.won for a, b in some))
+                    ema[unit] = smoothed(ema.get(unit), mean(getattr(b, worth) - getattr(a, worth) for a, b in some))
                     against[unit] = against.get(unit, 0) + 1 if ema[unit] < flags.useless else 0
             retired = [u for u in units if against.get(u, 0) >= flags.patience and shown.get(u, 0) >= flags.shown]
             good = {bank.category(unit) for unit, value in ema.items() if value >= flags.helps and unit != "general"}
@@ -91,7 +91,7 @@ def slim(flags, env, policy, reference, optimizer, bank, start, state):
             reviewed = review_again(policy, env, asked, [bank] * len(asked), mix(seed, 1), sampling)
             added = commit(bank, edits_of(reviewed), "all")
             # No new text is judged by the record of the one whose place it takes.
-            gone = {*retired, *(edit.skill_id for edit in added if edit.status == "updated")}
+            gone = {*retired, *("general" if edit.category == "general" else edit.skill_id for edit in added)}
             shown, ema, against = ({u: n for u, n in some.items() if u not in gone} for some in (shown, ema, against))
             lost, games = lost | {family: [] for family in needy}, {}
             clock.lap("audit")

@@ -12,18 +12,17 @@ Difference from SkillMaster:
 - what a lesson does goes into the weights turn by turn, and so does what it should not have done;
 - reviews are not trained.
 Ours: one won and one lost game of a group are reviewed; an answer is taught in full and by its own tokens, where the
-code teaches the action by the 32 likeliest tokens; returns are in wins; GiGPO is that of gigpo.py. Not here: lessons
-about single pages; training those who wrote by what their lessons are worth, as it begins after 30 steps.
-Measured: nothing yet.
+code teaches the action by the 32 likeliest tokens; u begins at .5, which is no effect, where the paper's begins at 0
+and asks for a cosine of .4. Not here: lessons about single pages; training those who wrote. Measured: nothing yet.
 """
 
 from dataclasses import dataclass, replace
 from statistics import mean
 
 import train
-from dualadv_grpo import ACT, group_advantage, per_token, score, update
+from dualadv_grpo import ACT, per_token, score, update
 from envs import Segment, review_again, rollout
-from forks.gigpo import anchor_advantages, returns
+from forks.gigpo import anchor_advantages, compared, returns
 from forks.retro import recalled, the_best
 from forks.teachers import credit, read_behind
 from lib.streams import mix
@@ -48,7 +47,7 @@ def ucob(flags, env, policy, reference, optimizer, bank, start, state):
     for step in range(start, flags.steps):
         clock, seed = report.Clock(), mix(flags.seed, step)
         tasks = train.tasks_of(flags, env, step)
-        lessons = [recalled(memory, uses, env, task, flags.top_k, 0.1, 0.1, 0.0) for task in tasks]
+        lessons = [recalled(memory, uses, env, task, flags.top_k, 0.1, 0.1, 0.5) for task in tasks]
         banks = [one for some in lessons for one in [SkillBank()] * (flags.group - half) + [SkillBank(some)] * half]
         episodes = rollout(policy, env, [task for task in tasks for _ in range(flags.group)], banks, 1, seed, sampling,
                            with_review=False)
@@ -60,8 +59,8 @@ def ucob(flags, env, policy, reference, optimizer, bank, start, state):
         labels = [i // flags.group for i in range(len(episodes))]
         r = [e.rewards(flags.reward == "graded") for e in episodes]
         R = [sum(paid) for paid in r]
-        a_act = group_advantage(R, labels, alone="reward")
-        a_turns = anchor_advantages([e.turns for e in episodes], r, labels)
+        a_act = compared(R, labels, "reward", "mean")
+        a_turns = anchor_advantages([e.turns for e in episodes], r, labels, norm="mean")
         segments, advantages = per_token(episodes, a_act, a_turns=a_turns)
         guided = [i % flags.group >= flags.group - half for i in range(len(episodes))]
         taught = []  # (gap, answer behind the other prompt); where a group was shown nothing, there is no other prompt
@@ -78,13 +77,14 @@ def ucob(flags, env, policy, reference, optimizer, bank, start, state):
         stats = update(policy.model, reference, optimizer, segments, advantages, logprobs, objective)
         clock.lap("update")
         for group in groups:
-            gain = mean(e.won for e in group[-half:]) - mean(e.won for e in group[:-half]) if half else 0.0
+            paid = [e.score if flags.reward == "graded" else e.won for e in group]
+            gain = mean(paid[-half:]) - mean(paid[:-half]) if half else 0.0
             for skill in group[-1].shown:
-                u, n = uses.get(skill.skill_id, (0.0, 1))
+                u, n = uses.get(skill.skill_id, (0.5, 1))
                 uses[skill.skill_id] = 0.8 * u + 0.2 * (0.5 + 0.5 * gain), n + 1
         stored = commit(memory, edits_of(reviewed), "all")
         uses = {i: one for i, one in uses.items() if i not in [e.skill_id for e in stored if e.status == "updated"]}
-        train.finish(flags, env, policy, optimizer, the_best(memory, uses, flags.top_k, 0.0), report.Iteration(
+        train.finish(flags, env, policy, optimizer, the_best(memory, uses, flags.top_k, 0.5), report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, a_turns=a_turns, committed=stored, reviewed=reviewed,
             notes={"taught": len(taught)}), {"memory": memory, "uses": uses})
 

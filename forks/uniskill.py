@@ -9,9 +9,9 @@ collapse into one operation, the loss has w max(0, log p_min - log p)^2 of each,
 Difference from SkillMaster:
 - an edit is measured on recorded games, without playing any; a pair that the model cannot read does not count;
 - reviews are compared over the batch (REINFORCE++), not within the group; no operation may die out.
-Ours: the pair is of another task than the writer's; log pi is a mean over acting tokens; the operation's reward; p is
-read at the tool's name, and these tokens stand in the update's KL and entropy, too; no other model agrees to an edit.
-Measured: nothing yet.
+Ours: the pair is of another task than the writer's (--reward graded: a better and a worse game); log pi is a mean over
+acting tokens; the operation's reward; p is read at the tool's name, and these tokens stand in the update's KL and
+entropy, too; no other model agrees to an edit. Measured: nothing yet.
 """
 
 from bisect import bisect_right
@@ -53,8 +53,8 @@ def uniskill(flags, env, policy, reference, optimizer, bank, start, state):
         episodes = rollout(policy, env, train.tasks_of(flags, env, step), bank, flags.group, mix(flags.seed, step),
                            sampling)
         for first in range(0, len(episodes), flags.group):
-            some = sorted(episodes[first:first + flags.group], key=lambda e: -e.won)
-            if some[0].won > some[-1].won:
+            some = sorted(episodes[first:first + flags.group], key=lambda e: (-e.won, -e.score))
+            if some[0].won > some[-1].won or flags.reward == "graded" and some[0].score > some[-1].score:
                 record[some[0].family] = [*record.get(some[0].family, []), (some[0], some[-1])][-16:]
         clock.lap("act")
         edits = edits_of(episodes)

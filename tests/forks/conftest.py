@@ -38,13 +38,15 @@ def alone(monkeypatch):
     """alone(name, flags, bank, ...): a fork's loop without a model; returns its (bank, Iteration, state)s.
 
     Each game is one turn on the same page. won(e) tells how a game ends, call(e) what its review says: a tool and its
-    arguments. All that needs a model is left out. All tasks are of one family, alone.family.
+    arguments, pairs(trials) how pairs of games end. All that needs a model is left out. All tasks are of one family,
+    alone.family.
     """
     env = envs.make("counter")
     family = env.family(env.train_tasks[0])
     env.train_tasks = [task for task in env.train_tasks if env.family(task) == family]
 
-    def run(name, flags="", bank=None, won=lambda e: False, call=lambda e: ("keep_skill", {}), state=None):
+    def run(name, flags="", bank=None, won=lambda e: False, call=lambda e: ("keep_skill", {}), state=None,
+            pairs=None):
         module, seen = import_module(f"forks.{name}"), []
         bank = SkillBank() if bank is None else bank
 
@@ -60,8 +62,9 @@ def alone(monkeypatch):
         def review_again(policy, env, games, banks, *rest):
             return [replace(e, edit=one.tried(*call(e), e.family, e.task)) for e, one in zip(games, banks)]
 
-        def play_pairs(policy, env, pairs, *rest):
-            return [rollout(policy, env, [task] * 2, [one, other], with_review=False) for task, one, other in pairs]
+        def play_pairs(policy, env, some, *rest):
+            return pairs(some) if pairs else [
+                rollout(policy, env, [task] * 2, [one, other], with_review=False) for task, one, other in some]
 
         instead = {"rollout": rollout, "review_again": review_again, "play_pairs": play_pairs,
                    "update": lambda *rest: Stats(), "per_token": lambda *rest, **more: ([], []),

@@ -31,6 +31,9 @@ def test_probes_are_half_of_tasks_that_were_won(env):
     assert own not in balanced(env, outcomes, edit, 99, 1)
     few = balanced(env, {task: True for task in others[:3]} | {others[3]: False}, edit, 4, 1)
     assert len(few) == 4, "where few were lost, more that were won"
+    one = balanced(env, {own: True, others[0]: True}, edit, 4, 1)
+    assert len(set(one)) == 4 and others[0] in one and own not in one, "where few were played, others"
+    assert {env.family(task) for task in one} == {"footwear"}
 
 
 def test_counters_are_kept_and_saved(tmp_path):

@@ -1,5 +1,6 @@
 """ReSkill: two versions of a bank, compared by Beta posteriors whose evidence ages."""
 
+import copy
 import math
 import random
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import pytest
 
 from dualadv_grpo import ACT, FORCED, REVIEW
 from forks.reskill import chance, horizon, posteriors, whitened
+from tests.skills import bank_of
 
 
 def test_posteriors_worked_by_hand():
@@ -46,3 +48,17 @@ def test_a_decision_by_no_games_is_refused(alone):
     """Bug: --confirm 0 compares no wins with no wins, and no version ever enters."""
     with pytest.raises(SystemExit, match="--decide paired plays --confirm tasks"):
         alone("reskill", "--steps 1 --decide paired --confirm 0")
+
+
+def test_scores_count_where_they_are_the_reward(alone, monkeypatch):
+    """Bug: in a world without a win yet the version that played fewer games is the better one."""
+    state = {"new": bank_of(general=1), "edits": [SimpleNamespace(skill_id="x")], "trials": [[]]}
+    for reward, wins in (("success", 0), ("graded", 4 * 0.25)):
+        def won(e):
+            e.score = 0.25
+            return False
+
+        (_, _, after), = alone("reskill", f"--steps 1 --reward {reward} --trial_steps 9", won=won,
+                               state=copy.deepcopy(state))
+        (old, new), = after["trials"][-1]
+        assert old[0] + new[0] == 4 and old[1] + new[1] == wins

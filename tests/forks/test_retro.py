@@ -58,6 +58,20 @@ def test_the_best_of_each_family_stay():
     assert len(bank.skills()) == 4 and [s.skill_id for s in the_best(bank, {}, 0, 0.5).skills()] == []
 
 
+def test_lessons_that_no_game_was_shown_are_not_tested(alone, monkeypatch):
+    """Bug: where most games are lost each lesson that was shown is worth less than those that were not."""
+    def won(e):
+        e.score = 0.1
+        return False
+
+    lessons, first = bank_of(**{alone.family: 4}), f"{alone.family}_0"
+    monkeypatch.setattr("forks.retro.recalled", lambda *rest: [lessons.find(first)])
+    (bank, _, state), = alone("retro", "--steps 1 --progress score --top_k 1", lessons, won)
+    assert [s.skill_id for s in bank.skills()] == [first]
+    # u = .95 u + .05 score, from .5, for each of the two games that showed it.
+    assert state["uses"] == {first: (pytest.approx((0.5 * 0.95 + 0.005) * 0.95 + 0.005), 3)}
+
+
 @pytest.mark.parametrize("name", ["retro", "ucob"])
 def test_a_new_text_is_not_judged_by_an_old_record(name, alone):
     """Bug: an update keeps the lesson's id, and the new text is shown or hidden for what the old one was worth."""

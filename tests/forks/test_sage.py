@@ -12,8 +12,8 @@ from tools import report
 
 def game(won, shown=(), wrote=None, text=""):
     edit = SimpleNamespace(changed=wrote is not None, skill_id=wrote)
-    return SimpleNamespace(won=won, shown=[Skill(name, f"Title {name}", "p", "w") for name in shown], edit=edit,
-                           turns=[SimpleNamespace(text=text)])
+    shown = [Skill(name, f"Title {name}", "p", "w") for name in shown]
+    return SimpleNamespace(won=won, score=float(won), shown=shown, edit=edit, turns=[SimpleNamespace(text=text)])
 
 
 def test_wins_with_a_skill_pay_themselves_and_who_wrote_it():
@@ -27,6 +27,9 @@ def test_wins_with_a_skill_pay_themselves_and_who_wrote_it():
     assert writing == [2, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0]
     using, writing = sage.uses([first, second, third], True)
     assert sum(using) == 1 and using[7] == 1 and sum(writing) == 1 and writing[3] == 1, "only it said the title"
+    first, second = [game(False, wrote="a"), game(False, wrote="a")], [game(False, "a"), game(False, "a")]
+    second[0].score, second[1].score = 0.5, 0.4
+    assert sage.uses([first, second], False, 0.5) == ([0, 0, 1, 0], [1, 0, 0, 0]), "a score of .5 is enough"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import torch
 from dualadv_grpo import policy_loss
 from forks.siri import gain_of, teaching
 from skillbank import SkillBank
+from tests.skills import bank_of
 from worlds.counter.sender import skill
 
 
@@ -46,3 +47,14 @@ def test_at_a_ratio_of_one_the_update_is_weighted_likelihood():
     guided = torch.tensor([[-0.1, -0.1, -0.1]], dtype=torch.float64)  # what the sampler said, with the skill
     policy_loss(logp, guided, None, weight, mask, kl=0).backward()
     assert logp.grad[0, 0] != pytest.approx(-0.05 / 3)
+
+
+def test_one_skill_is_tested_to_the_end_before_the_next(alone):
+    """Bug: the skill that was tested least guides; with new ones at each mining none is ever tested to the end."""
+    names = [f"{alone.family}_{i}" for i in range(3)]
+    for gains, guide in (((2, 0, 4), 0), ((4, 0, 4), 1), ((5, 6, 4), 2)):
+        state = {"pool": bank_of(**{alone.family: 3}), "minings": [], "stored": [],
+                 "gains": {name: [0.0] * n for name, n in zip(names, gains)}}
+        (_, _, after), = alone("siri", "--steps 1 --tests 4", SkillBank(), state=state)
+        grown = [name for name, n in zip(names, gains) if len(after["gains"].get(name, [])) > n]
+        assert grown == [names[guide]]

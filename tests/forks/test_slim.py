@@ -1,5 +1,7 @@
 """SLIM: a skill is judged by games with it and without it, over many audits."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from forks.slim import smoothed, trials_of
@@ -35,3 +37,17 @@ def test_a_new_text_is_not_judged_by_an_old_record(alone):
                  for call in calls.items())
     assert (kept["shown"], kept["ema"], kept["against"]) == ({name: 4}, {name: 0.0}, {name: 1})
     assert new["shown"] == new["ema"] == new["against"] == {}
+    name, calls = "general", {"keep_skill": {}, "propose_skill": SHOE | {"category": "general"}}
+    kept, new = (alone("slim", f"{flags} 1", bank_of(general=1), call=lambda e, call=call: call)[0][2]
+                 for call in calls.items())
+    assert (kept["shown"], kept["ema"]) == ({name: 4}, {name: 0.0}), "general skills are one unit"
+    assert new["shown"] == new["ema"] == {}, "and a new one among them makes another unit"
+
+
+def test_where_utility_is_graded_a_better_score_keeps_a_skill(alone):
+    """Bug: in a world where one skill seldom makes a win every audit finds 0, and retires them all."""
+    games = [SimpleNamespace(won=False, score=score) for score in (0.25, 0.75)]
+    for utility, gain, against in (("success", 0.0, 1), ("graded", 0.5, 0)):
+        (_, _, state), = alone("slim", f"--steps 1 --audit_every 1 --utility {utility}", bank_of(general=1),
+                               pairs=lambda trials: [games for _ in trials])
+        assert state["ema"] == {"general": gain} and state["against"] == {"general": against}

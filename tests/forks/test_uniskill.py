@@ -78,3 +78,15 @@ def test_a_pair_that_does_not_fit_behind_skills_does_not_count(alone, too_long):
     call = "propose_skill", SHOE | {"category": "general"}
     (_, iteration, _), = alone("uniskill", "--steps 1", state={"record": {alone.family: [pair]}}, call=lambda e: call)
     assert iteration.notes["pairs"] == 4 and iteration.committed == []
+
+
+def test_with_graded_rewards_a_better_and_a_worse_game_are_a_pair(alone):
+    """Bug: in the shop nobody wins for half of the run, and no edit is worth anything."""
+    def won(e):
+        e.score = 0.25 * e.key
+        return False
+
+    for reward, scores in (("success", None), ("graded", (0.75, 0.0))):
+        (_, _, state), = alone("uniskill", f"--steps 1 --reward {reward}", won=won)
+        pairs = state["record"].get(alone.family, [])
+        assert [tuple(e.score for e in pair) for pair in pairs] == ([scores] if scores else [])
