@@ -94,6 +94,16 @@ def test_the_seven_files_stay_readable_in_one_sitting():
     assert sum(len((ROOT / f"{name}.py").read_text().splitlines()) for name in SEVEN) <= 1900
 
 
+def test_the_readme_says_how_much_there_is_to_read():
+    """Bug: a room grows by a quarter, and the README still sells the small one."""
+    text = (ROOT / "README.md").read_text()
+    found = re.findall(r"([\d,]+) of [^.]*?`(lib|tools)/`", text)
+    assert [room for _, room in found] == ["lib", "tools"]
+    for said, room in found:
+        there = sum(len(path.read_text().splitlines()) for path in (ROOT / room).glob("*.py"))
+        assert abs(int(said.replace(",", "")) - there) <= 100, (room, there)
+
+
 def test_no_world_is_named_in_the_method():
     """The released code branches on the environment's name in every layer, so the act loop exists three times."""
     for name, tree in modules().items():
