@@ -76,7 +76,7 @@ def utility(before: list[float], after: list[float], alpha: float = 0.3, clip: b
 
 def play_pairs(policy: Policy, env: Env, pairs: list[tuple[int, SkillBank, SkillBank]], sampling: Sampling,
                seed: int = 0, paired: bool = True, desc: str = "probes") -> list[tuple[Episode, Episode]]:
-    """Play each task with two banks, without reviews: [(task, bank, other bank)] -> [(Episode, Episode)], the outcomes.
+    """Play each task with two banks, without reviews: [(task, bank, other bank)] -> [(Episode, Episode)].
 
     Games of equal task and shown skills are played once. paired: both draw from the task's stream, else each its own.
     """

@@ -47,7 +47,7 @@ class Flags(train.Flags):
 
 def prompting(flags, env, policy, reference, optimizer, bank, start, state):
     """Iterations start .. flags.steps - 1."""
-    sampling, calm = (train.sampling_of(flags, t) for t in (flags.temperature, flags.probe_temperature))
+    sampling, calm = train.sampling_of(flags, flags.temperature), train.probing_of(flags).sampling
     worth = "score" if flags.utility == "graded" else "won"  # of a game
     outcomes = state.get("outcomes", {})  # task -> was its last game won?
     frontier = state.get("frontier", [])  # [(score, bank)], the best first
@@ -100,7 +100,7 @@ def count(episodes, bank: SkillBank) -> None:
 
 
 def balanced(env, outcomes: dict, edit, k: int, seed: int) -> list[int]:
-    """k tasks that the edit may touch, half of them won when they were last played; where too few were, others, too."""
+    """k tasks that the edit may touch, half of them won when last played; others where too few were played."""
     mine = [task for task in outcomes if task != edit.task and edit.category in ("general", env.family(task))]
     rng = random.Random(f"gate/{seed}/{edit.task}")
     won, lost = (rng.sample(some, len(some)) for some in ([t for t in mine if outcomes[t]],

@@ -73,7 +73,7 @@ def reskill(flags, env, policy, reference, optimizer, bank, start, state):
                     every = list(dict.fromkeys(env.train_tasks))
                     pairs = [(task, bank, new) for task in rng.sample(every, min(flags.confirm, len(every)))]
                     played = play_pairs(policy, env, pairs, train.probing_of(flags).sampling, seed)
-                    old, other = (sum(pair[which].won for pair in played) for which in (0, 1))
+                    old, other = (sum(getattr(pair[which], worth) for pair in played) for which in (0, 1))
                 committed = commit(bank, edits, "all") if other > old else []
                 edits = []
         clock.lap("decide")

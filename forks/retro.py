@@ -38,7 +38,7 @@ class Flags(train.Flags):
     progress: str = flag("said", "phi of a game that is not won: said by the review, or the graded score",
                          choices=("said", "score"), group="RetroAgent")
     intrinsic: float = flag(1.0, "weight of the intrinsic reward, where a win pays 10", 0)
-    prune_every: int = flag(0, "iterations until each family keeps its best three lessons; 0: a quarter of --steps", 0)
+    prune_every: int = flag(0, "iterations until only the best three of a family stay; 0: a quarter of --steps", 0)
 
 
 def retro(flags, env, policy, reference, optimizer, bank, start, state):
@@ -74,7 +74,7 @@ def retro(flags, env, policy, reference, optimizer, bank, start, state):
         known = [e.edit for e, (_, won) in zip(reviewed, told) if e.edit.changed and won == e.won]
         stored = commit(memory, known, "all")
         uses = {i: one for i, one in uses.items() if i not in [e.skill_id for e in stored if e.status == "updated"]}
-        memory = memory if (step + 1) % every else the_best(memory, uses, 3, 0.0)
+        memory = memory if (step + 1) % every else the_best(memory, uses, 3, None)
         train.finish(flags, env, policy, optimizer, the_best(memory, uses, flags.top_k, 0.0), report.Iteration(
             step + 1, episodes, stats, clock.laps, R, a_act, extra, a_skill, committed=stored, reviewed=reviewed,
             notes={"lessons": len(memory.skills())}), {"memory": memory, "uses": uses, "best": best, "every": every})
@@ -107,12 +107,12 @@ def recalled(memory, uses, env, task, k: int, s: float, bonus: float, fresh: flo
     return sorted(memory.general_skills + memory.task_specific_skills.get(env.family(task), []), key=worth)[::-1][:k]
 
 
-def the_best(memory, uses, k: int, fresh: float):
-    """A copy of the memory with the k lessons of the highest u of each family, and of the general ones."""
+def the_best(memory, uses, k: int, fresh: float | None):
+    """A copy of the memory with a family's k lessons of highest u. fresh: u of what no game showed; None: it stays."""
     some = copy.deepcopy(memory)
     for lessons in (memory.general_skills, *memory.task_specific_skills.values()):
-        ranked = sorted(lessons, key=lambda skill: uses.get(skill.skill_id, (fresh, 1))[0])
-        some.remove({skill.skill_id for skill in ranked[:max(len(ranked) - k, 0)]})
+        known = [skill for skill in lessons if fresh is not None or skill.skill_id in uses]
+        some.remove({s.skill_id for s in sorted(known, key=lambda s: uses.get(s.skill_id, (fresh, 1))[0])[:-k or None]})
     return some
 
 

@@ -19,6 +19,7 @@ import copy
 import random
 from dataclasses import dataclass
 from math import ceil
+from operator import attrgetter
 from statistics import mean
 
 import train
@@ -35,7 +36,7 @@ from tools.flags import flag
 @dataclass
 class Flags(train.Flags):
     reviews: str = flag("off", "the bank is given", choices=("off",),
-                        group="--probes games measure a family, at --probe_temperature; the others have no effect")
+                        group="--probes games measure a family, see --probe_temperature, --utility; others: no effect")
     eval_plain: bool = flag(True, "the test shows no skills")
     stage: int = flag(0, "iterations of a stage: all families, half of them, none; 0: a third of --steps", 0,
                       group="SKILL0")
@@ -47,6 +48,7 @@ def skill0(flags, env, policy, reference, optimizer, bank, start, state):
     objective, sampling = train.objective_of(flags, env), train.sampling_of(flags, flags.temperature)
     if not bank.skills():
         raise SystemExit("forks.skill0: the bank is empty; give one with --bank")
+    worth = attrgetter("score" if flags.utility == "graded" else "won")
     families = sorted(family for family, skills in bank.task_specific_skills.items() if skills)
     guided = state.get("guided", families)  # the families whose skills are shown
     length = state.get("stage") or flags.stage or max(1, ceil(flags.steps / 3))  # of a stage, whatever --steps is later
@@ -59,7 +61,7 @@ def skill0(flags, env, policy, reference, optimizer, bank, start, state):
             played = play_pairs(policy, env, [pair for some in trials.values() for pair in some],
                                 train.probing_of(flags).sampling, seed)
             outcomes = iter(played)
-            gains = {family: mean([b.won - a.won for a, b in [next(outcomes) for _ in some]] or [0.0])
+            gains = {family: mean([worth(b) - worth(a) for a, b in [next(outcomes) for _ in some]] or [0.0])
                      for family, some in trials.items()}
             guided = kept(gains, allowed(len(families), stage))
             clock.lap("measure")

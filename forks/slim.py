@@ -9,7 +9,7 @@ Difference from SkillMaster:
 - a skill is measured after it entered and again and again, not once before; it can leave the bank;
 - reviews are asked for where a family needs them, of stored failures, and are not trained;
 - the general skills are measured as one.
-Ours: the audit plays training tasks with paired random numbers, the paper's validation tasks; the policy writes the
+Ours: audits play training tasks with paired random numbers, where the paper plays validation tasks; the policy writes
 edits in place of a larger model; a family's own success must be low; the world's KL. Measured: nothing yet.
 """
 

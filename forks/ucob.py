@@ -1,11 +1,11 @@
 """
 UCOB (arXiv 2606.29502): skills and no skills teach each other, page by page. `python -m forks.ucob --env counter`
 
-Half of a group plays with lessons of a memory; GiGPO trains both halves. Of the turns of a group that saw the same page
-the one with the highest return is the winner. Up to two that did worse are taught its answer, in their own games and
+Half of a group plays with lessons of a memory; GiGPO (--norm mean) trains both. Of a group's turns that saw the same
+page the one with the highest return is the winner. Up to two that did worse are taught its answer, in their own games,
 behind the prompt that the winner did not have: the plain one, or that with lessons. So lessons teach the weights where
-they help, and are overruled where they mislead. Lessons are shown by what they are worth, the success of the half that
-saw them less the other's: those of the highest s cos + (1 - s) (u + .1 sqrt(ln N / n)), s = .1, as in retro.py.
+they help, and are overruled where they mislead. A lesson's worth u is the success of the half that saw it less the
+other's (--reward graded: score). Shown are those of highest s cos + (1 - s) (u + .1 sqrt(ln N / n)), s = .1.
 
 Difference from SkillMaster:
 - a lesson enters untried, and is measured by the halves of trained groups;

@@ -46,7 +46,8 @@ from tools.report import GOOD, edits_in, written
 from worlds.webshop.shopper import WAYS
 
 # Row of the table -> command. {bank}: the good skills of the world, given to methods that write none; the others in
-# braces: as WORLDS has them.
+# braces: as WORLDS has them. SIRI's defaults are for longer runs; a score of .5 counts as a success where few games
+# are won.
 METHODS = {
     "SkillMaster": "train.py",
     "plain GRPO": "train.py --reviews off",
@@ -102,10 +103,11 @@ def run_of(args, world, method, rate, seed):
     command = METHODS[method].format(bank=quote(str(args.out / f"{world}_{seed}_bank.json")), **own)
     points = record_of(args, name)["points"]
     enough, every = enough_of(points, args.tokens), every_of(points, args.tokens)
-    command += f" --env {world} --model tiny --eval_every {every}"
+    command += f" --env {world} --model tiny --eval_every {every} --save_every {every}"
     more = f"{own['flags']} {f'--lr {rate}' if rate else ''} --seed {seed} {args.flags}"
-    return Run("tested" if enough and seed < TUNING else "trained", f"{world} {method}", seed, name,
-               points[-1][0] if enough else steps_of(points, args.tokens, every), " ".join(f"{command} {more}".split()))
+    steps = points[-1][0] if enough else steps_of(points, args.tokens, every, reached(args.out / name))
+    return Run("tested" if enough and seed < TUNING else "trained", f"{world} {method}", seed, name, steps,
+               " ".join(f"{command} {more}".split()))
 
 
 def record_of(args, name):
@@ -116,9 +118,10 @@ def record_of(args, name):
     """
     run = args.out / name
     points, known = curve_of(run, 1), args.known.get(name)
+    points = [point for point in points if point[0] <= reached(run)]  # what was played after it is played again
     if known and (not points or known["points"][-1][1] >= points[-1][1]):
         return known
-    test = test_of(run / f"test_{reached(run)}.json")
+    test = test_of(run / f"test_{points[-1][0]}.json") if points else {}
     edits = edits_in(run) if points else []
     return {"points": points, "test": {protocol: families["all"][0] for protocol, families in test.items()},
             "edits": [[sum(edit["kind"] in GOOD for edit in some), len(some)]
@@ -136,10 +139,13 @@ def every_of(points, tokens) -> int:
     return max(1, round(tokens * step / spent / EVALUATIONS)) if spent else 1
 
 
-def steps_of(points, tokens, every: int) -> int:
-    """The iterations that a run needs for so many tokens, by what it took so far; a multiple of `every`."""
+def steps_of(points, tokens, every: int, begun: int = 0) -> int:
+    """The iterations that a run needs for so many tokens, by what it took so far; a multiple of `every`.
+
+    At most four times those so far, as later iterations may sample more, and more than have `begun`.
+    """
     step, spent = points[-1][:2] if points else (0, 0)
-    return every * (ceil(tokens * step / spent / every) if spent else 1)
+    return every * ceil(max(min(tokens * step / spent, 4 * step) if spent else 1, begun + 1) / every)
 
 
 def chosen(args, world, method):

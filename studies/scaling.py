@@ -55,7 +55,7 @@ def play(args, processes, seeds, root) -> list:
         if process.wait():
             said = Path(f"{out}.log").read_text(errors="replace").strip().splitlines()
             raise ValueError(f"a run of train.py has failed: {said[-1] if said else 'it says nothing'}")
-    return [lines_of(out / "metrics.jsonl")[1:] for out, _ in runs]
+    return [[row for row in lines_of(out / "metrics.jsonl") if row["step"] > 1] for out, _ in runs]
 
 
 def speeds(rows) -> dict:

@@ -159,8 +159,11 @@ def forecast(flags, policy) -> Forecast:
         how = Training(**{**vars(settings(flags, cfg, itemsize, flags.kl != 0)), **more})
         return sum(of_training(cfg, how).values())
 
-    if flags.offload:
-        offloaded(cfg, settings(flags, cfg, itemsize, False))
+    of_host, there_is = of_offload(cfg, settings(flags, cfg, itemsize, False))
+    if flags.offload and not flags.resume and of_host > there_is:  # a run that goes on did fit
+        raise ValueError(f"--offload takes {of_host / 1e9:.1f} GB of the computer's memory in each process, "
+                         f"{there_is / 1e9:.1f} GB are free for each; --lora 16, a smaller --model or fewer processes "
+                         "take less")
 
     cache = memory.of_rollout(cfg, flags.rows, min(flags.context, cfg.max_len), itemsize, Session.PREFILL)
     plain, recomputed = needed(), needed(recompute=True)
@@ -177,14 +180,13 @@ def forecast(flags, policy) -> Forecast:
     less: dict = {"recompute": True, "offload": True}
     # It was begun on a larger card.
     if flags.resume and not flags.offload and not flags.shard and needed(**less) <= available:
-        offloaded(cfg, settings(flags, cfg, itemsize, False))
         said = (f"training would take {plain / 1e9:.1f} GB, {available / 1e9:.1f} GB may be used on "
                 f"{policy.device}: it goes on as with --recompute --offload, which is slow")
         return Forecast(True, False, said, True)
     lora = {} if flags.resume else {"--recompute --lora 16 --lr 1e-4": {"recompute": True, "lora": 16}}
     cards = distributed.this.size
     parts = {"--recompute --shard": {"recompute": True, "offload": False, "cards": cards}} if cards > 1 else {}
-    ways: dict = {**parts, **({} if flags.shard else {"--recompute --offload": less}), **lora}
+    ways: dict = {**parts, **({} if flags.shard or of_host > there_is else {"--recompute --offload": less}), **lora}
     ways |= {f"{name} --context {flags.context // 2}": {**ways[name], "longest": flags.context // 2}
              for name in list(ways) if "--lora" not in name}
     fit = [name for name, more in ways.items() if needed(**more) <= available]
@@ -194,14 +196,10 @@ def forecast(flags, policy) -> Forecast:
                      f"used on {policy.device}; " + (f"{' or '.join(fit)} would fit" if fit else smaller))
 
 
-def offloaded(cfg, how: Training):
-    """ValueError where --offload does not fit the computer's memory, of which each process here has its share."""
-    trained, available = of_layers(cfg, how)[2], memory.SHARE * memory.free("cpu")
-    needed = 16 * trained  # master weights, moments and gradients, in float32
-    if needed > available:
-        raise ValueError(f"--offload takes {needed / 1e9:.1f} GB of the computer's memory in each process, "
-                         f"{available / 1e9:.1f} GB are free for each; a run with --lora 16, with a smaller --model or "
-                         "on fewer processes takes less")
+def of_offload(cfg, how: Training) -> tuple[int, float]:
+    """Bytes that --offload takes of the computer's memory, and those that each process here may have."""
+    trained = of_layers(cfg, how)[2]
+    return 16 * trained, memory.SHARE * memory.free("cpu")  # master weights, moments and gradients, in float32
 
 
 def alone(flags, policy):

@@ -50,7 +50,7 @@ def test_a_decision_by_no_games_is_refused(alone):
         alone("reskill", "--steps 1 --decide paired --confirm 0")
 
 
-def test_scores_count_where_they_are_the_reward(alone, monkeypatch):
+def test_scores_count_where_they_are_the_reward(alone):
     """Bug: in a world without a win yet the version that played fewer games is the better one."""
     state = {"new": bank_of(general=1), "edits": [SimpleNamespace(skill_id="x")], "trials": [[]]}
     for reward, wins in (("success", 0), ("graded", 4 * 0.25)):

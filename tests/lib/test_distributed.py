@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import envs
+import train
 from dualadv_grpo import ACT, FORCED
 from lib import distributed, sharding
 from lib.packing import dumps
@@ -296,6 +297,7 @@ def test_of_a_probe_only_the_outcome_is_sent():
     assert len(content) < 5_000 < len(dumps({3: episode})) / 4
     assert worth(there, 15, "both") == worth(episode, 15, "both") and there.rewards() == episode.rewards()
     assert there.segments[0].job == segment.job and there.segments[0].ids is there.turns[0].page is None
+    assert train.probing_of(train.Flags()).sampling.outcomes and not envs.Sampling().outcomes
 
 
 class Store(dict):

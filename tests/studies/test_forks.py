@@ -66,8 +66,10 @@ def test_a_run_goes_on_until_its_tokens_are_there():
     """Bug: methods are compared at equal iterations, or a run is listed for ever without a further iteration."""
     assert forks.every_of([], 900) == forks.steps_of([], 900, 1) == 1
     assert forks.steps_of([(0, 0, 0.0, 0.1), (5, 500, 1.0, 0.2)], 900, 1) == 9
-    assert forks.steps_of([(0, 0, 0.0, 0.1), (5, 40, 1.0, 0.2)], 900, 11) == 121, "112.5 iterations of 8 tokens"
+    assert forks.steps_of([(0, 0, 0.0, 0.1), (5, 40, 1.0, 0.2)], 900, 11) == 22, "of 112.5 iterations 20 at first"
+    assert forks.steps_of([(100, 800, 1.0, 0.2)], 900, 11) == 121, "112.5 iterations of 8 tokens"
     assert forks.steps_of([(10, 899, 1.0, 0.2)], 900, 5) == 15
+    assert forks.steps_of([(32, 88_150, 1.0, 0.2)], 90_000, 3, begun=35) == 36, "a checkpoint beyond the evaluation"
     assert forks.enough_of([(10, 900, 1.0, 0.2)], 900) and not forks.enough_of([(10, 899, 1.0, 0.2)], 900)
 
 

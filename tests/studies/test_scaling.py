@@ -60,7 +60,7 @@ def test_a_run_that_fails_is_named(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
 def test_it_runs(monkeypatch, capsys):
-    """Bug: torchrun's processes are given another command than the one that runs alone."""
+    """Bug: a flag of train.py is renamed, or torchrun is started in another way, and no run is made any more."""
     flags = "--tasks", "1", "--steps", "2", "--pairs", "1", "--flags", "--group 2 --probes 1 --confirm 1"
     monkeypatch.setattr(sys, "argv", ["studies.scaling", *flags])
     scaling.main()

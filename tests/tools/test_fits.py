@@ -164,7 +164,13 @@ def test_offload_asks_for_the_computers_memory(monkeypatch):
     free["cpu"] = 15 * trained / memory.SHARE  # master weights, two moments and gradients: 16 bytes each
     with pytest.raises(ValueError, match=r"--offload takes 0\.\d GB of the computer's memory"):
         fits.forecast(flags("--offload"), card)
+    assert not fits.forecast(flags("--offload", "--resume", "--out", "none"), card).said, "it did fit when it began"
     assert not fits.forecast(flags(), card).offload, "without the flag nothing is kept there"
+    weights = 4 * trained
+    free["cuda:0"] = sum(of_training(card.model.cfg, Training(longest=3072, recompute=True)).values()) - weights
+    with pytest.raises(ValueError, match="training takes") as refused:
+        fits.forecast(flags(), card)
+    assert "--offload" not in str(refused.value), "what does not fit is no advice"
 
 
 def test_several_cards_are_told_of_shard(monkeypatch):
