@@ -133,6 +133,18 @@ def test_a_row_worked_by_hand(tmp_path, monkeypatch, capsys):
     assert len(listed) == 1 and "--seed 2 " in listed[0]
 
 
+def test_the_readme_has_the_table_of_the_runs_that_are_shipped(tmp_path, monkeypatch, capsys):
+    """Bug: the table is made again, and the page keeps the old one; or it has figures that no run had."""
+    home = ROOT / "forks"
+    monkeypatch.setattr(sys, "argv", ["studies.forks", "--out", str(tmp_path), "--known", str(home / "runs.json"),
+                                      "--worlds", "webshop"])
+    capsys.readouterr()
+    forks.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    page = (home / "README.md").read_text()
+    assert len(rows) > 2 and all(row in page for row in rows)
+
+
 def test_a_whole_name_is_one_method():
     """Bug: SkillMaster alone cannot be asked for, as two other rows have its name in theirs."""
     assert forks.methods("SkillMaster") == ["SkillMaster"] and len(forks.methods("in SkillMaster")) == 2
