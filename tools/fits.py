@@ -159,11 +159,12 @@ def forecast(flags, policy) -> Forecast:
         how = Training(**{**vars(settings(flags, cfg, itemsize, flags.kl != 0)), **more})
         return sum(of_training(cfg, how).values())
 
-    of_host, there_is = of_offload(cfg, settings(flags, cfg, itemsize, False))
-    if flags.offload and not flags.resume and of_host > there_is:  # a run that goes on did fit
-        raise ValueError(f"--offload takes {of_host / 1e9:.1f} GB of the computer's memory in each process, "
-                         f"{there_is / 1e9:.1f} GB are free for each; --lora 16, a smaller --model or fewer processes "
-                         "take less")
+    if flags.offload and not flags.resume:  # a run that goes on did fit
+        of_host, there_is = of_offload(cfg, settings(flags, cfg, itemsize, False))
+        if of_host > there_is:
+            raise ValueError(f"--offload takes {of_host / 1e9:.1f} GB of the computer's memory in each process, "
+                             f"{there_is / 1e9:.1f} GB are free for each; --lora 16, a smaller --model or fewer "
+                             "processes take less")
 
     cache = memory.of_rollout(cfg, flags.rows, min(flags.context, cfg.max_len), itemsize, Session.PREFILL)
     plain, recomputed = needed(), needed(recompute=True)
@@ -186,6 +187,7 @@ def forecast(flags, policy) -> Forecast:
     lora = {} if flags.resume else {"--recompute --lora 16 --lr 1e-4": {"recompute": True, "lora": 16}}
     cards = distributed.this.size
     parts = {"--recompute --shard": {"recompute": True, "offload": False, "cards": cards}} if cards > 1 else {}
+    of_host, there_is = of_offload(cfg, settings(flags, cfg, itemsize, False))
     ways: dict = {**parts, **({} if flags.shard or of_host > there_is else {"--recompute --offload": less}), **lora}
     ways |= {f"{name} --context {flags.context // 2}": {**ways[name], "longest": flags.context // 2}
              for name in list(ways) if "--lora" not in name}
