@@ -39,7 +39,7 @@ from tools.flags import flag, parse
 class Flags:
     env: str = flag("webshop", "world to play", choices=worlds.names(), group="what to run")
     model: str = flag("", "HF id or directory, smollm2, tiny; '' is Qwen/Qwen2.5-1.5B-Instruct on a GPU, else tiny")
-    data: str = flag("", "directory of the real data; '' is $WEBSHOP_DATA or $ALFWORLD_DATA, else made-up games")
+    data: str = flag("", "real data's directory; '': $WEBSHOP_DATA, $ALFWORLD_DATA, ~/.cache/alfworld, else made-up")
     out: str = flag("", "run directory; '' is runs/<env>-<model>, of a fork with its name behind")
     resume: bool = flag(False, "continue the run in --out, with its flags; --steps, memory and evaluation may change")
     seed: int = flag(0, "seed of all random numbers")

@@ -11,7 +11,7 @@ per batch each method's loss has the gradient of an advantage per token, as the 
     opid      OPID      arXiv 2606.26790   A + c delta                       c .001
     sgsd      SGSD      arXiv 2605.28791   A + c p sigmoid(-delta^2 / 2) delta, p = (won ? 1 : -1) sign(support)
 
-support is the mean of delta, each within 3 of 0; up to .05 it has no sign. Skill-SD and OPID differ in who writes.
+support is the mean of delta, clipped to +-3; its sign is 0 where |support| <= .05. Skill-SD and OPID: who writes.
 
 Difference from SkillMaster:
 - a skill is not tried in games: what it makes likelier is credit for the tokens that were played;
@@ -100,7 +100,7 @@ def delta_of(segment, said: list[float]) -> list:
 
 
 def support_of(deltas, won: bool) -> tuple[float, int]:
-    """SGSD: (how much the teacher agrees with a game, +1 where it then should: it agrees and won, or neither)."""
+    """SGSD: (support, p): p is +1 where support > 0 and it won, or neither, else -1; 0 where |support| <= .05."""
     support = mean([min(max(d, -3.0), 3.0) for some in deltas for d in some if d is not None])
     return support, (0 if abs(support) <= 0.05 else 1) * (1 if (support > 0) == won else -1)
 

@@ -81,7 +81,7 @@ def uniskill(flags, env, policy, reference, optimizer, bank, start, state):
 
 
 def aligned(trials) -> float:
-    """R_align: a mean of trials (won with the edit, lost with it, won without it, lost without it); 0 of none."""
+    """R_align: mean of (a - b) - (c - d); a, b: log pi of a won and a lost game behind the edit, c, d: without it."""
     return mean([(a - b) - (c - d) for a, b, c, d in trials if None not in (a, b, c, d)] or [0.0])
 
 

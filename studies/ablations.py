@@ -21,7 +21,7 @@ What was killed is listed again, and resumed. Without --list it prints the table
 OUT/ablations.json from what is finished. Tokens are all sampled ones: acting, reviewing, probing, confirming. Seconds
 are those of the iterations on one core. OUT/runs.json holds the points of the finished runs of these parts. With
 --known FILE such points, measured earlier or elsewhere, are taken instead of making those runs:
-`--known worlds/webshop/tiny/runs.json` gives the README's first table and figure.
+`--known worlds/webshop/tiny/runs.json` gives the first table and figure of worlds/webshop/tiny/README.md.
 """
 
 import argparse
@@ -71,8 +71,8 @@ RIVALS = {"SkillMaster": (10, "--utility graded"), "plain GRPO": (40, "--reviews
 FURTHER = "--steps 1200 --lr 1e-3 --muon 0.005 --prompt 0 --copy 5 --seed 8"  # half of what made the shipped one
 SEEN = "accessories,apparel,electronics,footwear"
 # Variant -> (learning rates to try, the chosen one first; iterations, flags). 250 iterations of GRPO are some 139
-# thousand tokens, 40 of the others 134 to 163: beyond the last of AT, as are 50 where less is probed. SkillMaster goes
-# as far as `train.py --env counter` does.
+# thousand tokens, 40 of the others 134 to 163 (unprobed edits: 85): beyond the last of AT, as are 50 where less is
+# probed. SkillMaster goes as far as `train.py --env counter` does.
 COUNTER = {
     "SkillMaster": ("3e-4 6e-4 1.2e-3", 50, ""),
     "one advantage": ("6e-4 3e-4 1.2e-3", 40, "--advantage single"),

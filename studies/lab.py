@@ -214,6 +214,8 @@ def main():
     parser = argparse.ArgumentParser(description="Measure success by kind of skill, and what utility tells apart.")
     parser.add_argument("--env", default="webshop", help="webshop or alfworld (default: webshop)")
     parser.add_argument("--data", type=path_of, help="directory of real games (default: the world's own)")
+    parser.add_argument("--base", type=float, help="how often players have a useful habit that no skill names "
+                                                   "(default: the world's)")
     parser.add_argument("--model", type=path_of, default="tiny", help="checkpoint (default: the shipped one)")
     parser.add_argument("--parts", default="skills,edits", help=f"of {', '.join(PARTS)} (default: %(default)s)")
     parser.add_argument("--games", type=int, default=0, help="games of a part (default: all held-out ones; 240 of "
@@ -231,7 +233,7 @@ def main():
     try:
         if args.out:
             try_to_write(args.out)
-        env = envs.make(args.env, "test", args.data)
+        env = envs.make(args.env, "test", args.data, **({} if args.base is None else {"base": args.base}))
         policy = policies.load(args.model, world=env.home)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"studies.lab: {error}")

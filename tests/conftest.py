@@ -1,6 +1,7 @@
 """What has to happen before any test module is imported."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -9,6 +10,8 @@ import tests.real  # noqa: F401 (it takes variables away)
 
 # Threads that do not spin for long, as in train.py: on busy cores the tests would be ten times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# A shell starts what runs in its background deaf to Ctrl-C, which a test sends.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")

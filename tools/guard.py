@@ -41,7 +41,7 @@ class Held(Exception):
 
 @contextmanager
 def guard(program, out, errors, less=""):
-    """`one_process`, of each process of a run: with an error it ends at once, as the others wait for it."""
+    """`one_process` in every process of a run; one that fails ends at once, as the others wait for it."""
     alone(program)
     if distributed.this.size > 1 and not WATCHING:
         WATCHING.append(threading.Thread(target=watch_the_others, args=(program, out), daemon=True))
