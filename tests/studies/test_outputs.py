@@ -41,3 +41,14 @@ def test_other_figures_are_not_replaced(name, study, part, result, tmp_path, mon
     study.main()
     assert capsys.readouterr().out.count("held another result") == 1
     assert json.loads((tmp_path / "r.1.json").read_text()) == {"settings": {}, "rows": "long"}
+
+
+def test_the_players_of_the_lab_have_the_habits_they_are_given(monkeypatch, capsys):
+    """Bug: --base is read and not passed on, and the figures are those of the world's own players."""
+    won = []
+    for base in ("0", "1"):
+        monkeypatch.setattr(sys, "argv", ["lab", "--parts", "players", "--games", "12", "--base", base])
+        monkeypatch.setattr(lab, "KINDS", ())  # without skills alone
+        lab.main()
+        won.append(float(capsys.readouterr().out.split("success ")[1].split()[0]))
+    assert won[0] < 0.2 and won[1] > 0.6, won
