@@ -146,7 +146,8 @@ class AdamW:
         return {"adam": self.adam.state_dict(), "master": [m.cpu() for m in self.master] if half else None}
 
     def load_state_dict(self, state):
-        self.adam.load_state_dict(state["adam"])
+        group = state["adam"]["param_groups"][0] | {"fused": self.adam.param_groups[0]["fused"]}  # this machine's
+        self.adam.load_state_dict(state["adam"] | {"param_groups": [group]})
         for master, saved in zip(self.master, state["master"] or []):
             master.data.copy_(saved)
 

@@ -178,9 +178,8 @@ def rollout(policy: Policy, env: Env, tasks: list[int], bank: SkillBank | list[S
 
 
 def prepare(policy: Policy, env: Env, task: int, bank: SkillBank, key: int, top_k: int, most: int) -> "Play":
-    """A game before its first turn. Its prompt has at most `most` tokens: skills that do not fit are not shown."""
-    game = env.start(task)
-    family = env.family(task)
+    """A game before its first turn. Of a prompt over `most` tokens skills are left out, then the middle of the page."""
+    game, family = env.start(task), env.family(task)
 
     def opening(shown):
         return policy.chat.opening(*first_messages(env, task, game, shown))
@@ -191,10 +190,11 @@ def prepare(policy: Policy, env: Env, task: int, bank: SkillBank, key: int, top_
         newest = bank.general_skills[-1:] + bank.task_specific_skills.get(family, [])[-1:]
         shown = what_fits(shown, newest, lambda some: len(opening(some)) <= most)
         ids = opening(shown)
+    system, user = first_messages(env, task, game, shown)
     if len(ids) > most:
-        raise GameError(f"task {task}: {len(ids)} tokens of task and first page, room for {most}; raise --context")
-    messages = first_messages(env, task, game, shown)
-    return Play(Episode(task, family, key, shown, messages, [Segment.of(ids)]), game, bank, ids)
+        user = cut_middle(policy.chat, user, lambda text: len(policy.chat.opening(system, text)) - most)
+        ids = policy.chat.opening(system, user)
+    return Play(Episode(task, family, key, shown, (system, user), [Segment.of(ids)]), game, bank, ids)
 
 
 def evaluate(policy: Policy, env: Env, bank: SkillBank, tasks: list[int], sampling: Sampling, seed: int = 0,
@@ -212,7 +212,7 @@ def prompt_limit(policy: Policy, env: Env, sampling: Sampling) -> int:
     task = max(env.train_tasks or env.tasks, key=lambda task: len(env.goal(task)))
     needed = len(policy.chat.opening(*first_messages(env, task, env.start(task), [])))
     if needed > most:
-        raise ValueError(f"a context of {context} tokens is too short: the task takes up to {needed}, the review's "
+        raise ValueError(f"a context of {context} tokens is too short: a task takes {needed}, the review's "
                          f"question {question}, an answer {answer}; raise --context or lower --review_tokens")
     return most
 
@@ -301,8 +301,7 @@ def answer(one: Play, text: str, env: Env, with_review: bool) -> tuple[str, str]
         episode.review = text
         episode.edit = review(text, one.bank, episode.family, episode.task)
         return None
-    game = one.game
-    page = game.page
+    game, page = one.game, one.game.page
     action, valid = project(text, env.tail)
     reply = game.step(action)
     episode.turns.append(Turn(page, text, valid, reply, game.page))

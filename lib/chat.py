@@ -148,7 +148,7 @@ class Chat:
         return self._ids(text, **options)
 
     def encode(self, text):
-        """Plain text -> ids; the names of control tokens are text like any other, half a surrogate pair becomes ?."""
+        """Plain text -> ids; the names of the template's control tokens are text, too, half a surrogate pair is ?."""
         ids = self._middle if self.blank else self._ids
         return ids(valid_text(text), split_special_tokens=True)
 

@@ -14,7 +14,7 @@ import torch
 
 from lib import rope as ropes
 from lib.device import dtype_of
-from lib.files import one_line, read_json
+from lib.files import nested, one_line, read_json
 
 INDEX = "model.safetensors.index.json"
 DEEPEST = 50  # levels of a JSON file; a config.json in its thousandth could be read and not be written again
@@ -63,9 +63,9 @@ def architecture(hf, where="config.json"):
     rope = ropes.settings(hf)
     sliding = hf.get("use_sliding_window") or any(t != "full_attention" for t in hf.get("layer_types") or [])
     partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
-    nested = sorted(key for key, value in rope.items() if isinstance(value, dict))
+    by_layer = sorted(key for key, value in rope.items() if isinstance(value, dict))
     check("hidden_act", hf.get("hidden_act", "silu"), hf.get("hidden_act", "silu") == "silu")
-    check("rope_parameters per layer type", ", ".join(nested), not nested)
+    check("rope_parameters per layer type", ", ".join(by_layer), not by_layer)
     check("rope_type", rope["rope_type"], rope["rope_type"] in ropes.NEEDS)
     check("partial_rotary_factor", partial, partial == 1.0)
     check("sliding window attention", "on", not sliding)
@@ -75,6 +75,10 @@ def architecture(hf, where="config.json"):
     missing += [f"rope {k}" for k in ropes.NEEDS[rope["rope_type"]] if not isinstance(rope.get(k), (int, float))]
     if missing:
         raise ValueError(f"{where}: no {', '.join(missing)}; is this the config of a {kind} checkpoint?")
+    for key, least in {"rope_theta": 1, **dict.fromkeys(ropes.NEEDS[rope["rope_type"]], 0)}.items():
+        if not rope[key] > least:
+            raise ValueError(f"{where}: {key} is {rope[key]}, must be above {least}; download or save the checkpoint "
+                             "again")
     heads, bias = hf["num_attention_heads"], bool(hf.get("attention_bias", False))
     kv_heads = hf.get("num_key_value_heads") or heads
     head_dim = hf.get("head_dim") or (128 if kind == "qwen3" else hf["hidden_size"] // heads)
@@ -234,11 +238,7 @@ def _read_json(folder, file, name):
         return None
     again = f"download or save the checkpoint {name} again"
     content = read_json(folder / file, again)
-    level: list = [content]
-    for _ in range(DEEPEST):
-        level = [value for some in level for value in (some.values() if isinstance(some, dict) else some)
-                 if isinstance(value, dict | list)]
-    if level:
+    if nested(content, DEEPEST):
         raise ValueError(f"{folder / file} is nested more than {DEEPEST} levels deep; {again}")
     return content
 

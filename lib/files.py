@@ -64,6 +64,15 @@ def check_room(folder: Path | str, needed: int, what: str) -> None:
                          "make room, or name an --out on another")
 
 
+def nested(value, most: int) -> bool:
+    """Has a value of JSON more than `most` levels of lists and dicts?"""
+    level: list = [[value]]
+    for _ in range(most + 1):
+        level = [item for one in level for item in (one.values() if isinstance(one, dict) else one)
+                 if isinstance(item, dict | list)]
+    return bool(level)
+
+
 def replaceable(path: Path) -> bool:
     """May we put another file in the place of this one? In /tmp only its owner may."""
     if not path.parent.stat().st_mode & stat.S_ISVTX:

@@ -8,7 +8,8 @@ import torch
 NEEDS = {"default": (), "linear": ("factor",), "yarn": ("factor", "original_max_position_embeddings"),
          "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 # All numbers that a scaling may have.
-NUMBERS = {"rope_theta", "partial_rotary_factor", "attention_factor", "beta_fast", "beta_slow"}.union(*NEEDS.values())
+NUMBERS = {"rope_theta", "partial_rotary_factor", "attention_factor", "beta_fast", "beta_slow", "mscale",
+           "mscale_all_dim"}.union(*NEEDS.values())
 
 
 def settings(hf: dict) -> dict:

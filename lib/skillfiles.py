@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib import skillmd
-from lib.files import one_line, write_atomic
+from lib.files import nested, one_line, write_atomic
 from lib.skillmd import SKILL, SkillFile
 
 BANK = {"general_skills": list, "task_specific_skills": dict, "common_mistakes": list, "metadata": dict}
+DEEPEST = skillmd.DEPTH + 10  # levels of JSON that can be copied and written in the middle of a run
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def check(data, where):
         need(isinstance(data.get(name, kind()), kind), name, f"must be a {'list' if kind is list else 'object'}")
     need(not data.get("task_specific_skills", {}).get("general"), "task_specific_skills.general",
          "is no family; move its skills to general_skills")
+    for name in data.keys() - {"general_skills", "task_specific_skills"}:
+        need(not nested(data[name], DEEPEST), name, f"is nested deeper than {skillmd.DEPTH} levels")
     lists = {"general_skills": data.get("general_skills", [])}
     lists |= {f"task_specific_skills.{k}": v for k, v in data.get("task_specific_skills", {}).items()}
     seen = {}
@@ -132,23 +135,12 @@ def check(data, where):
         for i, skill in enumerate(skills):
             here = f"{place}[{i}]"
             need(isinstance(skill, dict), here, f"must be an object, is a {type(skill).__name__}")
-            need(not deep(skill), here, f"is nested deeper than {skillmd.DEPTH} levels")
+            need(not nested(skill, DEEPEST), here, f"is nested deeper than {skillmd.DEPTH} levels")
             for name in SKILL:
                 need(isinstance(skill.get(name), str), here, f"has no text {name!r} (a skill has {', '.join(SKILL)})")
                 need(not re.search("[\ud800-\udfff]", skill[name]), here, f"has half a surrogate pair in {name!r}")
             first = seen.setdefault(skill["skill_id"], here)
             need(first == here, here, f"has the skill_id {skill['skill_id']!r} of {first}; ids must differ")
-
-
-def deep(value) -> bool:
-    """Is a value of JSON nested too deep to be copied and written in the middle of a run?"""
-    level = [value]
-    for _ in range(skillmd.DEPTH + 10):
-        if not level:
-            return False
-        level = [item for one in level if isinstance(one, dict | list)
-                 for item in (one.values() if isinstance(one, dict) else one)]
-    return True
 
 
 # ---- Folders of SKILL.md files --------------------------------------------------------------------------------------

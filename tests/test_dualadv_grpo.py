@@ -645,6 +645,18 @@ def test_float32_is_held_once():
     assert len(AdamW(model.parameters(), 1e-3).master) == 3, "frozen weights are no parameters"
 
 
+def test_the_machine_says_whether_the_step_is_fused():
+    """Bug: a run that began on a CPU and goes on on a card makes the plain step there, which needs more memory."""
+    model = layer(torch.float32)
+    before, after = (AdamW(model.parameters(), 1e-3) for _ in range(2))
+    sum((p ** 2).sum() for p in model.parameters()).backward()
+    before.step()
+    after.adam.param_groups[0]["fused"] = True
+    after.load_state_dict(before.state_dict())
+    assert after.adam.param_groups[0]["fused"] is True and before.adam.param_groups[0]["fused"] is None
+    assert len(after.state_dict()["adam"]["state"]) == 4, "the moments are there"
+
+
 def test_state_kept_on_the_cpu_makes_the_same_steps():
     """Bug: gradients that never reach the copy, or steps that never come back. (Another device needs a GPU.)"""
     models = [layer(torch.bfloat16) for _ in range(2)]

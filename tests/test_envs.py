@@ -290,6 +290,23 @@ def test_one_page_longer_than_the_context_is_cut_in_its_middle_and_says_so(env, 
     assert "Call exactly one tool" in texts[-1] and episode.review == "<think>b</think>"
 
 
+def test_a_first_page_longer_than_the_one_that_was_measured_is_cut_in_its_middle(env, policy, monkeypatch):
+    """Bug: the check before a run measures one game, and hours later a larger room ends the run."""
+    how, start = Sampling(act_tokens=30, review_tokens=30, context=1000), env.start
+    measured = max(env.train_tasks, key=lambda task: len(env.goal(task)))
+    task = next(task for task in env.train_tasks if env.goal(task) != env.goal(measured))
+    long = start(task)
+    long.page = "word " * 3000 + "[the end]"
+    monkeypatch.setattr(env, "start", lambda one: long if one == task else start(one))
+    bank = SkillBank([Skill("dyn_001", "Title", "A principle.", "Always.")])
+    lines = ["<think>a</think><action>search[x]</action>"] * env.limit + ["<think>b</think>"]
+    episode = puppet_rollout(monkeypatch, policy, env, task, lines, bank, how)
+    first = policy.chat.decode(episode.segments[0].ids)
+    assert "tokens cut ...]" in first and "[the end]" in first and env.goal(task) in first
+    assert episode.messages[1] in first and all(len(segment.ids) <= 1000 for segment in episode.segments)
+    assert episode.review == "<think>b</think>"
+
+
 def test_a_context_too_short_for_the_task_is_refused_with_the_numbers(env, policy):
     """It used to fail in the middle of an episode, after minutes."""
     with pytest.raises(ValueError, match="--context") as error:

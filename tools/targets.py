@@ -119,6 +119,8 @@ def open_world(args):
     settings, bank = args.settings, SkillBank.load(args.bank) if args.bank else SkillBank()
     data = settings.get("data") if args.env == settings.get("env") else None  # another world's is no use here
     env = envs.make(args.env, args.split, args.data or data, **args.options)
+    if not env.tasks:
+        raise ValueError(f"--split {args.split}: none of its games is left to play")
     if changed := worlds.other_games(settings, worlds.identity(env)):
         # Other games are played where they are asked for.
         if not (args.data or args.given.keys() & {"env", *args.options}):

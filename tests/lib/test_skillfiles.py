@@ -86,6 +86,8 @@ GOOD = {"skill_id": "a", "title": "b", "principle": "c", "when_to_apply": "d"}
     ({"general_skills": [GOOD], "task_specific_skills": {"shoes": [GOOD]}}, "task_specific_skills.shoes[0]"),
     ({"general_skills": [GOOD | {"title": "half \ud83d"}]}, "general_skills[0]"),
     (json.dumps({"general_skills": [GOOD | {"deep": 0}]}).replace("0", "[" * 300 + "]" * 300), "nested deeper"),
+    ('{"general_skills": [], "common_mistakes": ' + "[" * 300 + "]" * 300 + "}", "common_mistakes is nested deeper"),
+    ('{"general_skills": [], "of another tool": ' + "[" * 300 + "]" * 300 + "}", "of another tool is nested deeper"),
 ])
 def test_malformed_banks_are_named(tmp_path, content, place):
     """Bug: a KeyError from the depths, after the model has been loaded, which names neither the file nor the place."""

@@ -36,6 +36,13 @@ def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
         assert len(bank.skills()) == skills and sampling.act_tokens == 9
 
 
+def test_a_split_without_games_is_refused(monkeypatch):
+    """Bug: all games of a split cannot be won, --winnable_only leaves none, and the mean of nothing is a traceback."""
+    monkeypatch.setattr("worlds.webshop.world.WebShop.winnable", lambda *rest: False)
+    with pytest.raises(ValueError, match="--split test: none of its games is left"):
+        open_target(read("tiny", "--env", "webshop", "--winnable_only"))
+
+
 def test_how_processes_share_games_is_no_flag():
     """Bug: a field of Sampling that is no flag of train.py shows in --help of eval.py, "as in train.py"."""
     assert {f.name for f in SAMPLING} <= vars(train.Flags()).keys()
