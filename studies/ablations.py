@@ -43,6 +43,7 @@ from tools.figures import Panel, draw
 from tools.flags import path_of
 from tools.guard import BROKEN, UNFINISHED, guard
 from tools.report import GOOD, lines_of, seconds_of
+from worlds.alfworld import world as household
 from worlds.webshop.shopper import WAYS
 
 # Row of a table -> (seeds, iterations, command). An iteration of plain GRPO samples about an eighth of the tokens, so
@@ -173,12 +174,37 @@ def checkpoint(args, start):
             f"--out {quote(str(start))}{resume}")
 
 
-def hand_written(ways, families):
-    """A bank with every good skill of some families: useful, or right, in the words of the world's scripted players."""
+def hand_written(ways, families, kinds=GOOD):
+    """A bank with every good skill of some families: useful, or right, in the words of the world's scripted players.
+
+    kinds: those of other kinds instead, such as ("harmful",).
+    """
     number = count(1)
     return SkillBank(task_specific_skills={family: [
         Skill(f"dyn_{next(number):03d}", text["title"], text["principle"], text["when_to_apply"])
-        for text in ways.texts(family) if text["kind"] in GOOD] for family in families})
+        for text in ways.texts(family) if text["kind"] in kinds] for family in families})
+
+
+def downloaded() -> bool:
+    """Are there games of alfworld-download, which are played where generated ones are meant?"""
+    root = household.downloads()
+    return bool(root and any(root.glob("json_2.1.1/*/*/*/game.tw-pddl")))
+
+
+def same_flags(args, runs, found):
+    """ValueError where OUT has one of the runs with another --model or other --flags, which its name does not tell.
+
+    With --list those that it lists are noted in OUT/asked.json.
+    """
+    file, now = args.out / "asked.json", f"--model {getattr(args, 'model', 'tiny')} --flags '{args.flags}'"
+    asked = read_json(file, "delete it") if file.is_file() else {}
+    for run in runs:
+        if asked.get(run.name, now) != now and (args.out / run.name).is_dir():
+            raise ValueError(f"{args.out / run.name} was begun with {asked[run.name]}, this is {now}; name another "
+                             "--out")
+    if args.list:
+        listed = {run.name: now for run in runs if run.name not in found}
+        write_atomic(file, json.dumps(asked | listed, indent=1) + "\n")
 
 
 # ---- What is finished -----------------------------------------------------------------------------------------------
@@ -449,7 +475,7 @@ def main():
     parser.add_argument("--parts", metavar="LIST", default="variants", help=f"of {','.join(PARTS)} (default: variants)")
     parser.add_argument("--quick", action="store_true", help=f"one seed; of the variants {'; '.join(QUICK)}")
     parser.add_argument("--only", metavar="TEXT", default="", help="only the variants whose name has this in it")
-    parser.add_argument("--seeds", metavar="N", type=int, help="so many seeds of everything (default: 5 or 3)")
+    parser.add_argument("--seeds", metavar="N", type=int, help="so many seeds of everything (default: each its own)")
     parser.add_argument("--steps", metavar="N", type=int, help="iterations of every run (default: each its own)")
     parser.add_argument("--model", metavar="TEXT", type=path_of, default="tiny",
                         help="checkpoint to begin with (default: tiny)")
@@ -465,6 +491,11 @@ def main():
         parser.error("--parts real_shop: set WEBSHOP_DATA to the directory of the real products")
     if args.known and (args.model != "tiny" or args.flags):
         parser.error("--known: its runs are those of tiny, without --model and --flags")
+    if args.seeds is not None and args.seeds < 1 or args.steps is not None and args.steps < 1:
+        parser.error("--seeds and --steps must be at least 1")
+    if args.list and "alfworld" in args.parts and downloaded():
+        parser.error(f"--parts alfworld is of generated games, and those in {household.DOWNLOAD} would be played; move "
+                     "them for that time")
     runs = [run for part in args.parts for run in runs_of(args, part)]
     if not runs:
         parser.error(f"--only {args.only}: no variant has that in its name: {', '.join(VARIANTS)}")
@@ -477,6 +508,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     hand_written(WAYS, WAYS.families).save(args.out / "hand_written.json")
     found, result = results(args.out, runs, known), {}
+    same_flags(args, runs, found)
     if args.list:
         for line in commands(args, runs, found):
             print(line)

@@ -20,6 +20,7 @@ from lib.files import try_to_write
 from probes import score, select, utility
 from skillbank import MAX_TEXT, Skill, SkillBank
 from tools.audit import judge
+from tools.check import made_up
 from tools.coldstart import scripted
 from tools.flags import path_of
 from tools.guard import BROKEN, guard
@@ -219,9 +220,13 @@ def main():
     parser.add_argument("--utility", choices=("success", "graded"), default="success", help="default: success")
     parser.add_argument("--out", metavar="JSON", type=path_of, help="write the figures there")
     args = parser.parse_args()
+    if args.trials < 1 or args.probes < 1 or args.confirm < 1:
+        parser.error("--trials, --probes and --confirm must be at least 1")
     if args.out:
         try_to_write(args.out)
-    env, result = envs.make("webshop"), {}
+    with made_up():
+        env = envs.make("webshop")
+    result = {}
     print(f"{env.describe()}; {args.trials} proposals each, K = {args.probes}, {args.confirm} fresh, {args.utility}")
     for attack in attacks(env):
         gate = Gate(env, attack, args.utility == "graded")
@@ -243,7 +248,7 @@ def main():
     print(f"prompts that show a skill made of the tasks' own words: {result['capture']['capture']:.2f}, a plain one "
           f"{result['capture']['plain']:.2f}")
     if args.out:
-        write(args.out, {"settings": flags_of(args), **result})
+        write(args.out, {"settings": flags_of(args, env), **result})
 
 
 if __name__ == "__main__":

@@ -601,12 +601,12 @@ def main():
         parser.error(f"--parts {args.parts}: choose from {', '.join(PARTS)}")
     torch.set_flush_denormal(True)
     transformers.utils.logging.disable_progress_bar()
-    settings = results.flags_of(args)
     try:
         try_to_write(args.out)
         args.device = pick_device(args.device)
         cuda = args.device.type == "cuda"
         args.model = args.model or ("qwen2.5-1.5b" if cuda else "tiny")
+        settings = {**results.flags_of(args, envs.make(args.env)), "device": str(args.device)}
         args.dtype = dtype_of(args.device)
         result: dict = {"settings": settings, "machine": machine(args)}
         table("machine", [{"": name, " ": value} for name, value in result["machine"].items()], "")

@@ -34,6 +34,7 @@ from studies.ablations import (
     curve_of,
     hand_written,
     reached,
+    same_flags,
     short,
     spread,
     success_at,
@@ -270,9 +271,10 @@ def main():
         parser.error(f"--known: {error}")
     args.out.mkdir(parents=True, exist_ok=True)
     runs = runs_of(args)
+    done = {run.name for run in runs if finished(args, run)}
+    same_flags(args, runs, done)
     if args.list:
         banks(args, runs)
-        done = {run.name for run in runs if finished(args, run)}
         for line in commands(args, runs, done):
             print(line)
         return
@@ -280,7 +282,7 @@ def main():
     for world in args.worlds:
         print(f"{world}\n\n{markdown(rows, world)}\n")
     write_atomic(args.out / "forks.json", json.dumps(rows, indent=1) + "\n")
-    records = args.known | {run.name: record_of(args, run.name) for run in runs if finished(args, run)}
+    records = args.known | {run.name: record_of(args, run.name) for run in runs if run.name in done}
     lines = [f"{json.dumps(name)}: {json.dumps(record)}" for name, record in records.items()]
     write_atomic(args.out / "runs.json", "{\n" + ",\n".join(lines) + "\n}\n")
 

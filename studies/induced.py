@@ -17,17 +17,16 @@ bank, for eval.py's --bank.
 """
 
 import argparse
-import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean
 
 import envs
-from lib.files import read_json, try_to_write, write_atomic
+from lib.files import read_json, try_to_write
 from lib.streams import mix
 from skillbank import SkillBank
 from studies.ablations import hand_written, spread
-from tools import targets
+from tools import results, targets
 from tools.flags import path_of
 from tools.guard import BROKEN, guard
 from tools.report import lines_of
@@ -112,12 +111,14 @@ def study(args):
 
 def payments(runs):
     """{"dual, lost, right edit": mean advantage +- error over runs (mean share of the reviews)}."""
-    found = defaultdict(list)
+    found, count = defaultdict(list), Counter()
     for run in runs:
         kind = read_json(run / "config.json", "name run directories of train.py").get("advantage", "dual")
+        count[kind] += 1
         for (game, did), values in paid(run).items():
             found[f"{kind}, {game}, {did}"].append(values)
-    return {name: f"{spread([value for value, _ in some])} ({mean(share for _, share in some):.2f}, {len(some)} runs)"
+    return {name: f"{spread([value for value, _ in some])} "
+                  f"({sum(share for _, share in some) / count[name.split(',')[0]]:.2f}, {len(some)} runs)"
             for name, some in sorted(found.items())}
 
 
@@ -148,7 +149,8 @@ def main():
                   f"\npaid: mean advantage of a review in iterations 1 to {EARLY} (share of all reviews)")
             for column, value in table.items():
                 print(f"  {column}: {value}")
-        write_atomic(args.out, json.dumps(result, indent=1) + "\n")
+        settings = {"runs": [str(run.resolve()) for run in args.runs], "games": args.games, "paid": args.paid}
+        results.write(args.out, {"settings": settings, **result})
 
 
 if __name__ == "__main__":

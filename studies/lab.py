@@ -11,7 +11,6 @@ What the made-up worlds and `tiny` rest on, measured: `python -m studies.lab` (-
 """
 
 import argparse
-import itertools
 import os
 import random
 import statistics
@@ -28,7 +27,8 @@ import train
 from envs import evaluate
 from lib.files import try_to_write
 from probes import play_pairs, utility, worth
-from skillbank import Skill, SkillBank
+from skillbank import SkillBank
+from studies.ablations import hand_written
 from tools import results
 from tools.coldstart import scripted
 from tools.flags import path_of
@@ -45,12 +45,7 @@ def families(env):
 
 def bank_of(env, kind):
     """A bank with every skill of a kind, written by hand, in each family. It is a reference; training never sees it."""
-    bank, number = SkillBank(), itertools.count(1)
-    for family in families(env):
-        texts = [text for text in env.ways.texts(family) if text["kind"] == kind]
-        bank.task_specific_skills[family] = [
-            Skill(f"dyn_{next(number):03d}", text["title"], text["principle"], text["when_to_apply"]) for text in texts]
-    return bank
+    return hand_written(env.ways, families(env), (kind,))
 
 
 def rate(wins, n):
@@ -212,7 +207,7 @@ PARTS = {"players": lab_players, "replies": lab_replies, "skills": lab_skills, "
 
 def main():
     parser = argparse.ArgumentParser(description="Measure success by kind of skill, and what utility tells apart.")
-    parser.add_argument("--env", default="webshop", help="webshop or alfworld (default: webshop)")
+    parser.add_argument("--env", default="webshop", choices=("webshop", "alfworld"), help="default: webshop")
     parser.add_argument("--data", type=path_of, help="directory of real games (default: the world's own)")
     parser.add_argument("--base", type=float, help="how often players have a useful habit that no skill names "
                                                    "(default: the world's)")
@@ -226,10 +221,11 @@ def main():
     args = parser.parse_args()
     if unknown := set(args.parts.split(",")) - set(PARTS):
         parser.error(f"--parts {','.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-    if args.probes < 4:
-        parser.error(f"--probes {args.probes}: must be at least 4, the K of an estimate")
+    if args.probes < 12:
+        parser.error(f"--probes {args.probes}: must be at least 12, the K = 4 of an estimate and 8 fresh ones")
+    if args.games < 0:
+        parser.error(f"--games {args.games}: must be at least 0")
     torch.set_flush_denormal(True)
-    settings = results.flags_of(args)
     try:
         if args.out:
             try_to_write(args.out)
@@ -241,7 +237,7 @@ def main():
     sampling = train.sampling_of(train.read_flags(["--env", args.env, "--model", "tiny"]), 0.4)
     result = {part: PARTS[part](policy, env, args, sampling) for part in args.parts.split(",")}
     if args.out:
-        results.write(args.out, {"settings": settings, **result})
+        results.write(args.out, {"settings": results.flags_of(args, env), **result})
 
 
 if __name__ == "__main__":

@@ -51,10 +51,15 @@ def play(args, processes, seeds, root) -> list:
             runs.append((out, subprocess.Popen(
                 command(args, processes, seed, out), stdout=log, stderr=log, cwd=Path(__file__).parents[1],
                 env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=partial(os.sched_setaffinity, 0, own))))
-    for out, process in runs:
-        if process.wait():
-            said = Path(f"{out}.log").read_text(errors="replace").strip().splitlines()
-            raise ValueError(f"a run of train.py has failed: {said[-1] if said else 'it says nothing'}")
+    try:
+        for out, process in runs:
+            if process.wait():
+                said = Path(f"{out}.log").read_text(errors="replace").strip().splitlines()
+                raise ValueError(f"a run of train.py has failed: {said[-1] if said else 'it says nothing'}")
+    finally:  # one has failed, or this is interrupted: the others hold their cores no longer
+        for _, process in runs:
+            process.terminate()
+            process.wait()
     return [[row for row in lines_of(out / "metrics.jsonl") if row["step"] > 1] for out, _ in runs]
 
 

@@ -62,9 +62,10 @@ def settings_of(args, env, bank, sampling) -> dict:
             "fingerprint": worlds.identity(env)["fingerprint"], "bank": worlds.digest(bank.to_dict())}
 
 
-def flags_of(args) -> dict:
-    """The settings of a command whose flags all decide its result, but for --out and --device."""
-    return {name: value for name, value in vars(args).items() if name not in UNNAMED}
+def flags_of(args, env) -> dict:
+    """The settings of a command whose flags all decide its result, but for --out and --device; and its games."""
+    return {**{name: value for name, value in vars(args).items() if name not in UNNAMED},
+            "fingerprint": worlds.identity(env)["fingerprint"]}
 
 
 def write(path: Path | str, result: dict) -> None:

@@ -21,6 +21,7 @@ from tools.guard import ANEW, checkpoint_of, guard
 from tools.runs import fit
 
 SAMPLING = [f for f in fields(envs.Sampling) if f.name not in ("temperature", "outcomes")]  # each is a flag
+PROBING = {"confirm": int, "alpha": float, "clip_utility": bool, "utility": str, "unpaired": bool}  # of a run, too
 
 
 def parser_of(program: str, text: str) -> argparse.ArgumentParser:
@@ -60,6 +61,11 @@ def read(parser: argparse.ArgumentParser, argv=None, least=(), wanted: bool = Tr
     args = parser.parse_args(argv)
     if not args.target and wanted:
         parser.error("name a run directory or a model")
+    for name, kind in {**{f.name: type(f.default) for f in SAMPLING}, **PROBING,
+                       **{name: type(default) for name, default in options.items()}}.items():
+        value = settings.get(name, kind())
+        if not (type(value) is kind or kind is float and type(value) is int):
+            parser.error(f"{first.target}/config.json: {name} {value!r} is no value of --{name}; {ANEW}")
     of_run = {"env", "data", *options, *(f.name for f in SAMPLING)}
     args.given = {name: value for name, value in vars(args).items() if value != parser.get_default(name)
                   and not (name in of_run and value == settings.get(name))}
@@ -128,14 +134,14 @@ def open_world(args):
                              "purpose")
         print(f"{args.target} was trained in {changed}")
     fit(bank, args.bank, env)
+    step = re.search(r"step_(\d+)$", args.model)  # of a run's checkpoint
+    worlds.at(env, max(int(step[1]) - 1, 0) if step else 0)
     return env, bank
 
 
 def open_target(args):
     """(policy, world, bank, sampling) to evaluate; flags win over the run's settings. One-line errors."""
     env, bank = open_world(args)
-    step = re.search(r"step_(\d+)$", args.model)  # of a run's checkpoint
-    worlds.at(env, max(int(step[1]) - 1, 0) if step else 0)
     device = pick_device(args.device)
     check.untested(device)
     policy = policies.load(args.model, device, world=env.home)
@@ -149,12 +155,15 @@ def open_target(args):
 
 
 def probing_of(args, sampling, k: int) -> Probing:
-    """How edits are probed: as in the run, of a shipped model as its world has it; with --probes or k tasks each."""
+    """How edits are probed: as in the run, of a shipped model as its world has it; with --probes or k tasks each.
+
+    They are played as the evaluation is, at its temperature.
+    """
     data = args.data or os.environ.get(f"{args.env.upper()}_DATA", "")
     settings = {**preset_of(args.model, presets_of(args.env, {}, data)), **args.settings}
     return Probing(args.probes or k, settings.get("confirm", Probing.fresh), settings.get("alpha", Probing.alpha),
                    settings.get("clip_utility", Probing.clip), settings.get("utility", Probing.utility),
-                   sampling=sampling)
+                   not settings.get("unpaired", not Probing.paired), sampling)
 
 
 def described(args, env, tasks, bank, sampling) -> dict:

@@ -83,12 +83,12 @@ def spoken(text):
     show(re.sub(r"</?(action|tool_call)>", "", rest if end else text).strip(), "action")
 
 
-def play_by_hand(env, task, bank=None, ask=None):
+def play_by_hand(env, task, bank=None, ask=None, top_k=envs.Sampling.top_k):
     """Let a person play one game; returns it. An empty line, `?` and what the game does not know get a hint.
 
     ask(prompt) returns a line (None: input), and raises EOFError at the end of the input: the game ends, as by `quit`.
     """
-    game, shown = env.start(task), (bank or SkillBank()).retrieve(env.goal(task), env.family(task))
+    game, shown = env.start(task), (bank or SkillBank()).retrieve(env.goal(task), env.family(task), top_k)
     _, user = envs.first_messages(env, task, game, shown)
     show(f"{env.rules}\n{skills_prompt(shown)}\n\n{user}\n")
     steps = 0
@@ -135,7 +135,8 @@ def main():
     with guard("tools.watch", None, (ValueError, ImportError, *BROKEN)):
         if args.play is not None:
             env, bank = targets.open_world(args)
-            play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank)
+            top_k = args.settings.get("top_k", envs.Sampling.top_k) if args.top_k is None else args.top_k
+            play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank, top_k=top_k)
         else:
             policy, env, bank, sampling = targets.open_target(args)
             probing = targets.probing_of(args, sampling, 4) if args.probes else None

@@ -234,6 +234,29 @@ def test_rates_are_tried_on_seeds_of_their_own(tmp_path, monkeypatch, capsys):
     assert row == {"variant": "plain GRPO", "lr": "2e-4", "seeds": 1, "success": "0.620"}
 
 
+def test_a_run_with_other_flags_is_not_taken_for_this_one(tmp_path, monkeypatch, capsys):
+    """Bug: a rival with a new learning rate is listed as finished, and its row shows the old one."""
+    assert listed(monkeypatch, capsys, tmp_path, "--only", "plain GRPO", "--seeds", "1")
+    log(tmp_path / "plain_GRPO_0", [0.0, 0.5, 0.6])
+    for argv in (["--flags=--lr 1e-3"], ["--model", "other"]):
+        with pytest.raises(ValueError, match="plain_GRPO_0 was begun with .*name another --out"):
+            listed(monkeypatch, capsys, tmp_path, "--only", "plain GRPO", "--seeds", "1", *argv)
+    assert listed(monkeypatch, capsys, tmp_path / "new", "--only", "plain GRPO", "--seeds", "1", "--flags=--lr 1e-3")
+
+
+def test_real_games_are_not_played_for_generated_ones(tmp_path, monkeypatch, capsys):
+    """Bug: with a download in ~/.cache/alfworld the rows of generated games are of real ones."""
+    game = tmp_path / "json_2.1.1/train/a/b/game.tw-pddl"
+    game.parent.mkdir(parents=True)
+    game.write_text("{}")
+    monkeypatch.setattr(ablations.household, "DOWNLOAD", str(tmp_path))
+    with pytest.raises(SystemExit):
+        listed(monkeypatch, capsys, tmp_path / "out", "--parts", "alfworld")
+    assert "is of generated games" in capsys.readouterr().err
+    game.unlink()
+    assert len(listed(monkeypatch, capsys, tmp_path / "out", "--parts", "alfworld")) == 6
+
+
 def test_rarity_counts_a_run_for_its_own_base_only(tmp_path, monkeypatch):
     """Bug: the runs from base 0.1 are those whose name begins like 0.05's, or the cold start is taken for a run."""
     for base, success in ((0.05, [0.0, 0.6, 0.8]), (0.5, [0.2, 0.7, 0.9])):

@@ -75,6 +75,7 @@ def test_advantages_are_told_apart_by_what_was_played_and_done(tmp_path):
     dual = run("a", "dual", [(1, 0.0, "right", "added", 2.0), (2, 0.0, "right", "added", 1.0),
                              (2, 0.0, "half", "added", -1.0), (3, 0.5, None, "kept", -0.5),
                              (99, 0.0, "right", "added", 9.0), (4, 1.0, None, "duplicate", -0.25)])
+    run("c", "dual", [(1, 0.0, "half", "added", -3.0)])
     single = run("b", "single", [(1, 0.0, "right", "added", -0.5), (1, 1.0, "wrong", "added", 1.5)])
     table = induced.payments([dual, single])
     assert table["dual, lost, right edit"] == "1.500 (0.40, 1 runs)"
@@ -82,6 +83,22 @@ def test_advantages_are_told_apart_by_what_was_played_and_done(tmp_path):
     assert table["dual, accepted, keep"].startswith("-0.500") and table["dual, accepted, invalid"].startswith("-0.250")
     assert table["single, lost, right edit"].startswith("-0.500")
     assert table["single, accepted, other edit"].startswith("1.500")
+    table = induced.payments([dual, tmp_path / "c"])
+    assert table["dual, lost, right edit"] == "1.500 (0.20, 1 runs)", "the share of both runs' reviews, of none in one"
+
+
+def test_a_study_is_not_replaced_by_another(tmp_path, monkeypatch, capsys):
+    """Bug: --paid, which plays nothing, writes over the table that took hours."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"env": "counter"}')
+    (tmp_path / "run" / "latest").write_text("step_00001\n")
+    monkeypatch.setattr(induced, "study", lambda args: {"banks": {"own": [0.5]}})
+    monkeypatch.setattr(induced, "payments", lambda runs: {})
+    out = tmp_path / "o.json"
+    for more in ([], ["--paid"]):
+        monkeypatch.setattr(sys, "argv", ["induced", str(tmp_path / "run"), "--out", str(out), *more])
+        induced.main()
+    assert json.loads((tmp_path / "o.1.json").read_text())["banks"] and "banks" not in json.loads(out.read_text())
 
 
 def test_a_policy_is_played_with_four_banks(env, monkeypatch):

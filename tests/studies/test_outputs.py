@@ -6,7 +6,9 @@ import sys
 import pytest
 
 import envs
-from studies import bench, lab
+import worlds
+from lib.device import pick_device
+from studies import attacks, bench, lab
 from tests.runs import ends
 
 # Study -> a part of it, and what stands in for that part.
@@ -41,6 +43,28 @@ def test_other_figures_are_not_replaced(name, study, part, result, tmp_path, mon
     study.main()
     assert capsys.readouterr().out.count("held another result") == 1
     assert json.loads((tmp_path / "r.1.json").read_text()) == {"settings": {}, "rows": "long"}
+
+
+@pytest.mark.parametrize("name, study, part, result", STUDIES, ids=["bench", "lab"])
+def test_a_result_tells_its_device_and_its_games(name, study, part, result, tmp_path, monkeypatch):
+    """Bug: a bench on a card, or a lab in the real shop, is replaced by one on a CPU, or in the made-up shop."""
+    monkeypatch.setattr(sys, "argv", [name, "--parts", part, "--out", str(tmp_path / "r.json")])
+    monkeypatch.setitem(study.PARTS, part, lambda *rest: result)
+    study.main()
+    settings = json.loads((tmp_path / "r.json").read_text())["settings"]
+    assert settings["fingerprint"] == worlds.identity(envs.make("webshop"))["fingerprint"]
+    assert name == "lab" or settings["device"] == str(pick_device("")) and settings["model"]
+
+
+@pytest.mark.parametrize("study, argv, words", [
+    (lab, ["--probes", "8"], "at least 12"), (lab, ["--games", "-1"], "at least 0"), (lab, ["--env", "counter"], "env"),
+    (attacks, ["--trials", "0"], "at least 1"), (attacks, ["--confirm", "-1"], "at least 1")])
+def test_a_flag_out_of_range_is_one_line(study, argv, words, monkeypatch, capsys):
+    """Bug: K = 4 is correlated with itself and called a forecast; a slice of -1 games; a traceback after minutes."""
+    monkeypatch.setattr(sys, "argv", ["study", *argv])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_players_of_the_lab_have_the_habits_they_are_given(monkeypatch, capsys):

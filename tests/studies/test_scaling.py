@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -55,6 +56,17 @@ def test_a_run_that_fails_is_named(tmp_path):
     args = SimpleNamespace(env="moon", model="tiny", tasks=1, steps=2, flags="")
     with pytest.raises(ValueError, match="a run of train.py has failed: .*moon"):
         scaling.play(args, 1, [0], tmp_path)
+
+
+def test_a_run_that_fails_ends_the_others(tmp_path, monkeypatch):
+    """Bug: the others train on in a directory that is gone, and hold their cores."""
+    monkeypatch.setattr(scaling, "command", lambda args, processes, seed, out: [
+        sys.executable, "-c", f"import time; time.sleep({60 * seed}); raise SystemExit(1)"])
+    start = time.monotonic()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: [0, 0])
+    with pytest.raises(ValueError, match="has failed"):
+        scaling.play(SimpleNamespace(), 1, [0, 1], tmp_path)
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.slow

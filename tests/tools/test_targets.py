@@ -36,6 +36,18 @@ def test_a_checkpoint_brings_its_bank_and_settings(run, tmp_path):
         assert len(bank.skills()) == skills and sampling.act_tokens == 9
 
 
+@pytest.mark.parametrize("name, value", [("context", "abc"), ("towns", "x"), ("alpha", None), ("unpaired", 1)])
+def test_a_value_that_a_runs_flag_does_not_take_is_one_line(name, value, tmp_path, capsys):
+    """Bug: a config.json that somebody has edited is a TypeError from the depths."""
+    (tmp_path / "config.json").write_text(json.dumps({"env": "counter", name: value}))
+    (tmp_path / "latest").write_text("step_00001\n")
+    (tmp_path / "checkpoints" / "step_00001").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_00001" / "trainer.pt").touch()
+    with pytest.raises(SystemExit):
+        read(tmp_path)
+    assert f"config.json: {name} {value!r} is no value of --{name}" in capsys.readouterr().err
+
+
 def test_a_split_without_games_is_refused(monkeypatch):
     """Bug: all games of a split cannot be won, --winnable_only leaves none, and the mean of nothing is a traceback."""
     monkeypatch.setattr("worlds.webshop.world.WebShop.winnable", lambda *rest: False)

@@ -1,5 +1,6 @@
 """Watching and playing by hand: what is shown is what happened."""
 
+import json
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ import envs
 from envs import Sampling
 from probes import Probing
 from skillbank import SkillBank
+from tests.skills import bank_of
 from tools import watch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,6 +66,29 @@ def test_a_person_plays_the_same_game(env, capsys):
     by_hand(env, task)  # the end of the input is no traceback
     limit = by_hand(env, task, *["search[x]"] * 40)
     assert not limit.done and "You lost: score 0.00 after 15 of 15 steps." in capsys.readouterr().out
+
+
+def test_a_person_sees_the_runs_skills_and_rules(tmp_path, monkeypatch, capsys):
+    """Bug: --top_k is taken and not used; the rules are those of the first iteration, beside the bank of the last."""
+    (tmp_path / "config.json").write_text(json.dumps({"env": "counter", "rules": 3, "drift": 1, "top_k": 1}))
+    step = tmp_path / "checkpoints" / "step_00005"
+    step.mkdir(parents=True)
+    (step / "trainer.pt").touch()
+    bank_of(general=3).save(step / "skills.json")
+    (tmp_path / "latest").write_text("step_00005\n")
+    played = []
+    monkeypatch.setattr(watch, "play_by_hand", lambda env, task, bank, top_k: played.append((env.ways.rules, top_k)))
+    asked = envs.make("counter", rules=3, drift=1)
+    asked.at(4)
+    for argv, shown in ([], 1), (["--top_k", "2"], 2):
+        monkeypatch.setattr(sys, "argv", ["watch", str(tmp_path), "--play", *argv])
+        watch.main()
+        assert played.pop() == (asked.ways.rules, shown)
+    monkeypatch.undo()
+    env = envs.make("webshop")
+    for top_k in 1, 3:
+        watch.play_by_hand(env, env.dev_tasks[0], bank_of(general=3), lambda _: "quit", top_k)
+        assert capsys.readouterr().out.count("[general_") == top_k
 
 
 def test_playing_needs_no_model(monkeypatch, capsys):

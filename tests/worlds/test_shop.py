@@ -280,6 +280,7 @@ def test_token_set_ratio():
     ("items_human_ins.json", None, "no items_human_ins.json"),
     ("items_shuffle.json", "", "empty"),
     ("items_shuffle.json", '[{"asin": "B0", ', "line 1 is not valid JSON"),
+    ("items_shuffle.json", f"[{'9' * 5000}]", "holds a number that is too long"),
     ("items_shuffle.json", "{}", "top level is dict, not list"),
     ("items_shuffle.json", "[]", "no usable product"),
     ("items_shuffle.json", "[7]", "product 0 is not an object"),

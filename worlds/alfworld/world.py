@@ -64,7 +64,7 @@ class World:
         found = {name: discover(root, name) if root else [] for name in SPLITS}
         if named and not any(found.values()):
             raise FileNotFoundError(f"{flag} {root}: no json_2.1.1/<split>/*/*/game.tw-pddl that can be played")
-        written = any(rooms.MARK in str(game[2][0]) for games in found.values() for game in games)
+        written = any(rooms.MARK in game[2][0].parent.name for games in found.values() for game in games)
         self.source = f"games in {root.name}" if any(found.values()) and not written else "generated games"
         if not any(found.values()):
             found = {name: [generated(family, seed, name, i, even and name == "train")

@@ -93,10 +93,13 @@ def _read(folder, names, kind):
         raise FileNotFoundError(f"{folder}: no {' or '.join(names)} here; copy it from the WebShop release")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:     # both bad UTF-8 and bad JSON
-        place = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else f"byte {error.start}"
+    except json.JSONDecodeError as error:
         _need(path.stat().st_size, path, "the file", "is empty")
-        _need(False, path, place, "is not valid JSON (truncated?)" if "line" in place else "is not UTF-8 text")
+        _need(False, path, f"line {error.lineno}", "is not valid JSON (truncated?)")
+    except UnicodeDecodeError as error:
+        _need(False, path, f"byte {error.start}", "is not UTF-8 text")
+    except ValueError:              # Python reads no number of more than 4,300 digits
+        _need(False, path, "the file", "holds a number that is too long")
     except RecursionError:          # [[[[...
         _need(False, path, "the file", "is nested too deeply")
     _need(isinstance(data, kind), path, "the top level", f"is {type(data).__name__}, not {kind.__name__}")
