@@ -219,17 +219,18 @@ def _make(family, seed, unseen, even=False):
         recep = rng.choice(_goals(family, scene)[obj])
     room = _room(scene)
 
+    by_kind = {}  # kind of receptacle -> all of it in the room
+    for id in room.receptacles:
+        by_kind.setdefault(_kind(id), []).append(id)
     place = {}  # object -> receptacle
     kinds = [obj, LAMP] if recep == LAMP else [obj]
     others = [kind for kind in room.objects if kind not in kinds]
     for kind in kinds + rng.sample(others, min(KINDS - len(kinds), len(others))):
+        # By kind: ten cabinets together hold no more than one countertop.
+        homes = [home for home in by_kind if home in data.homes[kind] and not (kind == obj and home == recep)]
         for _ in range(1 if kind == LAMP else rng.randint(1, COPIES) + (two and kind == obj)):
-            homes = {}  # by kind: ten cabinets together hold no more than one countertop
-            for id in room.receptacles:
-                if _kind(id) in data.homes[kind] and not (kind == obj and _kind(id) == recep):
-                    homes.setdefault(_kind(id), []).append(id)
-            home, = rng.choices(list(homes), [USUAL.get(home, 1.0) for home in homes])
-            place[_thing(kind, place, rng)] = rng.choice(homes[home])
+            home, = rng.choices(homes, [USUAL.get(home, 1.0) for home in homes])
+            place[_thing(kind, place, rng)] = rng.choice(by_kind[home])
 
     targets = rng.sample(sorted(id for id in place if _kind(id) == obj), 2 if two else 1)
     end = rng.choice(sorted(id for id in (*room.receptacles, *place) if _kind(id) == recep))
@@ -314,9 +315,10 @@ def _problem(name, room, place, start, goal):
         facts += [f"receptacleType {id} {_kind(id)}Type", f"receptacleAtLocation {id} {location}"]
         facts += [f"openable {id}"] if _kind(id) in OPENABLE else []
     for id, home in things:
-        facts += [f"objectType {id} {_kind(id)}Type", f"inReceptacle {id} {home}",
+        kind = _kind(id)
+        facts += [f"objectType {id} {kind}Type", f"inReceptacle {id} {home}",
                   f"objectAtLocation {id} {room.receptacles[home]}"]
-        facts += [f"{able} {id}" for able, kinds in data.able.items() if _kind(id) in kinds]
+        facts += [f"{able} {id}" for able, kinds in data.able.items() if kind in kinds]
     lines = ["", f"(define (problem {name})", "(:domain alfred)", "(:objects", *declared, ")",
              "(:init", *(f"({fact})" for fact in facts), ")"]
     return "\n".join(lines) + goal  # which brings the last parenthesis along

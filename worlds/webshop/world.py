@@ -8,6 +8,7 @@ which are held out, and which family of the skill bank a goal belongs to.
 import os
 import re
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 
@@ -76,6 +77,13 @@ def family_of(instruction):
     return next((name for name in KEYWORDS if name in found), "other")
 
 
+@lru_cache(maxsize=4)
+def made_up(seed, human_goals):
+    """The shop with the made-up catalogue, built once in a process: all worlds of this seed clone it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return WebShop(catalogue.make(folder, seed=seed), human_goals=human_goals, seed=seed)
+
+
 class World:
     """Real WebShop data where `data` or $WEBSHOP_DATA names a directory, else a made-up catalogue from the seed.
 
@@ -109,14 +117,12 @@ class World:
             raise ValueError("--reading: only shoppers of real data have exercises; give --data, or leave it out")
         self.ways, self.home = (REAL_WAYS, "webshop/real") if data else (WAYS, "webshop")
         self.source = f"data in {Path(data).resolve().name}" if data else "made-up catalogue"
-        with tempfile.TemporaryDirectory() as folder:
+        try:
             # The seed is the world's, not the run's: with the run's, test goals of one run would be training goals of
             # another.
-            where = data or catalogue.make(folder, seed=seed)
-            try:
-                self.shop = WebShop(where, human_goals=human_goals, seed=seed)
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"{named} {error}") from None
+            self.shop = WebShop(data, human_goals, seed) if data else made_up(seed, human_goals).clone()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{named} {error}") from None
         n = len(self.shop.goals)
         test, dev = (500, 1000) if n >= 3000 else (round(n * 500 / 6910), round(n * 1000 / 6910))
         splits = {"test": range(test), "dev": range(test, test + dev), "train": range(test + dev, n)}
