@@ -430,8 +430,9 @@ def test_a_score_is_what_the_update_compares_with(tiny, batch):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_a_score_of_what_the_policy_sampled_is_the_samplers(temperature, tiny, env):
+def test_a_score_of_what_the_policy_sampled_is_the_samplers(temperature, tiny, env, monkeypatch):
     """Bug: a transcript is scored at another temperature, in another order or with its neighbours' padding."""
+    monkeypatch.setattr(env, "limit", 4)
     how = Sampling(temperature, 16, 24, 3000)
     episodes = rollout(tiny, env, env.train_tasks[:3], SkillBank(), group=2, seed=4, sampling=how)
     segments, _ = grpo.per_token(episodes, [0.0] * 6, [0.0] * 6)

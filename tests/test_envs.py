@@ -171,7 +171,7 @@ def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
 
 def test_an_episode_does_not_depend_on_its_neighbours(env, policy, monkeypatch):
     """Probes are paired and runs are resumed on this: same seed, same key, same transcript, whoever plays beside."""
-    monkeypatch.setattr(env, "limit", 5)
+    monkeypatch.setattr(env, "limit", 3)
     tasks = env.train_tasks[:3]
     together = rollout(policy, env, tasks, SkillBank(), seed=7, sampling=SHORT, keys=[5, 6, 7])
     for rows in (1, 2):
@@ -241,6 +241,7 @@ def test_rows_that_flow_play_the_same_episodes_in_fewer_steps(env, tiny, monkeyp
         episodes = rollout(tiny, env, env.train_tasks[:4], SkillBank(), group=2, sampling=how)
         return [[segment.ids for segment in episode.segments] for episode in episodes], len(rows), sum(rows)
 
+    monkeypatch.setattr(env, "limit", 5)
     (waits, steps, tokens), (flows, fewer, same) = play(False), play(True)
     assert waits == flows and tokens == same and fewer < 0.85 * steps, (steps, fewer)
 
@@ -264,6 +265,7 @@ def test_a_transcript_that_outgrows_the_context_goes_on_in_a_second_segment(env,
         assert segment.job[:len(opening)] == [FORCED] * len(opening)
     # The real sampler too: random answers, same bookkeeping, and the model agrees with what was recorded.
     monkeypatch.undo()
+    monkeypatch.setattr(env, "limit", 8)
     how = Sampling(act_tokens=60, review_tokens=40, context=800)
     episode = rollout(policy, env, [task], SkillBank(), sampling=how)[0]
     assert len(episode.segments) > 1
@@ -348,11 +350,11 @@ def test_a_review_is_asked_for_again_behind_what_a_full_context_left(context, en
     monkeypatch.setattr(env, "limit", 8)
     bank = bank_with(env.family(env.train_tasks[0]))
     how = Sampling(1.0, 40, 60, context)
-    episodes = rollout(policy, env, env.train_tasks[:4], bank, group=2, seed=3, sampling=how)
+    episodes = rollout(policy, env, env.train_tasks[:2], bank, group=2, seed=3, sampling=how)
     dropped = [episode for episode in episodes if ACT not in episode.segments[-1].job]
     assert dropped and any(episode.turns[-1].reply == "Same page." for episode in dropped)
     before = copy.deepcopy(episodes)
-    for old, new in zip(episodes, envs.review_again(policy, env, episodes, [bank] * 8, 3, how), strict=True):
+    for old, new in zip(episodes, envs.review_again(policy, env, episodes, [bank] * 4, 3, how), strict=True):
         assert new.review == old.review and len(new.segments) == 1
         assert new.segments[0].ids == old.segments[-1].ids and new.segments[0].starts == old.segments[-1].starts
         assert [job for job in new.segments[0].job if job != FORCED] == [REVIEW] * old.segments[-1].job.count(REVIEW)

@@ -1,6 +1,7 @@
 """Tests of this repository's shape: lengths, layout, README. A fork runs `pytest -m "not upstream and not slow"`."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ READMES = [path for path in ROOT.rglob("README.md") if not {"runs", "venv", ".ve
 pytestmark = pytest.mark.upstream
 
 
+@functools.cache
 def modules():
     """{dotted name: its syntax tree} of the seven files and the rooms; a package is named like its folder."""
     files = [ROOT / f"{name}.py" for name in SEVEN] + [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]

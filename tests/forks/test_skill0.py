@@ -38,7 +38,7 @@ def test_a_bank_must_be_given(play_fork):
 
 def test_skills_are_withdrawn_in_a_run_of_any_length(play_fork):
     """Bug: a stage is 60 iterations, a run of tiny's 20 or 50, and the documented command never withdraws a skill."""
-    _, rows = play_fork("skill0", "--steps", "3", "--bank", "{bank}", "--probes", "1")
+    _, rows = play_fork("skill0", *"--steps 3 --bank {bank} --tasks 1 --group 2".split())
     shown = [row["shown"] for row in rows if "shown" in row]
     assert len(shown) == 3 and shown[0] > 0 and shown[-1] == 0
 

@@ -18,8 +18,8 @@ from policy import Config, Decoder, KVCache, Session, logprobs
 from tools import coldstart
 
 META = torch.device("meta")
-CFG = Config(151936, 1536, 28, 12, 2, 128, 8960, 1e-6, 32768, True, True, False, False, False,
-             {"rope_type": "default", "rope_theta": 1e6}, {})  # Qwen2.5-1.5B
+CFG = Config(151936, 1536, 2, 12, 2, 128, 8960, 1e-6, 32768, True, True, False, False, False,
+             {"rope_type": "default", "rope_theta": 1e6}, {})  # Qwen2.5-1.5B, but two of its 28 layers
 
 
 @pytest.fixture

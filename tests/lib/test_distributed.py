@@ -61,12 +61,36 @@ for command in sys.argv[1].split(";"):
     train.main()
 """
 
+# In torchrun's place, as cheap as one process: what takes seconds to import is there before the ranks part.
+FORKED = """
+import os, sys, traceback
+from torch.distributed import TCPStore, device_mesh, fsdp
+import train
+size, store = int(sys.argv[1]), TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+for rank in range(size):
+    if not os.fork():
+        words = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size, MASTER_PORT=store.port)
+        os.environ.update({word: str(value) for word, value in words.items()}, MASTER_ADDR="127.0.0.1",
+                          TORCHELASTIC_RUN_ID="none", TORCHELASTIC_USE_AGENT_STORE="True")
+        try:
+            for command in sys.argv[2].split(";"):
+                sys.argv = ["train.py", *command.split()]
+                train.main()
+            sys.stdout.flush()
+            os._exit(0)  # the store's thread is the parent's, and an orderly end would wait for it
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+            os._exit(1)
+sys.exit(any([os.wait()[1] for _ in range(size)]))
+"""
 
-def together(tmp_path, processes, *commands):
-    """train.py by torchrun, once with each of these flags; what it has printed."""
+
+def together(tmp_path, processes, *commands, start=(*TORCHRUN, "{size}", "{program}"), text=COMMANDS):
+    """train.py by torchrun, or by another start, once with each of these flags; what it has printed."""
     program = tmp_path / "commands.py"
-    program.write_text(COMMANDS)
-    ran = subprocess.run([*TORCHRUN, str(processes), program, ";".join(" ".join(map(str, c)) for c in commands)],
+    program.write_text(text)
+    words = [word.format(size=processes, program=program) for word in start]
+    ran = subprocess.run([*words, ";".join(" ".join(map(str, c)) for c in commands)],
                          cwd=ROOT, env={**ALONE, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -97,13 +121,14 @@ def test_two_processes_make_the_run_of_one_and_one_goes_on_with_it(tmp_path):
     The field's commonest: each process divides by its own number of tokens (open-instruct 1161, ms-swift 10165). The
     second iteration is with --shard: parts lose their moments, gradients are averaged, or what samples stays as it was.
     """
-    one, out = tmp_path / "one", tmp_path / "two"
-    alone(one, "--steps", "3")
-    said = together(tmp_path, 2, [*COUNTER, "--out", out, "--steps", "1"],
-                    [*COUNTER, "--out", out, "--steps", "2", "--resume", "--shard"])
+    one, out, few = tmp_path / "one", tmp_path / "two", ["--tasks", "1", "--budget", "1000"]  # several micro-batches
+    alone(one, *few, "--steps", "3")
+    said = together(tmp_path, 2, [*COUNTER, *few, "--out", out, "--steps", "1"],
+                    [*COUNTER, *few, "--out", out, "--steps", "2", "--resume", "--shard"],
+                    start=[sys.executable, "{program}", "{size}"], text=FORKED)
     assert said.count("step 1 |") == said.count("step 2 |") == 1, "the leader alone prints"
     assert said.count("to train on") == 2 and "processes, which share out what is trained" in said
-    alone(out, "--resume", "--steps", "3")
+    alone(out, *few, "--resume", "--steps", "3")
     same(out, one, 3)
     changed = json.loads((out / "config.json").read_text())["changed"]
     assert [step["sharded"] for step in changed] == [[False, True], [True, False]]

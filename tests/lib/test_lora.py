@@ -97,15 +97,15 @@ def test_a_lora_run_trains_resumes_and_keeps_no_second_model(tmp_path, monkeypat
     monkeypatch.setattr(train.grpo, "update", lambda model, reference, *rest: (
         references.append((model, reference)), update(model, reference, *rest))[1])
     monkeypatch.setattr(envs.Episode, "rewards", lambda self, graded: [float(len(t.text)) for t in self.turns])
-    run(tmp_path / "whole", monkeypatch, "--steps", "3")
+    run(tmp_path / "whole", monkeypatch, "--steps", "2")
     run(tmp_path / "parts", monkeypatch, "--steps", "1")
-    run(tmp_path / "parts", monkeypatch, "--steps", "3", "--resume")
+    run(tmp_path / "parts", monkeypatch, "--steps", "2", "--resume")
     assert all(reference.model is model for model, reference in references)
-    state = [torch.load(tmp_path / name / "checkpoints" / "step_00003" / "trainer.pt", weights_only=True)["lora"]
+    state = [torch.load(tmp_path / name / "checkpoints" / "step_00002" / "trainer.pt", weights_only=True)["lora"]
              for name in ("whole", "parts")]
     assert state[0] and all(torch.equal(state[0][name], state[1][name]) for name in state[0])
     assert any(value.abs().max() > 0 for name, value in state[0].items() if name.endswith(".b"))
-    model, fresh = references[2][0], policies.load("tiny").model.state_dict()
+    model, fresh = references[1][0], policies.load("tiny").model.state_dict()
     for name, value in copy.copy(model.state_dict()).items():
         if not name.endswith((".a", ".b")):
             assert torch.equal(value, fresh[name.replace(".linear.", ".")]), name

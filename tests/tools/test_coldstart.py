@@ -171,9 +171,9 @@ def test_a_cold_start_goes_on_bit_for_bit(kind, run, make, brief, tmp_path, monk
 
     def begin(name, *more):  # LoRA is train.py's
         if kind == "lora":
-            run(tmp_path / name, "--cold_start", "4", "--steps", "0", "--lora", "2", *more)
+            run(tmp_path / name, "--cold_start", "2", "--steps", "0", "--lora", "2", *more)
         else:
-            make(tmp_path / name, "--steps", "4", *(["--muon", "0.01"] if kind == "muon" else []), *more)
+            make(tmp_path / name, "--steps", "2", *(["--muon", "0.01"] if kind == "muon" else []), *more)
 
     def losses():
         printed = capsys.readouterr().out
@@ -187,7 +187,7 @@ def test_a_cold_start_goes_on_bit_for_bit(kind, run, make, brief, tmp_path, monk
 
     def killed(*rest):
         count.append(1)
-        return step(*rest) if len(count) <= 2 else die()
+        return step(*rest) if len(count) <= 1 else die()
 
     with monkeypatch.context() as patch:
         patch.setattr(coldstart, "sft_step", killed)
@@ -202,7 +202,7 @@ def test_a_cold_start_goes_on_bit_for_bit(kind, run, make, brief, tmp_path, monk
     losses()
     begin("parts", "--resume")
     printed, parts = losses()
-    assert parts == whole[2:] and "going on after 2 steps" in printed and "min left" in printed
+    assert parts == whole[1:] and "going on after 1 steps" in printed and "min left" in printed
     one, two = (policies.load(str(tmp_path / name / ("reference" if kind == "lora" else ""))).model.state_dict()
                 for name in ("whole", "parts"))
     assert all(torch.equal(one[key], two[key]) for key in one)
@@ -260,13 +260,13 @@ def test_memory_may_be_saved_when_a_cold_start_goes_on(make, tmp_path, monkeypat
     monkeypatch.setattr(coldstart, "EVERY", 0)
     step, count = coldstart.sft_step, []
     with monkeypatch.context() as patch:
-        patch.setattr(coldstart, "sft_step", lambda *rest: step(*rest) if count.append(1) or len(count) < 3 else die())
-        assert ends(make, tmp_path / "new", "--steps", "4")[1] == 130
-    make(tmp_path / "new", "--steps", "4", "--resume", *"--recompute --offload --budget 900 --context 1400".split())
+        patch.setattr(coldstart, "sft_step", lambda *rest: step(*rest) if count.append(1) or len(count) < 2 else die())
+        assert ends(make, tmp_path / "new", "--steps", "2")[1] == 130
+    make(tmp_path / "new", "--steps", "2", "--resume", *"--recompute --offload --budget 900 --context 1400".split())
     said = capsys.readouterr().out
     for change in ("budget 4096 -> 900", "recompute False -> True", "offload False -> True", "context 1500 -> 1400"):
         assert change in said
-    assert "after 2 steps with" in said and (tmp_path / "new" / "model.safetensors").is_file()
+    assert "after 1 steps with" in said and (tmp_path / "new" / "model.safetensors").is_file()
 
 
 def test_a_directory_that_cannot_be_written_is_said_before_the_first_step(make, tmp_path, monkeypatch):
@@ -292,8 +292,8 @@ def test_it_goes_on_with_the_same_transcripts_alone(make, tmp_path, monkeypatch)
         step, count = coldstart.sft_step, []
         with monkeypatch.context() as patch:
             patch.setattr(coldstart, "sft_step", lambda *rest: count.append(1) or (
-                step(*rest) if len(count) < 3 else die()))
-            assert ends(make, tmp_path / name, "--steps", "4", *flags)[1] == 130
+                step(*rest) if len(count) < 2 else die()))
+            assert ends(make, tmp_path / name, "--steps", "2", *flags)[1] == 130
 
     killed("games", "--data", str(shop))
     killed("chats", "--chats", str(chats))
@@ -305,10 +305,10 @@ def test_it_goes_on_with_the_same_transcripts_alone(make, tmp_path, monkeypatch)
             ("games", ["--data", str(tmp_path / "elsewhere")], items, games, json.dumps(json.loads(games)[::-1])),
             ("chats", ["--chats", str(tmp_path / "elsewhere.jsonl")], tmp_path / "elsewhere.jsonl", text, 2 * text)):
         file.write_text(other, encoding="utf-8")
-        line, _ = ends(make, tmp_path / name, "--steps", "4", "--resume", *flags)
+        line, _ = ends(make, tmp_path / name, "--steps", "2", "--resume", *flags)
         assert "was begun with transcripts from" in line and "\n" not in line
         file.write_text(kept, encoding="utf-8")
-        make(tmp_path / name, "--steps", "4", "--resume", *flags)
+        make(tmp_path / name, "--steps", "2", "--resume", *flags)
         assert not (tmp_path / name / UNFINISHED).exists()
 
 

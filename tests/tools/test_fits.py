@@ -61,7 +61,7 @@ def test_the_computed_peak_is_the_measured_one(shape, rows, longest, more):
 
 def test_with_parts_a_card_holds_its_share(monkeypatch):
     """Bug: --shard is refused where it fits, or what samples, which stays whole, is counted as a part, too."""
-    cfg = config(*TINY)
+    cfg = config(*TINY[:2], 2, *TINY[3:])  # of two layers
     one, two, eight = (of_training(cfg, Training(2, 256, 256, cards=cards)) for cards in (1, 2, 8))
     for part in ("master weights", "gradients", "moments"):
         assert two[part] == one[part] // 2 and eight[part] == one[part] // 8
@@ -76,28 +76,24 @@ def test_with_parts_a_card_holds_its_share(monkeypatch):
     assert adapters["reference"] == 0 and adapters["gathered"] < 0.1 * two["gathered"]
 
 
-class Card:
-    """A policy on a card that is not there."""
-
-    device = torch.device("cuda:0")
-
-    def __init__(self, policy):
-        self.model = policy.model
+@pytest.fixture
+def card(monkeypatch):
+    """A policy of two layers on a card that is not there. What was counted of the same once is not counted again."""
+    count, known = fits.of_layers, {}
+    monkeypatch.setattr(fits, "of_layers", lambda cfg, how: known.get(repr((cfg, how))) or known.setdefault(
+        repr((cfg, how)), count(cfg, how)))
+    return SimpleNamespace(model=Decoder(config(1591, 128, 2, 4, 2, 32, 384)), device=torch.device("cuda:0"))
 
 
 def flags(*argv):
     return train.read_flags(["--model", "tiny", *argv])
 
 
-def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refused(monkeypatch):
+def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refused(card, monkeypatch):
     """Bug: an out-of-memory traceback after a quarter of an hour; or a refusal where a flag would have done."""
-    card, cfg = Card(policies.load("tiny")), policies.load("tiny").model.cfg
+    cfg = card.model.cfg
     plain, less = (sum(of_training(cfg, Training(longest=3072, recompute=on)).values()) for on in (False, True))
     weights = sum(p.numel() for p in card.model.parameters()) * 4
-
-    known: dict = {}
-    monkeypatch.setattr(fits, "of_training", lambda cfg, how: known.get(repr(how)) or known.setdefault(
-        repr(how), of_training(cfg, how)))
 
     def on_a_card_of(size, *argv):
         monkeypatch.setattr(memory, "free", lambda device: size / memory.SHARE - weights + 1000)
@@ -115,10 +111,10 @@ def test_what_fits_only_with_recomputing_is_recomputed_and_what_does_not_is_refu
         on_a_card_of(10**6)
 
 
-def test_fewer_rows_keep_the_cache_where_that_is_faster(monkeypatch):
+def test_fewer_rows_keep_the_cache_where_that_is_faster(card, monkeypatch):
     """Bug: cards of 24 to 48 GB record every step anew in every rollout; or a run is made to read 3 GB of weights for
     each of four rows."""
-    cfg, how = policies.load("tiny").model.cfg, flags("--rows", "64")
+    cfg, how = card.model.cfg, flags("--rows", "64")
 
     def room(rows):
         return memory.of_rollout(cfg, rows, min(how.context, cfg.max_len), 2, policies.Session.PREFILL)
@@ -126,7 +122,7 @@ def test_fewer_rows_keep_the_cache_where_that_is_faster(monkeypatch):
     assert [fits.fewer_rows(how, cfg, 2, 3e9, room(rows)) for rows in (64, 63, 48, 8)] == [64, 63, 48, 0]
     assert fits.fewer_rows(how, cfg, 2, 3e7, room(8)) == 8, "where the weights are small, rows matter less"
     assert fits.fewer_rows(how, cfg, 2, 3e7, 1000) == 0
-    card, weights = Card(policies.load("tiny")), sum(p.numel() for p in policies.load("tiny").model.parameters()) * 4
+    weights = sum(p.numel() for p in card.model.parameters()) * 4
     training = sum(of_training(cfg, Training(longest=3072)).values())
     beside = memory.of_rollout(cfg, 20, 3072, 4, policies.Session.PREFILL)
     monkeypatch.setattr(memory, "free", lambda device: (training + beside) / memory.SHARE - weights + 1000)
@@ -134,10 +130,10 @@ def test_fewer_rows_keep_the_cache_where_that_is_faster(monkeypatch):
     assert found.keep and not found.said and not found.recompute and 1 <= found.rows <= 64
 
 
-def test_a_run_of_a_larger_card_goes_on(monkeypatch):
+def test_a_run_of_a_larger_card_goes_on(card, monkeypatch):
     """Bug: begun on 80 GB and resumed by the same command on 24 GB, it is refused; or told to take --lora, which a run
     cannot take on."""
-    card, cfg = Card(policies.load("tiny")), policies.load("tiny").model.cfg
+    cfg = card.model.cfg
     weights = sum(p.numel() for p in card.model.parameters()) * 4
 
     def needed(**more):
@@ -155,9 +151,9 @@ def test_a_run_of_a_larger_card_goes_on(monkeypatch):
     assert "--context" not in str(refused.value)
 
 
-def test_offload_asks_for_the_computers_memory(monkeypatch):
+def test_offload_asks_for_the_computers_memory(card, monkeypatch):
     """Bug: eight processes with --offload fill the memory of their machine, and the system kills one without a word."""
-    card, free = Card(policies.load("tiny")), {"cuda:0": 1e12, "cpu": 1e12}
+    free = {"cuda:0": 1e12, "cpu": 1e12}
     trained = sum(p.numel() for p in card.model.parameters())
     monkeypatch.setattr(memory, "free", lambda device: free[str(device)])
     assert not fits.forecast(flags("--offload"), card).said
@@ -173,9 +169,8 @@ def test_offload_asks_for_the_computers_memory(monkeypatch):
     assert "--offload" not in str(refused.value), "what does not fit is no advice"
 
 
-def test_several_cards_are_told_of_shard(monkeypatch):
+def test_several_cards_are_told_of_shard(card, monkeypatch):
     """Bug: eight cards refuse 7B and name --offload, which is slow; with --shard they name it again."""
-    card = Card(policies.load("tiny"))
     weights = sum(p.numel() for p in card.model.parameters()) * 4
     monkeypatch.setattr(fits.distributed, "this", SimpleNamespace(**{**vars(fits.distributed.this), "size": 4}))
     monkeypatch.setattr(fits, "of_training", lambda cfg, how: {

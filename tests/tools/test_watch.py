@@ -16,10 +16,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 HOW = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, top_k=4)
 
 
-def test_watching_tells_the_turns_as_they_were(env, tiny, capsys):
+def test_watching_tells_the_turns_as_they_were(env, tiny, capsys, monkeypatch):
     """Bug: the first page or the review is missing, or the watched games are not those of an evaluation."""
+    monkeypatch.setattr(env, "limit", 6)
     tasks = env.dev_tasks[:2]
-    probing = Probing(2, utility="graded", sampling=HOW)
+    probing = Probing(1, utility="graded", sampling=HOW)
     played = watch.watch(tiny, env, SkillBank(), tasks, HOW, 0, probing)
     told = capsys.readouterr().out
     assert "\033" not in told, "no colours into a file"

@@ -13,8 +13,8 @@ from worlds.webshop.catalogue import make
 
 @pytest.fixture(scope="session")
 def made():
-    """Generated games of ALFWorld."""
-    return envs.make("alfworld", "train")
+    """Generated games of ALFWorld: for training fewer than by default."""
+    return envs.make("alfworld", "train", games=20)
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,12 @@ def shops(directory):
 @pytest.fixture(scope="session")
 def items(directory):
     return {item["asin"]: item for item in json.loads((directory / "items_shuffle_1000.json").read_text())}
+
+
+@pytest.fixture(scope="session")
+def winnable_shop(real_shop):
+    """The same without the goals that nobody can win; which these are takes seconds to find out."""
+    return envs.make("webshop", "test", data=REAL_SHOP, winnable_only=True)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def house():
     """Generated games: conftest.py sees to it."""
     try:
-        return envs.make("alfworld", "dev")
+        return envs.make("alfworld", "dev", games=5)
     except ImportError as error:
         pytest.skip(str(error))
 
