@@ -65,7 +65,8 @@ for command in sys.argv[1].split(";"):
 FORKED = """
 import os, sys, traceback
 from torch.distributed import TCPStore, device_mesh, fsdp
-import train
+import policy, train
+policy.load("tiny")  # imports half of torch and transformers
 size, store = int(sys.argv[1]), TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 for rank in range(size):
     if not os.fork():
