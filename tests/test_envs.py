@@ -171,7 +171,7 @@ def test_skills_stand_in_the_prompt_from_the_first_step(env, policy):
 
 def test_an_episode_does_not_depend_on_its_neighbours(env, policy, monkeypatch):
     """Probes are paired and runs are resumed on this: same seed, same key, same transcript, whoever plays beside."""
-    monkeypatch.setattr(env, "limit", 3)
+    monkeypatch.setattr(env, "limit", 2)
     tasks = env.train_tasks[:3]
     together = rollout(policy, env, tasks, SkillBank(), seed=7, sampling=SHORT, keys=[5, 6, 7])
     for rows in (1, 2):
@@ -241,7 +241,7 @@ def test_rows_that_flow_play_the_same_episodes_in_fewer_steps(env, tiny, monkeyp
         episodes = rollout(tiny, env, env.train_tasks[:4], SkillBank(), group=2, sampling=how)
         return [[segment.ids for segment in episode.segments] for episode in episodes], len(rows), sum(rows)
 
-    monkeypatch.setattr(env, "limit", 5)
+    monkeypatch.setattr(env, "limit", 3)
     (waits, steps, tokens), (flows, fewer, same) = play(False), play(True)
     assert waits == flows and tokens == same and fewer < 0.85 * steps, (steps, fewer)
 

@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+import envs
 from forks.skill0 import allowed, kept, showing, trials_of
+from studies.ablations import hand_written
 from tests.skills import bank_of
+from worlds.counter.world import towns
 
 
 def test_stages_and_who_keeps_skills():
@@ -36,9 +39,11 @@ def test_a_bank_must_be_given(play_fork):
         play_fork("skill0", "--steps", "1")
 
 
-def test_skills_are_withdrawn_in_a_run_of_any_length(play_fork):
+def test_skills_are_withdrawn_in_a_run_of_any_length(play_fork, tmp_path):
     """Bug: a stage is 60 iterations, a run of tiny's 20 or 50, and the documented command never withdraws a skill."""
-    _, rows = play_fork("skill0", *"--steps 3 --bank {bank} --tasks 1 --group 2".split())
+    world = envs.make("counter")
+    hand_written(world.ways, towns[:4]).save(tmp_path / "few.json")  # each town is measured, and a measurement is games
+    _, rows = play_fork("skill0", *f"--steps 3 --bank {tmp_path / 'few.json'} --tasks 1 --group 2".split())
     shown = [row["shown"] for row in rows if "shown" in row]
     assert len(shown) == 3 and shown[0] > 0 and shown[-1] == 0
 

@@ -51,8 +51,10 @@ def test_a_wrong_flag_is_one_line(argv, words, monkeypatch, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_a_run_that_fails_is_named(tmp_path):
+def test_a_run_that_fails_is_named(tmp_path, monkeypatch):
     """Bug: a wrong flag of train.py is a traceback about a file that is not there."""
+    ended = "print('shop', flush=True); raise SystemExit('train.py: --env moon: there is no such world')"
+    monkeypatch.setattr(scaling, "command", lambda *rest: [sys.executable, "-c", ended])  # what it says, without torch
     args = SimpleNamespace(env="moon", model="tiny", tasks=1, steps=2, flags="")
     with pytest.raises(ValueError, match="a run of train.py has failed: .*moon"):
         scaling.play(args, 1, [0], tmp_path)

@@ -18,7 +18,7 @@ HOW = Sampling(temperature=0.4, act_tokens=96, review_tokens=160, context=3072, 
 
 def test_watching_tells_the_turns_as_they_were(env, tiny, capsys, monkeypatch):
     """Bug: the first page or the review is missing, or the watched games are not those of an evaluation."""
-    monkeypatch.setattr(env, "limit", 6)
+    monkeypatch.setattr(env, "limit", 4)
     tasks = env.dev_tasks[:2]
     probing = Probing(1, utility="graded", sampling=HOW)
     played = watch.watch(tiny, env, SkillBank(), tasks, HOW, 0, probing)

@@ -52,7 +52,7 @@ def test_episodes_side_by_side_do_not_disturb_each_other():
     assert (fresh.feedback, fresh.commands) == (RECORDED["walk"][0]["feedback"], RECORDED["walk"][0]["commands"])
 
 
-def test_a_thousand_resets_leave_nothing_behind():
+def test_hundreds_of_resets_leave_nothing_behind():
     """Bug: the stock environment leaks about 1 MB each time one is dropped, and may crash the interpreter at exit."""
     game = golden()
 
@@ -64,7 +64,7 @@ def test_a_thousand_resets_leave_nothing_behind():
         return len(gc.get_objects())
 
     before = some(10)
-    assert some(1000) < before + 50
+    assert some(300) < before + 50
 
 
 def test_steps_and_loads_are_fast():
@@ -166,7 +166,7 @@ def test_a_bad_game_is_one_line_that_names_the_file(changes, words, tmp_path, mo
 def test_a_damaged_game_plays_or_is_refused():
     """Bug: a traceback from the depths, or an endless loop, for a file that a broken disk or a hand has changed."""
     rng, refused = random.Random(0), 0
-    for _ in range(300):
+    for _ in range(150):
         part = rng.choice(["pddl_domain", "pddl_problem", "grammar"])
         words = re.split(r"(\W)", RECORDED["game"][part])
         for _ in range(rng.randint(1, 3)):
@@ -178,7 +178,7 @@ def test_a_damaged_game_plays_or_is_refused():
         except GameError as error:
             refused += 1
             assert str(error).startswith("a/game.tw-pddl: ") and "\n" not in str(error)
-    assert 50 < refused < 300
+    assert 25 < refused < 150
 
 
 def test_an_action_is_offered_if_one_of_its_ways_changes_something():

@@ -1,5 +1,6 @@
 """Made-up ALFWorld games must be fair, the same everywhere, and nothing but ALFWorld to the stock engine."""
 
+import functools
 import hashlib
 import json
 import os
@@ -41,6 +42,12 @@ def run(code, **environment):
                           cwd=ROOT, env={**os.environ, **environment}).stdout.strip()
 
 
+@functools.cache
+def made(*arguments):
+    """A game of GAMES, for tests that only look at it."""
+    return game(*arguments)
+
+
 def digest():
     return hashlib.sha256(json.dumps([game(*arguments) for arguments in GAMES[::7]]).encode()).hexdigest()
 
@@ -53,7 +60,7 @@ def test_same_arguments_same_bytes():
     for hash_seed in "12":
         code = "from tests.worlds.test_rooms import digest; print(digest())"
         assert digest() == run(code, PYTHONHASHSEED=hash_seed)
-    assert len({game(*arguments)["pddl_problem"] for arguments in GAMES}) == len(GAMES)
+    assert len({made(*arguments)["pddl_problem"] for arguments in GAMES}) == len(GAMES)
 
 
 def test_only_the_packages_files_are_needed():
@@ -79,7 +86,7 @@ def test_what_is_wrong_is_said_in_one_line(monkeypatch):
 def test_the_target_never_starts_where_it_should_end():
     """Bug: a game is won at its start, or by a thing that the walkthrough never touched."""
     for arguments in GAMES:
-        facts, obj, recep = read(game(*arguments))
+        facts, obj, recep = read(made(*arguments))
         kind, home = dict(facts["objectType"]), dict(facts["receptacleType"])
         targets = [id for id in kind if kind[id] == obj]
         assert len(targets) >= 1 + (arguments[0] == "pick_two_obj_and_place")
@@ -91,7 +98,7 @@ def test_the_target_never_starts_where_it_should_end():
 def test_rooms_hold_what_the_family_needs():
     """Bug: no microwave to heat with, a lamp that stands nowhere, a receptacle that may not hold the target."""
     for arguments in GAMES:
-        facts, obj, recep = read(game(*arguments))
+        facts, obj, recep = read(made(*arguments))
         homes = {home for _, home in facts["receptacleType"]}
         if arguments[0] == "look_at_obj_in_light":
             lamp, = (id for id, kind in facts["objectType"] if kind == f"{LAMP}Type")
@@ -107,7 +114,7 @@ def test_rooms_hold_what_the_family_needs():
 def test_everything_has_its_place_and_doors_are_closed():
     """Bug: things that are nowhere, or where the domain would not let them be put; an intro without the room."""
     for arguments in GAMES:
-        facts, obj, _ = read(game(*arguments))
+        facts, obj, _ = read(made(*arguments))
         kind, home, where = (dict(facts[name]) for name in ("objectType", "receptacleType", "inReceptacle"))
         at = dict(facts["receptacleAtLocation"])
         assert set(where) == set(kind) and set(at) == set(home)
@@ -123,7 +130,7 @@ def test_rooms_are_as_large_as_the_real_ones():
     """Bug: rooms so large that winning is luck; or so small that a real room is nothing that a model has seen."""
     sizes, things, hidden, long = [], [], 0, 0
     for arguments in GAMES:
-        content = game(*arguments)
+        content = made(*arguments)
         facts, obj, _ = read(content)
         receptacles = facts["receptacleType"]
         sizes.append(len(receptacles))
@@ -172,7 +179,7 @@ def test_unseen_rooms_are_held_out():
 
 def test_games_speak_all_dialects():
     """Bug: a model that has heard one download's words alone is lost in another's."""
-    spoken = Counter(rooms.dialect(game(*arguments)["grammar"]) for arguments in GAMES)
+    spoken = Counter(rooms.dialect(made(*arguments)["grammar"]) for arguments in GAMES)
     assert spoken.keys() == {*rooms.DIALECTS, "mixed"} and min(spoken.values()) > len(GAMES) / 10, spoken
     assert rooms.dialect(rooms._data().grammar) == "package"
 

@@ -10,16 +10,29 @@ import envs
 import train
 import worlds
 from tools.coldstart import corpus, demonstrations
+from worlds.alfworld import world as household
 
 MEMBERS = [name for protocol in (envs.Env, worlds.World) for name in (
     *protocol.__annotations__, *(name for name, value in vars(protocol).items() if callable(value)))
     if not name.startswith("_")]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_houses():
+    """Two generated games per family and split: 220 take seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(household, "GENERATED", dict.fromkeys(household.SPLITS, 2))
+        yield
+
+
+def make(name, split="train"):
+    return envs.make(name, split, **({"games": 2} if name == "alfworld" else {}))
+
+
 @functools.cache
 def opened(name):
     try:
-        return envs.make(name)
+        return make(name)
     except ImportError as error:
         pytest.skip(str(error))
 
@@ -44,7 +57,7 @@ def test_a_world_has_what_the_protocol_asks_for(name, monkeypatch):
 def test_a_world_is_the_same_for_every_split(name):
     """Bug: the fingerprint is the split's, so that no evaluation takes a run for one of its own world."""
     env = opened(name)
-    assert worlds.identity(env) == worlds.identity(envs.make(name, "test")) and worlds.identity(env)["fingerprint"]
+    assert worlds.identity(env) == worlds.identity(make(name, "test")) and worlds.identity(env)["fingerprint"]
 
 
 def test_worlds_are_told_apart_by_fingerprint_or_by_their_words():
@@ -77,7 +90,7 @@ def test_a_split_that_a_world_lacks_is_refused_in_one_line(name):
     """Bug: a misspelt --split is a KeyError in the template that others copy."""
     opened(name)
     with pytest.raises(ValueError, match="--split tests"):
-        envs.make(name, "tests")
+        make(name, "tests")
 
 
 def test_a_new_folder_is_a_new_world(tmp_path, monkeypatch):
