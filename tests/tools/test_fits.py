@@ -23,12 +23,12 @@ def config(vocab, dim, layers, heads, kv_heads, head_dim, ffn, qk_norm=True):
                   qk_norm, {"rope_type": "default", "rope_theta": 1e4}, {})
 
 
-TINY = (1591, 128, 2, 4, 2, 32, 384)
+TINY = (1591, 128, 4, 4, 2, 32, 384)
 
 
 @pytest.mark.parametrize("shape, rows, longest, more", [
-    (TINY, 4, 256, {}),
-    (TINY, 4, 256, {"recompute": True}),
+    (TINY, 1, 200, {}),  # of a short row: weights, reference and moments are a large part of all
+    (TINY, 1, 200, {"recompute": True}),
     (TINY, 2, 300, {"reference": False}),
     (TINY, 2, 256, {"lora": 8}),
     pytest.param((8000, 256, 6, 8, 2, 32, 1024, False), 2, 512, {}, marks=pytest.mark.slow),
@@ -61,7 +61,7 @@ def test_the_computed_peak_is_the_measured_one(shape, rows, longest, more):
 
 def test_with_parts_a_card_holds_its_share(monkeypatch):
     """Bug: --shard is refused where it fits, or what samples, which stays whole, is counted as a part, too."""
-    cfg = config(*TINY)
+    cfg = config(*TINY[:2], 2, *TINY[3:])
     one, two, eight = (of_training(cfg, Training(2, 256, 256, cards=cards)) for cards in (1, 2, 8))
     for part in ("master weights", "gradients", "moments"):
         assert two[part] == one[part] // 2 and eight[part] == one[part] // 8
@@ -82,7 +82,7 @@ def card(monkeypatch):
     count, known = fits.of_layers, {}
     monkeypatch.setattr(fits, "of_layers", lambda cfg, how: known.get(repr((cfg, how))) or known.setdefault(
         repr((cfg, how)), count(cfg, how)))
-    return SimpleNamespace(model=Decoder(config(*TINY)), device=torch.device("cuda:0"))
+    return SimpleNamespace(model=Decoder(config(*TINY[:2], 2, *TINY[3:])), device=torch.device("cuda:0"))
 
 
 def flags(*argv):
@@ -163,7 +163,8 @@ def test_offload_asks_for_the_computers_memory(card, monkeypatch):
     assert not fits.forecast(flags("--offload", "--resume", "--out", "none"), card).said, "it did fit when it began"
     assert not fits.forecast(flags(), card).offload, "without the flag nothing is kept there"
     weights = 4 * trained
-    free["cuda:0"] = sum(of_training(card.model.cfg, Training(longest=3072, recompute=True)).values()) - weights
+    recomputed = sum(of_training(card.model.cfg, Training(longest=3072, recompute=True)).values())
+    free["cuda:0"] = (recomputed - 1000) / memory.SHARE - weights  # a little less than it takes without --offload
     with pytest.raises(ValueError, match="training takes") as refused:
         fits.forecast(flags(), card)
     assert "--offload" not in str(refused.value), "what does not fit is no advice"
