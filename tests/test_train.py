@@ -1,7 +1,6 @@
 """Tests of train.py: the loop end to end, resuming bit for bit, surviving a kill, and one clear line for bad input."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,6 @@ import train
 from dualadv_grpo import ACT, FORCED, REVIEW
 from skillbank import SkillBank
 from tests.real import ROOT
-from tools import runs
 from worlds.webshop import catalogue
 
 SMALL = ("--tasks 1 --group 2 --cold_start 0 --eval_tasks 2 --act_tokens 8 --review_tokens 8 "

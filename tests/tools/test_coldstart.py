@@ -249,7 +249,8 @@ def test_a_large_cold_start_is_saved_seldom_and_never_on_a_full_disk(make, tmp_p
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
     with monkeypatch.context() as patch:
         patch.setattr(coldstart, "sft_step", lambda *rest: 1.0)  # nothing is learned
-        make(tmp_path / "one", "--steps", "9")  # 0.8 s to save, assumed: at most each 16 s; the clock ticks twice a step
+        # 0.8 s to save, assumed: at most each 16 s; the clock ticks twice a step
+        make(tmp_path / "one", "--steps", "9")
     assert saves == [8]
     monkeypatch.setattr(coldstart, "saved_bytes", lambda model: (3 * 10**9, 18 * 10**9))
     monkeypatch.setattr(coldstart, "sft_step", lambda *rest: pytest.fail("a step was made first"))

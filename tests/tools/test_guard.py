@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import fields
+from functools import partial
 
 import pytest
 import torch
@@ -72,14 +73,14 @@ def test_a_second_training_of_the_same_run_is_refused(run, tmp_path, monkeypatch
 
 def test_a_full_disk_in_the_loop_is_one_line(run, begun, monkeypatch):
     """Bug: an hour of training ends in a traceback that does not say what is whole."""
-    def fail(*rest, **more):
+    def fail(error, *rest, **more):
         raise error
 
     for where, error in (("tools.report.append", OSError(28, "No space left on device")),
                          ("torch.save", RuntimeError("PytorchStreamWriter failed writing file")),
                          ("policy.Policy.save", PermissionError(13, "Permission denied"))):
         with monkeypatch.context() as patch:
-            patch.setattr(where, fail)
+            patch.setattr(where, partial(fail, error))
             line, status = ends(run, begun, "--steps", "2", "--resume")
         assert status == 1 and "step 1 is saved" in line and "--resume" in line and "\n" not in line, where
     run(begun, "--steps", "2", "--resume")

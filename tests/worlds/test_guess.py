@@ -47,10 +47,12 @@ def test_guess_has_no_data():
 
 def test_guess_trains_from_nothing(tmp_path, monkeypatch, capsys):
     """Bug: the README's command for the template does not run; or a new world needs a change in the seven files."""
-    monkeypatch.setattr(sys, "argv", f"coldstart --env guess --model tiny --steps 2 --batch 2 --out {tmp_path / 'new'}".split())
+    monkeypatch.setattr(sys, "argv", "coldstart --env guess --model tiny --steps 2 --batch 2 "
+                        f"--out {tmp_path / 'new'}".split())
     coldstart.main()
     monkeypatch.setattr(sys, "argv", f"train.py --env guess --model {tmp_path / 'new'} --steps 1 --tasks 2 --group 2 "
-                        f"--probes 1 --confirm 1 --eval_tasks 2 --act_tokens 12 --review_tokens 24 --out {tmp_path / 'run'}".split())
+                        "--probes 1 --confirm 1 --eval_tasks 2 --act_tokens 12 --review_tokens 24 "
+                        f"--out {tmp_path / 'run'}".split())
     train.main()
     monkeypatch.setattr(sys, "argv", ["eval.py", str(tmp_path / "run"), "--limit", "2", "--protocols", "none"])
     evaluation.main()
