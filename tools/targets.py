@@ -134,14 +134,19 @@ def open_world(args):
                              "purpose")
         print(f"{args.target} was trained in {changed}")
     fit(bank, args.bank, env)
-    step = re.search(r"step_(\d+)$", args.model)  # of a run's checkpoint
-    worlds.at(env, max(int(step[1]) - 1, 0) if step else 0)
     return env, bank
+
+
+def at_its_iteration(args, env):
+    """Of a world that changes: as it was when the checkpoint was trained."""
+    step = re.search(r"step_(\d+)$", args.model)
+    worlds.at(env, max(int(step[1]) - 1, 0) if step else 0)
 
 
 def open_target(args):
     """(policy, world, bank, sampling) to evaluate; flags win over the run's settings. One-line errors."""
     env, bank = open_world(args)
+    at_its_iteration(args, env)
     device = pick_device(args.device)
     check.untested(device)
     policy = policies.load(args.model, device, world=env.home)

@@ -135,6 +135,7 @@ def main():
     with guard("tools.watch", None, (ValueError, ImportError, *BROKEN)):
         if args.play is not None:
             env, bank = targets.open_world(args)
+            targets.at_its_iteration(args, env)
             top_k = args.settings.get("top_k", envs.Sampling.top_k) if args.top_k is None else args.top_k
             play_by_hand(env, env.tasks[args.play % len(env.tasks)], bank, top_k=top_k)
         else:

@@ -136,8 +136,7 @@ def test_a_row_worked_by_hand(tmp_path, monkeypatch, capsys):
 def test_the_readme_has_the_table_of_the_runs_that_are_shipped(tmp_path, monkeypatch, capsys):
     """Bug: the table is made again, and the page keeps the old one; or it has figures that no run had."""
     home = ROOT / "forks"
-    monkeypatch.setattr(sys, "argv", ["studies.forks", "--out", str(tmp_path), "--known", str(home / "runs.json"),
-                                      "--worlds", "webshop"])
+    monkeypatch.setattr(sys, "argv", ["studies.forks", "--out", str(tmp_path), "--known", str(home / "runs.json")])
     capsys.readouterr()
     forks.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
