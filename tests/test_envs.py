@@ -266,7 +266,7 @@ def test_a_transcript_that_outgrows_the_context_goes_on_in_a_second_segment(env,
     # The real sampler too: random answers, same bookkeeping, and the model agrees with what was recorded.
     monkeypatch.undo()
     monkeypatch.setattr(env, "limit", 8)
-    how = Sampling(act_tokens=60, review_tokens=40, context=800)
+    how = Sampling(act_tokens=30, review_tokens=24, context=600)
     episode = rollout(policy, env, [task], SkillBank(), sampling=how)[0]
     assert len(episode.segments) > 1
     for segment in episode.segments:
@@ -344,12 +344,12 @@ def test_a_review_that_is_asked_for_again_is_the_same_review(env, policy, monkey
     assert other.review != episodes[0].review and "Anything else?" in policy.chat.decode(other.segments[0].ids)
 
 
-@pytest.mark.parametrize("context", [700, 850])
+@pytest.mark.parametrize("context", [560, 620])
 def test_a_review_is_asked_for_again_behind_what_a_full_context_left(context, env, policy, monkeypatch):
     """Bug: where turns were dropped behind a "Same page.", the rollout's review reads the page, this one nothing."""
     monkeypatch.setattr(env, "limit", 8)
     bank = bank_with(env.family(env.train_tasks[0]))
-    how = Sampling(1.0, 40, 60, context)
+    how = Sampling(1.0, 16, 24, context)
     episodes = rollout(policy, env, env.train_tasks[:2], bank, group=2, seed=3, sampling=how)
     dropped = [episode for episode in episodes if ACT not in episode.segments[-1].job]
     assert dropped and any(episode.turns[-1].reply == "Same page." for episode in dropped)

@@ -56,7 +56,7 @@ def test_good_habits_win_nearly_every_game(made):
 @package
 def test_players_speak_legal_commands(made):
     """Bug: demonstrations with commands that do nothing teach the model to say them."""
-    for task in made.train_tasks[:18]:
+    for task in made.train_tasks[:12]:
         for wanted in ((), ("useful",), ("neutral",), ("harmful",)):
             for commands, mistaken, thought, command, reply in play(made, task, 1, *wanted)[3]:
                 assert (command in commands, reply != "Nothing happens.") == (not mistaken, not mistaken), command
@@ -98,7 +98,7 @@ def test_exercises_in_reading_tell_the_truth_about_the_page():
 @package
 def test_demonstrations_are_whole_episodes_with_valid_reviews(made):
     """Bug: a demonstration whose review is penalised teaches to be penalised; hidden randomness breaks a resume."""
-    chats = demonstrations(made, 24, seed=3)
+    chats = demonstrations(made, 16, seed=3)
     assert chats[:4] == demonstrations(made, 4, seed=3) != demonstrations(made, 4, seed=4)
     tools, endings = set(), set()
     for chat in chats:
