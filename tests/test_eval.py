@@ -29,7 +29,7 @@ def run(*flags, monkeypatch):
 def test_every_test_goal_is_played_exactly_once_per_protocol(model, tmp_path, monkeypatch, capsys):
     """An evaluation on a sample, or one that plays some goals twice, is not the published number's protocol."""
     monkeypatch.setattr("worlds.webshop.world.World.limit", 3)  # a random policy plays to the limit, and buys nothing
-    data = catalogue.make(tmp_path / "shop", products=70)
+    data = catalogue.make(tmp_path / "shop", products=42)
     env = envs.make("webshop", "test", data=data)
     bank = SkillBank([Skill("dyn_001", "Look twice", "Read the title again.", "Always.")])
     bank.save(tmp_path / "bank.json")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,7 @@ def test_a_worlds_learning_rate_is_not_the_cold_starts(tmp_path):
 def test_what_it_makes_is_trained_with_the_presets_of_tiny(tmp_path, monkeypatch, one_thread):
     """Bug: a tiny of one's own is trained like a model of 1.5B, and has a second cold start."""
     out = str(tmp_path / "mine")
+    monkeypatch.setattr("worlds.guess.world.World.corpus_chats", 20)
     monkeypatch.setattr(sys, "argv", f"x --env guess --model tiny --steps 1 --batch 1 --out {out}".split())
     coldstart.main()
     mine, tiny = (vars(train.read_flags(["--env", "guess", "--model", model])) for model in (out, "tiny"))
@@ -168,6 +170,8 @@ def test_a_finished_cold_start_is_not_taken_for_another_runs(run, brief, tmp_pat
 def test_a_cold_start_goes_on_bit_for_bit(kind, run, make, brief, tmp_path, monkeypatch, capsys):
     """Bug: a kill after 40 minutes of cold start loses all of it; or moments, losses or the schedule start anew."""
     monkeypatch.setattr(coldstart, "EVERY", 0)
+    if kind == "muon":  # one round of its five, in bfloat16, which a CPU computes slowly
+        monkeypatch.setattr(torch.optim, "Muon", partial(torch.optim.Muon, ns_steps=1))
 
     def begin(name, *more):  # LoRA is train.py's
         if kind == "lora":

@@ -216,6 +216,7 @@ def test_a_game_that_turns_out_broken_ends_a_run_with_one_line(download, tmp_pat
     """Bug: hours into a run or an evaluation a traceback, and the file's name nowhere."""
     model = tmp_path / "model"
     monkeypatch.setattr(household.World, "limit", 2)
+    monkeypatch.setattr(household.World, "corpus_chats", 10)
     policies.load("tiny", text=corpus(envs.make("alfworld", "train", str(download)))[-100:]).save(model)
     for path in download.glob("json_2.1.1/train/*Cabinet*/trial_[12]/game.tw-pddl"):
         path.write_text(path.read_text().replace("?r CabinetType", "?r FridgeType"))
@@ -235,6 +236,7 @@ def test_a_game_that_turns_out_broken_ends_a_run_with_one_line(download, tmp_pat
 def test_eval_plays_each_game_once_and_names_it(download, tmp_path, monkeypatch, capsys):
     """Bug: a number into a shuffled list, with which nobody can check a doubted average."""
     monkeypatch.setattr(household.World, "limit", 2)
+    monkeypatch.setattr(household.World, "corpus_chats", 10)
     env = envs.make("alfworld", "train", str(download))
     policies.load("tiny", text=corpus(env)[-100:]).save(tmp_path / "model")
     monkeypatch.setattr(sys, "argv", [*f"eval.py {tmp_path / 'model'} --env alfworld --data {download} --split train "
