@@ -47,7 +47,7 @@ def test_guess_has_no_data():
 
 def test_guess_trains_from_nothing(tmp_path, monkeypatch, capsys):
     """Bug: the README's command for the template does not run; or a new world needs a change in the seven files."""
-    monkeypatch.setattr(sys, "argv", "coldstart --env guess --model tiny --steps 2 --batch 2 "
+    monkeypatch.setattr(sys, "argv", "coldstart --env guess --model tiny --steps 1 --batch 2 "
                         f"--out {tmp_path / 'new'}".split())
     coldstart.main()
     monkeypatch.setattr(sys, "argv", f"train.py --env guess --model {tmp_path / 'new'} --steps 1 --tasks 2 --group 2 "
