@@ -50,7 +50,7 @@ def test_counters_are_kept_and_saved(tmp_path):
 @pytest.mark.parametrize("rule", ["ace", "grasp"])
 def test_no_weight_moves(rule, play_fork):
     """Bug: the frozen policy is trained, and what the bank gains is not the bank's."""
-    run, rows = play_fork("prompting", "--steps", "1", "--rule", rule)
+    run, rows = play_fork("prompting", "--steps", "1", "--tasks", "1", "--rule", rule)
     before, after = (run / place / "model.safetensors" for place in ("reference", "checkpoints/step_00001"))
     assert before.read_bytes() == after.read_bytes() and rows[-1]["grad_norm"] == 0.0
 

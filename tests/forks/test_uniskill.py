@@ -32,8 +32,9 @@ def test_the_floor_pulls_as_its_loss_does():
     assert (pulling(logs.detach(), 0.1)[:, 0] == 0).all() and (pulling(logs.detach(), 0.1)[:, 1] > 0).all()
 
 
-def test_the_tools_names_stand_where_the_review_named_its_own(tiny, env):
+def test_the_tools_names_stand_where_the_review_named_its_own(tiny, env, monkeypatch):
     """Bug: the floor is put on tokens that no review would sample there, and raises nothing."""
+    monkeypatch.setattr(env, "limit", 3)
     sampling = envs.Sampling(1.0, 96, 160, 3072, 64, 4)
     episodes = envs.rollout(tiny, env, env.train_tasks[:2], SkillBank(), 2, 1, sampling)
     named = [e for e in episodes if e.edit.name in TOOLS]

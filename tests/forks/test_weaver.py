@@ -44,7 +44,7 @@ def test_the_same_review_is_read_without_its_game():
 def test_unprobed_edits_enter_without_a_confirmation(play_fork, monkeypatch):
     """Bug: --commit all commits what was confirmed only, and is not the ablation that it is in train.py."""
     monkeypatch.setattr("forks.weaver.confirm", lambda *rest: pytest.fail("confirmed"))
-    run, rows = play_fork("weaver", "--steps", "1", "--commit", "all", "--acting", "1")
+    run, rows = play_fork("weaver", "--steps", "1", "--tasks", "1", "--commit", "all", "--acting", "1")
     assert rows[0]["committed"] > 0 and rows[0]["confirm_sampled"] == 0
 
 

@@ -23,7 +23,7 @@ def config(vocab, dim, layers, heads, kv_heads, head_dim, ffn, qk_norm=True):
                   qk_norm, {"rope_type": "default", "rope_theta": 1e4}, {})
 
 
-TINY = (1591, 128, 4, 4, 2, 32, 384)
+TINY = (1591, 128, 2, 4, 2, 32, 384)  # but two of its four layers
 
 
 @pytest.mark.parametrize("shape, rows, longest, more", [
@@ -61,7 +61,7 @@ def test_the_computed_peak_is_the_measured_one(shape, rows, longest, more):
 
 def test_with_parts_a_card_holds_its_share(monkeypatch):
     """Bug: --shard is refused where it fits, or what samples, which stays whole, is counted as a part, too."""
-    cfg = config(*TINY[:2], 2, *TINY[3:])
+    cfg = config(*TINY)
     one, two, eight = (of_training(cfg, Training(2, 256, 256, cards=cards)) for cards in (1, 2, 8))
     for part in ("master weights", "gradients", "moments"):
         assert two[part] == one[part] // 2 and eight[part] == one[part] // 8
@@ -82,7 +82,7 @@ def card(monkeypatch):
     count, known = fits.of_layers, {}
     monkeypatch.setattr(fits, "of_layers", lambda cfg, how: known.get(repr((cfg, how))) or known.setdefault(
         repr((cfg, how)), count(cfg, how)))
-    return SimpleNamespace(model=Decoder(config(*TINY[:2], 2, *TINY[3:])), device=torch.device("cuda:0"))
+    return SimpleNamespace(model=Decoder(config(*TINY)), device=torch.device("cuda:0"))
 
 
 def flags(*argv):
