@@ -194,7 +194,7 @@ def downloaded() -> bool:
 def same_flags(args, runs, found):
     """ValueError where OUT has one of the runs with another --model or other --flags, which its name does not tell.
 
-    With --list those that it lists are noted in OUT/asked.json.
+    This is known of runs that --list has listed before they began: they are noted in OUT/asked.json.
     """
     file, now = args.out / "asked.json", f"--model {getattr(args, 'model', 'tiny')} --flags '{args.flags}'"
     asked = read_json(file, "delete it") if file.is_file() else {}
@@ -203,7 +203,7 @@ def same_flags(args, runs, found):
             raise ValueError(f"{args.out / run.name} was begun with {asked[run.name]}, this is {now}; name another "
                              "--out")
     if args.list:
-        listed = {run.name: now for run in runs if run.name not in found}
+        listed = {run.name: now for run in runs if run.name not in found and not (args.out / run.name).is_dir()}
         write_atomic(file, json.dumps(asked | listed, indent=1) + "\n")
 
 

@@ -122,8 +122,10 @@ def test_two_processes_make_the_run_of_one_and_one_goes_on_with_it(tmp_path):
     The field's commonest: each process divides by its own number of tokens (open-instruct 1161, ms-swift 10165). The
     second iteration is with --shard: parts lose their moments, gradients are averaged, or what samples stays as it was.
     """
-    one, out, few = tmp_path / "one", tmp_path / "two", ["--tasks", "1", "--budget", "1000"]  # several micro-batches
+    one, out = tmp_path / "one", tmp_path / "two"
+    few = ["--tasks", "1", "--budget", "1000", "--seed", "2"]  # several micro-batches; of this seed some games are won
     alone(one, *few, "--steps", "3")
+    assert all(row["grad_norm"] > 0.01 for row in rows(one)[1:]), "there is something to train"
     said = together(tmp_path, 2, [*COUNTER, *few, "--out", out, "--steps", "1"],
                     [*COUNTER, *few, "--out", out, "--steps", "2", "--resume", "--shard"],
                     start=[sys.executable, "{program}", "{size}"], text=FORKED)

@@ -300,7 +300,7 @@ def test_tiny_obeys_and_has_something_left_to_learn(env):
     how = envs.Sampling(0.4, 96, 160, 3072, top_k=6)
     accepted = [sum(e.score > 0 for e in envs.evaluate(tiny, env, bank, games, how))
                 for bank in (SkillBank(), told, contradicted)]
-    assert accepted[0] < 16 and accepted[1] > 33 and accepted[2] > 22, (accepted, "mostly the newest rule counts")
+    assert accepted[0] < 16 and accepted[1] > 33 and accepted[2] > 18, (accepted, "mostly the newest rule counts")
 
 
 def test_the_shipped_bank_knows_the_town_that_its_readme_names():
