@@ -288,7 +288,7 @@ def test_a_rule_in_another_towns_list_is_half_right(env):
 
 def test_tiny_obeys_and_has_something_left_to_learn(env):
     """Bug: the shipped model does not follow a true rule in its prompt, so no bank helps; or it knows rules unasked."""
-    tiny, games = policies.load("tiny", world="counter"), envs.make("counter", "dev", rules=3).tasks[:36]
+    tiny, games = policies.load("tiny", world="counter"), envs.make("counter", "dev", rules=3).tasks[:54]
     assert tiny.model.cfg.hf["world"] == env.known
     assert len(tiny.chat.encode("dyn_012")) == 1 and len(tiny.chat.encode(f"the {seals[0]} seal")) == 3
     told, contradicted = SkillBank(), SkillBank()
@@ -300,7 +300,7 @@ def test_tiny_obeys_and_has_something_left_to_learn(env):
     how = envs.Sampling(0.4, 96, 160, 3072, top_k=6)
     accepted = [sum(e.score > 0 for e in envs.evaluate(tiny, env, bank, games, how))
                 for bank in (SkillBank(), told, contradicted)]
-    assert accepted[0] < 16 and accepted[1] > 33 and accepted[2] > 18, (accepted, "mostly the newest rule counts")
+    assert accepted[0] < 24 and accepted[1] > 50 and accepted[2] > 33, "mostly the newest rule counts"
 
 
 def test_the_shipped_bank_knows_the_town_that_its_readme_names():
