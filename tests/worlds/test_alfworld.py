@@ -73,7 +73,7 @@ def test_a_download_is_found_as_alfworld_finds_it(download, monkeypatch):
 def test_real_games_are_counted_by_family():
     """Bug: a family is dropped, or a file counted twice."""
     env = envs.make("alfworld", "valid_unseen", str(REAL_HOUSE))
-    files = sorted((REAL_HOUSE / "json_2.1.1" / "valid_unseen").glob("*/*/game.tw-pddl"))
+    files = sorted((REAL_HOUSE.resolve() / "json_2.1.1" / "valid_unseen").glob("*/*/game.tw-pddl"))
     assert sorted(path for task in env.tasks for path in env.games[task][2]) == files
     for family in {path.parts[-3].split("-")[0] for path in files}:
         assert sum(path.parts[-3].startswith(f"{family}-") for path in files) == sum(
