@@ -11,7 +11,7 @@ Difference from SkillMaster:
 - reviews are compared over the batch (REINFORCE++), not within the group; no operation may die out.
 Ours: the pair is of another task than the writer's (--reward graded: a better and a worse game); log pi is a mean over
 acting tokens; the operation's reward; p is read at the tool's name, and these tokens stand in the update's KL and
-entropy, too; no other model agrees to an edit. Measured: at the counter R_align tells no right rules (README).
+entropy, too; no other model agrees to an edit. Measured: at the counter R_align does not tell right rules (README).
 """
 
 from bisect import bisect_right
